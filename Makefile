@@ -1,0 +1,27 @@
+# `make quickstart` and `make test` are the whole set-up: each makes .venv with pinned versions, then runs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Nothing here needs a network once installed; this makes sure that nothing tries.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: quickstart test lint format
+
+quickstart: .venv/installed
+	$(BIN)/balora quickstart
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

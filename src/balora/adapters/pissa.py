@@ -1,0 +1,60 @@
+"""PiSSA's start: the adapter takes the principal components of each weight, the base keeps the rest.
+
+PEFT has this too, but draws its randomized SVD from the global generator and repeats it on reload; here it is seeded,
+and the components are also what the teacher is made of (`balora.adapters.teacher`).
+"""
+
+import torch
+from peft.tuners.lora import Linear, LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from balora.errors import BALoraError
+from balora.linalg import leading_svd
+
+
+def principal_factors(
+    weight: Tensor, r: int, *, scaling: float = 1.0, niter: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Factors of the best rank-r approximation of a weight: scaling·B·A with A `(r, in)`, B `(out, r)`.
+
+    A = √(S/scaling)·Vᵀ and B = U·√(S/scaling) (PiSSA, Meng et al. 2024, equations 2 and 3).
+
+    Args:
+        weight: `(out, in)`, any float dtype; decomposed in at least float32.
+        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        scaling: The adapter's scaling, α/r.
+        niter: See `balora.linalg.leading_svd`.
+        seed: See `balora.linalg.leading_svd`.
+    """
+    exact = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    u, s, vh = leading_svd(exact, min(r, *weight.shape), niter=niter, seed=seed)
+    root = (s / scaling).sqrt()
+    return root[:, None] * vh, u * root
+
+
+@torch.no_grad()
+def start_from_principal_components(
+    layers: dict[str, LoraLayer], adapter_name: str, *, niter: int | None, seed: int
+) -> None:
+    """Write each layer's principal factors into its adapter; the base weight is left as it is.
+
+    Rows beyond the weight's own rank keep PEFT's start (A random, B zero), so they add nothing and can still learn.
+
+    Raises:
+        BALoraError: If a targeted layer is not a linear one.
+    """
+    for name, layer in layers.items():
+        base = layer.get_base_layer()
+        if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
+            raise BALoraError(
+                f"target_modules: {name} is a {type(base).__name__}; PiSSA splits linear layers only, "
+                "leave it out or use method='lora'"
+            )
+        weight = base.weight.T if layer.fan_in_fan_out else base.weight  # (out, in)
+        a, b = principal_factors(
+            weight, layer.r[adapter_name], scaling=layer.scaling[adapter_name], niter=niter, seed=seed
+        )
+        layer.lora_A[adapter_name].weight[: len(a)] = a.to(layer.lora_A[adapter_name].weight)
+        layer.lora_B[adapter_name].weight[:] = 0
+        layer.lora_B[adapter_name].weight[:, : len(a)] = b.to(layer.lora_B[adapter_name].weight)

@@ -1,0 +1,116 @@
+"""What an adapter is on disk: a plain LoRA that stock PEFT loads, and enough to go on training from it.
+
+A residual adapter changes the weight by scaling·(B·A − B₀·A₀). Saved as one LoRA of rank 2r with the factors stacked,
+
+    A' = [A; A₀]   B' = [B, −B₀]   the same scaling,
+
+it fits the untouched base, and both halves are there to the bit for who resumes.
+"""
+
+import json
+import math
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from peft import LoraConfig
+from torch import Tensor
+
+from balora.config import BALoraConfig
+from balora.errors import BALoraError
+
+SETTINGS_FILE = "balora_config.json"
+
+
+def stack_factors(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One state dict of rank 2r from the student's and the teacher's, keyed alike as PEFT keys them."""
+    stacked = dict(student)
+    for key, start in teacher.items():
+        if "lora_A" in key:
+            stacked[key] = torch.cat([student[key], start], dim=0)  # (2r, in)
+        elif "lora_B" in key and key.endswith("weight"):
+            stacked[key] = torch.cat([student[key], -start], dim=1)  # (out, 2r)
+    return stacked
+
+
+def split_factors(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inverse of `stack_factors`: the student's state dict, and the teacher's factors alone."""
+    student, teacher = dict(state), {}
+    for key, tensor in state.items():
+        if "lora_A" in key:
+            student[key], teacher[key] = tensor.chunk(2, dim=0)
+        elif "lora_B" in key and key.endswith("weight"):
+            student[key], negated = tensor.chunk(2, dim=1)
+            teacher[key] = -negated
+    return {k: v.contiguous() for k, v in student.items()}, {k: v.contiguous() for k, v in teacher.items()}
+
+
+def scale_rank(config: LoraConfig, factor: float) -> None:
+    """Multiply every rank by `factor` in place, and every alpha so that the scaling stays."""
+    alpha = math.sqrt(factor) if config.use_rslora else factor
+    config.r = round(config.r * factor)
+    config.rank_pattern = {key: round(value * factor) for key, value in config.rank_pattern.items()}
+    config.lora_alpha = _whole_if_equal(config.lora_alpha * alpha)
+    config.alpha_pattern = {key: _whole_if_equal(value * alpha) for key, value in config.alpha_pattern.items()}
+
+
+def _whole_if_equal(value: float) -> float:
+    return round(value) if abs(value - round(value)) < 1e-9 else value
+
+
+def write_settings(directory: Path, config: BALoraConfig) -> None:
+    """Write our own fields, which `adapter_config.json` must not hold, beside it."""
+    content = {"balora_version": version("balora"), **config.settings()}
+    (directory / SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_settings(directory: str | Path) -> dict[str, Any]:
+    """Read them back.
+
+    Raises:
+        BALoraError: If the folder was not written by balora, or the file is damaged.
+    """
+    path = Path(directory) / SETTINGS_FILE
+    if not path.is_file():
+        raise BALoraError(
+            f"{directory} holds no {SETTINGS_FILE}, so balora did not write it; load it with peft.PeftModel"
+        )
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise BALoraError(f"{path} is damaged: {error}") from error
+    settings.pop("balora_version", None)
+    return settings
+
+
+def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALoraConfig:
+    """The configuration training started with, from PEFT's saved one and our settings."""
+    inherited = {f.name: getattr(lora_config, f.name) for f in fields(LoraConfig) if f.init}
+    config = BALoraConfig(**{**inherited, "init_lora_weights": True, **settings})
+    if config.residual:
+        scale_rank(config, 1 / 2)
+    return config
+
+
+def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, float] | None) -> ModelCard:
+    """A card that states the method, its settings, how to load it without balora, and the drift measured."""
+    data = ModelCardData(base_model=base_model, library_name="peft", tags=["balora", "lora", config.method])
+    rank = config.r * 2 if config.residual else config.r
+    rows = {"method": config.method, "r": config.r, "lora_alpha": config.lora_alpha, **config.settings()}
+    settings = "\n".join(f"| `{name}` | {value} |" for name, value in rows.items())
+    if drift:
+        measured = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in drift.items())
+        drift_text = f"Measured against the base model on the evaluation set:\n\n| | |\n|---|---|\n{measured}"
+    else:
+        drift_text = "Not measured. `balora.evaluation.measure_drift(model, batches)` measures it."
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n"
+        f"# Adapter of {base_model or 'an unnamed base model'}\n\n"
+        f"A plain LoRA adapter of rank {rank}, trained with balora {version('balora')} by `{config.method}` and its "
+        "regularizers. It loads and merges with PEFT alone:\n\n"
+        "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, this_folder)\n```\n\n"
+        f"## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
+    )

@@ -1,0 +1,96 @@
+"""From a pretrained model and a configuration, or a saved adapter, to a `BALoraModel`."""
+
+import os
+import warnings
+from dataclasses import replace
+
+from peft import LoraConfig, TaskType
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+from transformers import PreTrainedModel
+
+from balora.adapters import saving, targets
+from balora.adapters.pissa import start_from_principal_components
+from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
+from balora.config import BALoraConfig
+from balora.errors import BALoraError
+from balora.model import BALoraModel
+from balora.schedule import weights_at
+from balora.tasks import MODEL_CLASSES, task_of
+
+
+def get_balora_model(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
+    """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
+
+    Args:
+        model: A causal language model or a sequence classifier; changed in place.
+        config: Left as it is; the model keeps a copy with the task type and the published values filled in.
+
+    Raises:
+        BALoraError: If the model's task is not supported or a target module matches nothing.
+    """
+    config = replace(config)
+    config.resolve(config.task_type or task_of(model))
+    if config.task_type == TaskType.SEQ_CLS:
+        _warn_of_constant_terms(model, config)
+    adapted = _build(model, config)
+    if config.residual:
+        start_from_principal_components(lora_layers(adapted), STUDENT, niter=config.pissa_niter, seed=config.seed)
+        attach_teacher(adapted)
+    return adapted
+
+
+def load_balora_model(
+    model: PreTrainedModel, model_id: str | os.PathLike, *, is_trainable: bool = False
+) -> BALoraModel:
+    """Load what `BALoraModel.save_pretrained` wrote, teacher included, to use or to train further.
+
+    Args:
+        model: The base model, untouched; changed in place.
+        model_id: Folder that balora wrote.
+        is_trainable: Whether to go on training; otherwise the adapter is frozen and in evaluation mode.
+
+    Raises:
+        BALoraError: If the folder is not balora's or does not fit the base model.
+    """
+    settings = saving.read_settings(model_id)
+    config = saving.config_from_saved(LoraConfig.from_pretrained(str(model_id)), settings)
+    config.inference_mode = not is_trainable
+    adapted = _build(model, config)
+    student = load_peft_weights(str(model_id), device=str(adapted.device))
+    try:
+        if config.residual:
+            student, teacher = saving.split_factors(student)
+            set_peft_model_state_dict(adapted, student | teacher, adapter_name=STUDENT)
+            attach_teacher(adapted)
+        set_peft_model_state_dict(adapted, student, adapter_name=STUDENT)
+    except RuntimeError as error:
+        raise BALoraError(f"{model_id} does not fit {type(model).__name__}: {error}") from error
+    return adapted.train(is_trainable)
+
+
+def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
+    targets.check_targets(model, config)
+    adapted = MODEL_CLASSES[config.task_type](model, config)
+    if config.residual:
+        targets.refuse_shared_weights(lora_layers(adapted), model)
+    return adapted
+
+
+def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:
+    classes = model.config.num_labels
+    if model.config.problem_type == "multi_label_classification" and any(weights_at(config, None).values()):
+        raise BALoraError(
+            "problem_type: the regularizers compare softmax distributions over classes, which multi-label outputs are "
+            "not; set consistency_weight, diversity_weight and spectral_weight to 0"
+        )
+    if classes == 1 and any(weights_at(config, None).values()):
+        warnings.warn(
+            "balora: with one output the regularizers are constants; consistency is the squared error to the "
+            "teacher's score instead, diversity and spectral are off"
+        )
+    elif config.spectral_weight and config.spectral_k >= classes > 1:
+        done = f"k = {classes - 1} is used" if config.clip_spectral_k else "clip_spectral_k=True would use a smaller k"
+        warnings.warn(
+            f"balora: spectral_k = {config.spectral_k} with {classes} classes makes the spectral term −1 whatever the "
+            f"logits; {done}"
+        )

@@ -1,0 +1,152 @@
+"""`BALoraConfig`: PEFT's `LoraConfig` plus the method that starts the adapter and the regularizers on its outputs."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from peft import LoraConfig, TaskType
+
+from balora.errors import BALoraError
+
+#: What each method sets in PEFT's `LoraConfig`. Adapters of `RESIDUAL` methods start from part of the weight, which
+#: is then taken out of the base: the base alone is no longer the pretrained model.
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "pissa": {},
+}
+RESIDUAL = frozenset({"pissa"})
+
+Schedule = Literal["constant", "cosine", "two_phase"]
+
+#: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    TaskType.CAUSAL_LM: {
+        "consistency_weight": 0.025,
+        "diversity_weight": 0.005,
+        "spectral_weight": 0.005,
+        "spectral_k": 10,
+        "consistency_schedule": "cosine",
+        "diversity_schedule": "two_phase",
+        "spectral_schedule": "two_phase",
+    },
+    TaskType.SEQ_CLS: {
+        "consistency_weight": 0.15,
+        "diversity_weight": 0.03,
+        "spectral_weight": 0.03,
+        "spectral_k": 5,
+        "consistency_schedule": "constant",
+        "diversity_schedule": "constant",
+        "spectral_schedule": "constant",
+    },
+}
+
+
+@dataclass
+class BALoraConfig(LoraConfig):
+    """Configuration of a BA-LoRA model. Every field of PEFT's `LoraConfig` keeps its name and meaning.
+
+    Fields left at `None` take the value the paper prints for the model's task (`balora.config.PUBLISHED`).
+
+    Attributes:
+        method: How the adapter starts: `lora`, `rslora`, `dora`, or `pissa`, from the weight's principal components.
+        pissa_niter: `None` for PiSSA by exact SVD; a number for the fast randomized one with that many subspace
+            iterations (PEFT's `pissa_niter_N`, seeded).
+        seed: Seed of the randomized SVD.
+        consistency_weight: λ1, weight of the divergence from the pretrained model.
+        diversity_weight: λ2, weight of top-K entropy (generation) or covariance (classification).
+        spectral_weight: λ3, weight of the leading share of the logits' spectrum.
+        temperature: T of the consistency term.
+        consistency_direction: `forward` is KL(teacher ‖ student), `reverse` KL(student ‖ teacher).
+        top_k: K of the entropy term (generation).
+        spectral_k: k of the spectral term.
+        clip_spectral_k: In classification, take k as at most the number of classes − 1. With k ≥ classes, as printed
+            for GLUE, the term is −1 whatever the logits and trains nothing.
+        consistency_schedule: λ1 over training: `constant`; `cosine`, from full to 0; `two_phase`, 0 until the
+            warm-up ends, then a linear ramp to full.
+        diversity_schedule: The same for λ2.
+        spectral_schedule: The same for λ3.
+        two_phase_warmup: Share of training that `two_phase` stays at 0.
+        two_phase_ramp: Share of training in which it then rises to full.
+
+    Raises:
+        BALoraError: If a value is out of range or a name unknown.
+    """
+
+    method: str = field(default="pissa", metadata={"help": f"How the adapter starts: {', '.join(METHODS)}."})
+    pissa_niter: int | None = field(default=None, metadata={"help": "Iterations of the randomized SVD; null: exact."})
+    seed: int = field(default=0, metadata={"help": "Seed of the randomized SVD."})
+    consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
+    diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
+    spectral_weight: float | None = field(default=None, metadata={"help": "λ3; null: as published."})
+    temperature: float = field(default=2.0, metadata={"help": "T of the consistency term."})
+    consistency_direction: Literal["forward", "reverse"] = field(
+        default="forward", metadata={"help": "KL(teacher ‖ student) or KL(student ‖ teacher)."}
+    )
+    top_k: int = field(default=20, metadata={"help": "K of the entropy term."})
+    spectral_k: int | None = field(default=None, metadata={"help": "k of the spectral term; null: as published."})
+    clip_spectral_k: bool = field(default=True, metadata={"help": "Keep k below the number of classes."})
+    consistency_schedule: Schedule | None = field(default=None, metadata={"help": "λ1 over training."})
+    diversity_schedule: Schedule | None = field(default=None, metadata={"help": "λ2 over training."})
+    spectral_schedule: Schedule | None = field(default=None, metadata={"help": "λ3 over training."})
+    two_phase_warmup: float = field(default=0.2, metadata={"help": "Share of training at weight 0."})
+    two_phase_ramp: float = field(default=0.05, metadata={"help": "Share of training in which the weight rises."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise BALoraError(f"method: unknown {self.method!r}; there are {', '.join(METHODS)}")
+        if not isinstance(self.init_lora_weights, bool):
+            raise BALoraError(
+                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use method='pissa' or leave it out"
+            )
+        if self.bias != "none":
+            raise BALoraError(
+                f"bias: {self.bias!r} trains the base's own biases, after which the pretrained model can no longer be "
+                "seen through the adapter; use 'none', or lora_bias=True for biases inside the adapter"
+            )
+        for name in ("consistency_weight", "diversity_weight", "spectral_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise BALoraError(f"{name}: {value} is not a weight; use 0 (off) or a positive number")
+        for name in ("top_k", "spectral_k", "r"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BALoraError(f"{name}: {value} is too small; use at least 1")
+        if self.pissa_niter is not None and self.pissa_niter < 0:
+            raise BALoraError(f"pissa_niter: {self.pissa_niter} is negative; use null for the exact SVD, or 0, 1, 2 …")
+        if not self.temperature > 0:
+            raise BALoraError(f"temperature: {self.temperature} is not positive")
+        if self.consistency_direction not in ("forward", "reverse"):
+            raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
+        for name in ("consistency_schedule", "diversity_schedule", "spectral_schedule"):
+            if getattr(self, name) not in (None, "constant", "cosine", "two_phase"):
+                raise BALoraError(f"{name}: unknown {getattr(self, name)!r}; use constant, cosine or two_phase")
+
+    @property
+    def residual(self) -> bool:
+        """Whether the base weight loses what the adapter starts from."""
+        return self.method in RESIDUAL
+
+    def resolve(self, task_type: str) -> None:
+        """Fill fields left at `None` with the published value for the task, in place.
+
+        Raises:
+            BALoraError: If the task has no regularizers defined.
+        """
+        if task_type not in PUBLISHED:
+            raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+        self.task_type = task_type
+        for name, value in PUBLISHED[task_type].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def lora_config(self) -> LoraConfig:
+        """The plain PEFT configuration of the trained adapter, with nothing of ours in it."""
+        settings = {f.name: getattr(self, f.name) for f in fields(LoraConfig) if f.init}
+        return LoraConfig(**{**settings, **METHODS[self.method]})
+
+    def settings(self) -> dict[str, Any]:
+        """Our own fields alone, as JSON types: what `balora_config.json` holds."""
+        inherited = {f.name for f in fields(LoraConfig)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}

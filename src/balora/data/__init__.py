@@ -1,0 +1,23 @@
+"""From the user's data to `datasets.Dataset`s in the standard forms, one clear error for each way to be wrong.
+
+A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
+for one task (`causal_lm`, `classification`), and rows are held against the model's context (`lengths`).
+"""
+
+from balora.data.causal_lm import to_causal_lm_rows
+from balora.data.classification import to_classification_rows
+from balora.data.expand import expand_path
+from balora.data.lengths import check_lengths, check_max_length, context_length
+from balora.data.sources import load_table
+from balora.data.tokenization import tokenize_classification
+
+__all__ = [
+    "check_lengths",
+    "check_max_length",
+    "context_length",
+    "expand_path",
+    "load_table",
+    "to_causal_lm_rows",
+    "to_classification_rows",
+    "tokenize_classification",
+]

@@ -1,0 +1,172 @@
+"""One function per form of file: a path becomes a `Dataset` of its rows.
+
+Everything here is read whole and kept in memory. Own code stands only where the libraries lose something silently:
+pandas pads short rows, pyarrow reads on past an unclosed quote, and `Dataset.from_list` takes its columns from the
+first row alone. Each reader raises `BALoraError`, naming the line where the form of file has lines.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+
+from balora.errors import BALoraError
+
+#: What `datasets` and pyarrow raise for a value without an Arrow type: a lone surrogate, an integer beyond 64 bits.
+REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
+
+
+def read_jsonl(path: Path) -> Dataset:
+    """One JSON object per line, gzipped if the name ends in `.gz`; blank lines are skipped."""
+    rows = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            row = _parse_json(line, where=f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise BALoraError(f"{path}, line {number}: expected a JSON object, found {_kind(row)}")
+            rows.append(row)
+    return _from_rows(rows, path)
+
+
+def read_json(path: Path) -> Dataset:
+    """A list of objects, a list of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
+
+    The ids of an object of objects are left out of the rows.
+    """
+    content = _parse_json(_read_text(path), where=str(path))
+    if isinstance(content, dict):
+        content = content["data"] if isinstance(content.get("data"), list) else list(content.values())
+    if not isinstance(content, list):
+        raise BALoraError(f"{path}: expected a list of rows, found {_kind(content)}")
+    expected = str if content and isinstance(content[0], str) else dict
+    for number, row in enumerate(content, start=1):
+        if not isinstance(row, expected):
+            wanted = "a string like row 1" if expected is str else "an object"
+            raise BALoraError(f"{path}, row {number}: expected {wanted}, found {_kind(row)}")
+    return _from_rows([{"text": row} for row in content] if expected is str else content, path)
+
+
+def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
+    """Tab-separated lines as GLUE has them: no quoting, every value a string, the first line a header.
+
+    Args:
+        path: The file. A byte-order mark and carriage returns at line ends are dropped.
+        column_names: Names for a file that has no header line.
+    """
+    lines = (line.removesuffix("\r") for line in _read_text(path).split("\n"))
+    records = ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line)
+    return _from_records(records, column_names, path)
+
+
+def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
+    """Comma-separated rows with standard quoting, every value a string, the first row a header.
+
+    Args:
+        path: The file.
+        column_names: Names for a file that has no header row.
+    """
+    return _from_records(_csv_records(path), column_names, path)
+
+
+def read_text(path: Path) -> Dataset:
+    """One row with a `text` column per line, like the `text` loader of `datasets`, blank lines left out."""
+    lines = (line.removesuffix("\r") for line in _read_text(path).split("\n"))
+    return Dataset.from_dict({"text": [line for line in lines if line.strip()]})
+
+
+def read_parquet(path: Path) -> Dataset:
+    """A parquet file with the types it carries, those of `datasets` (`ClassLabel`) included."""
+    try:
+        table = pq.read_table(path)
+        return Dataset.from_dict(
+            {name: table[name] for name in table.column_names}, features=Features.from_arrow_schema(table.schema)
+        )
+    except Exception as error:  # a damaged file also carries damaged metadata, which may lead to any error
+        raise BALoraError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BALoraError(f"{path}: not UTF-8 at byte offset {error.start}; save the file as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise BALoraError(f"{path}: cannot be read: {error}") from error
+
+
+def _parse_json(text: str, *, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BALoraError(f"{where}: not JSON: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    text = _read_text(path)
+    # The module's own limit of 131,072 characters a field is less than one long document.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for record in reader:
+            if record:
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise BALoraError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+
+
+def _from_records(records: Iterable[tuple[int, list[str]]], names: list[str] | None, path: Path) -> Dataset:
+    """Records of equal length, each with the line it ends on; the first holds the names if none are given."""
+    records = iter(records)
+    names = names or next(records, (0, []))[1]
+    for name, count in Counter(names).items():
+        if count > 1 or "\0" in name:
+            problem = "occurs more than once" if count > 1 else "holds a NUL character"
+            raise BALoraError(f"{path}: the column name {name!r} {problem}")
+    values = []
+    for number, record in records:
+        if len(record) != len(names):
+            raise BALoraError(f"{path}, line {number}: {len(record)} fields, but there are {len(names)} columns")
+        values.append(record)
+    return Dataset.from_dict({name: [record[i] for record in values] for i, name in enumerate(names)})
+
+
+def _from_rows(rows: list[dict[str, Any]], path: Path) -> Dataset:
+    try:
+        return _to_dataset(rows)
+    except REFUSALS as error:
+        raise BALoraError(f"{path}, row {_first_refused(rows)}: holds a value no table can hold: {error}") from error
+
+
+def _to_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Columns are the union over rows; one of mixed types is kept as JSON, for its reader to judge."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, on_mixed_types="use_json")
+
+
+def _first_refused(rows: list[dict[str, Any]]) -> int:
+    """Number, from 1, of the row with which those before it no longer make a table; by halving, as trying is slow."""
+    fits, fails = 0, len(rows)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        try:
+            _to_dataset(rows[:middle])
+            fits = middle
+        except REFUSALS:
+            fails = middle
+    return fails

@@ -1,0 +1,106 @@
+"""From what a recipe names, a local file or a dataset on the Hub, to one table."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, DatasetDict, load_dataset
+
+from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv
+from balora.errors import BALoraError
+
+READERS = {
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".txt": read_text,
+}
+#: Readers of files that may lack a header and then need `column_names`.
+DELIMITED_READERS = {".csv": read_csv, ".tsv": read_tsv}
+SUFFIXES = (*READERS, *DELIMITED_READERS)
+
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
+def load_table(
+    source: str, *, split: str | None = None, name: str | None = None, column_names: list[str] | None = None
+) -> Dataset:
+    """Load one table from a local file or from the Hub.
+
+    Files are UTF-8, with or without a byte-order mark, and of the form their suffix says:
+
+    - `.jsonl`, `.jsonl.gz`: one object per line.
+    - `.json`: a list of objects, a list of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
+    - `.csv`: standard quoting. `.tsv`: no quoting at all, as in GLUE. Every value of either is a string.
+    - `.parquet`: with its own types.
+    - `.txt`: one row per line in a column `text`, blank lines left out.
+
+    Args:
+        source: Path of a file with one of these suffixes, otherwise the name of a dataset on the Hub.
+        split: Split of the Hub dataset, such as `train` or `train[:1000]`; not needed where there is only one.
+        name: Configuration of the Hub dataset.
+        column_names: Columns of a `.csv` or `.tsv` file without a header.
+
+    Returns:
+        At least one row.
+
+    Raises:
+        BALoraError: If there is no such file or dataset, it cannot be read, or it holds no rows.
+    """
+    if os.path.isfile(source) or _looks_like_path(source):
+        if split is not None or name is not None:
+            raise BALoraError(f"{source}: `split` and `name` choose within a Hub dataset; leave them out for a file")
+        dataset = _load_file(Path(source), column_names)
+    elif column_names is not None:
+        raise BALoraError(f"{source}: `column_names` is for .csv and .tsv files without a header, not Hub datasets")
+    else:
+        dataset = _load_from_hub(source, split, name)
+    if len(dataset) == 0:
+        raise BALoraError(f"{source}: no rows")
+    return dataset
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.lower().endswith(SUFFIXES) or os.path.isdir(source) or HUB_NAME.fullmatch(source) is None
+
+
+def _load_file(path: Path, column_names: list[str] | None) -> Dataset:
+    if os.path.isdir(path):
+        raise BALoraError(f"{path}: is a folder; name one file in it ({', '.join(SUFFIXES)})")
+    suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
+    if not os.path.isfile(path):
+        raise BALoraError(f"{path}: no such file{_nearest_name(path)}")
+    if suffix is None:
+        raise BALoraError(f"{path}: cannot tell its form; the name must end in one of {', '.join(SUFFIXES)}")
+    if suffix in DELIMITED_READERS:
+        return DELIMITED_READERS[suffix](path, column_names)
+    if column_names is not None:
+        raise BALoraError(f"{path}: `column_names` is for .csv and .tsv files without a header; leave it out")
+    return READERS[suffix](path)
+
+
+def _nearest_name(path: Path) -> str:
+    if not os.path.isdir(path.parent):
+        return f", nor is there a folder {path.parent}"
+    close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _load_from_hub(source: str, split: str | None, name: str | None) -> Dataset:
+    try:
+        loaded = load_dataset(source, name, split=split)
+    except Exception as error:  # what comes through here is whatever the network, a cache or a dataset's files raise
+        offline = " (HF_HUB_OFFLINE is set: only datasets in the cache can be loaded)"
+        cause = error.__cause__ or error
+        raise BALoraError(
+            f"{source}: neither a local file nor a Hub dataset that can be loaded"
+            f"{offline if datasets.config.HF_HUB_OFFLINE else ''}: {type(cause).__name__}: {cause}"
+        ) from error
+    if isinstance(loaded, DatasetDict):
+        if len(loaded) > 1:
+            raise BALoraError(f"{source}: has the splits {', '.join(loaded)}; choose one with `split`")
+        (loaded,) = loaded.values()
+    return loaded

@@ -1,0 +1,55 @@
+"""Classification and regression: scikit-learn's metrics on a model's predictions."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+from torch import Tensor, nn
+
+from balora.modes import evaluation_mode
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(N, D)` and labels `(N,)` of all batches."""
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    for batch in batches:
+        inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        with evaluation_mode(model):
+            logits.append(model(**inputs).logits.float().cpu())
+        labels.append(batch["labels"].cpu())
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores of predictions.
+
+    Args:
+        logits: `(N, D)`; D = 1 is a regression.
+        labels: `(N,)`.
+
+    Returns:
+        `accuracy`; `f1`, of class 1 where there are two classes (as GLUE has it) and the unweighted mean over classes
+        where there are more; `minority_recall`, the recall of the class with the fewest examples among `labels`, the
+        larger id on a tie. In regression `pearson` and `spearman`, 0 for constant predictions.
+    """
+    if logits.shape[-1] == 1:
+        predictions = logits[:, 0]
+        if np.ptp(predictions) == 0:
+            return {"pearson": 0.0, "spearman": 0.0}
+        return {
+            "pearson": float(pearsonr(predictions, labels).statistic),
+            "spearman": float(spearmanr(predictions, labels).statistic),
+        }
+    predictions = logits.argmax(-1)
+    present, counts = np.unique(labels, return_counts=True)
+    minority = present[::-1][counts[::-1].argmin()]
+    average = "binary" if logits.shape[-1] == 2 else "macro"
+    return {
+        "accuracy": float(accuracy_score(labels, predictions)),
+        "f1": float(f1_score(labels, predictions, average=average, zero_division=0)),
+        "minority_recall": float(recall_score(labels, predictions, labels=[minority], average="macro")),
+    }

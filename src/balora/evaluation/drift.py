@@ -1,0 +1,46 @@
+"""Drift: how far the adapted model's outputs are from the pretrained model's on the same inputs."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balora.losses.rows import select_rows
+from balora.model import BALoraModel
+from balora.modes import evaluation_mode
+
+
+@torch.no_grad()
+def measure_drift(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Compare student and teacher, token by token (example by example in classification).
+
+    Args:
+        model: The adapted model; left in the mode it was in.
+        batches: Model inputs as tensors; labels are ignored. Padding is left out by `attention_mask`.
+
+    Returns:
+        `kl_to_base`: mean KL(teacher ‖ student) in nats, temperature 1; `top1_agreement`: share of tokens whose
+        likeliest continuation is the same. With one output (regression) `mse_to_base` alone, the mean squared
+        difference. Empty when there are no batches.
+    """
+    count, divergence, agreements, squared = 0, 0.0, 0, 0.0
+    classes = None
+    for batch in batches:
+        inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels" and isinstance(v, Tensor)}
+        mask = inputs.get("attention_mask")
+        with evaluation_mode(model):
+            student, teacher = model(**inputs).logits, model.teacher_forward(**inputs).logits
+        mask = mask if mask is not None and mask.shape == student.shape[:-1] else None
+        student, teacher = select_rows(student, mask), select_rows(teacher, mask)  # (M, V)
+        classes = student.shape[-1]
+        log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
+        divergence += (log_p.exp() * (log_p - log_q)).sum().item()
+        agreements += (student.argmax(-1) == teacher.argmax(-1)).sum().item()
+        squared += (student - teacher).square().sum().item()
+        count += len(student)
+    if not count:
+        return {}
+    if classes == 1:
+        return {"mse_to_base": squared / count}
+    return {"kl_to_base": max(divergence / count, 0.0), "top1_agreement": agreements / count}

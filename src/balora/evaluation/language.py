@@ -1,0 +1,86 @@
+"""Language modelling: held-out loss and perplexity, both weighted by token."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from balora.modes import evaluation_mode
+
+IGNORED = -100
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> float:
+    """Mean negative log-likelihood in nats over every labelled token of all batches.
+
+    Args:
+        model: A causal language model.
+        batches: Inputs with `labels`, −100 where a token does not count. Labels are shifted here.
+    """
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    for batch in batches:
+        inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        labels = inputs.pop("labels")[:, 1:]  # (B, S − 1)
+        with evaluation_mode(model):
+            logits = model(**inputs).logits[:, :-1]  # (B, S − 1, V)
+        counts = labels != IGNORED
+        total += F.cross_entropy(logits[counts].float(), labels[counts], reduction="sum").item()
+        count += int(counts.sum())
+    return total / count
+
+
+def perplexity(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    context: int | None,
+    batch_size: int = 16,
+) -> float:
+    """exp of the mean negative log-likelihood per token of all texts, each on its own.
+
+    A text is tokenized as the tokenizer does, its first token (`<s>`, where there is one) is given and the rest are
+    predicted. A text longer than the context is read through windows that advance by half of it, so that every token
+    but the first window's has at least half a context before it, and each is counted once.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        texts: Texts of at least two tokens; shorter ones say nothing and are left out.
+        context: Longest window in tokens; `None` for no limit.
+        batch_size: Windows at a time.
+    """
+    windows = [w for text in texts for w in _windows(tokenizer(text, verbose=False)["input_ids"], context)]
+    windows.sort(key=lambda window: len(window[0]))  # so that little is padding
+    return math.exp(held_out_loss(model, _padded(windows, batch_size)))
+
+
+def _windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
+    """Input ids and labels of each window."""
+    if len(ids) < 2:
+        return
+    width = min(len(ids), context or len(ids))
+    yield ids[:width], ids[:width]
+    counted = width
+    while counted < len(ids):
+        end = min(counted + width // 2, len(ids))
+        start = end - width
+        yield ids[start:end], [IGNORED] * (counted - start) + ids[counted:end]
+        counted = end
+
+
+def _padded(windows: list[tuple[list[int], list[int]]], batch_size: int) -> Iterator[dict[str, Tensor]]:
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        length = max(len(ids) for ids, _ in batch)
+        rows = [(length - len(ids), ids, labels) for ids, labels in batch]
+        yield {
+            "input_ids": torch.tensor([ids + [0] * short for short, ids, _ in rows]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * short for short, ids, _ in rows]),
+            "labels": torch.tensor([labels + [IGNORED] * short for short, _, labels in rows]),
+        }

@@ -1,0 +1,32 @@
+"""Leading singular vectors, exact or by a seeded randomized range finder."""
+
+import torch
+from torch import Tensor
+
+OVERSAMPLING = 10
+
+
+def leading_svd(
+    matrix: Tensor, rank: int, *, niter: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `rank` leading singular triplets U (m, rank), S (rank,), Vᵀ (rank, n) of a float matrix (m, n).
+
+    Args:
+        matrix: `(m, n)`, float32 or float64.
+        rank: How many triplets; at most min(m, n).
+        niter: `None` for the exact decomposition; otherwise subspace iterations of the randomized one (Halko,
+            Martinsson and Tropp, 2011, algorithms 4.4 and 5.1), whose cost is rank/min(m, n) of the exact one's.
+        seed: Of the random test matrix; the same seed gives the same triplets and leaves the global state alone.
+    """
+    if niter is None:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, :rank], s[:rank], vh[:rank]
+    generator = torch.Generator(matrix.device).manual_seed(seed)
+    width = min(rank + OVERSAMPLING, *matrix.shape)
+    probe = torch.randn(matrix.shape[1], width, generator=generator, device=matrix.device, dtype=matrix.dtype)
+    basis = torch.linalg.qr(matrix @ probe).Q  # (m, width)
+    for _ in range(niter):
+        basis = torch.linalg.qr(matrix.T @ basis).Q  # (n, width)
+        basis = torch.linalg.qr(matrix @ basis).Q  # (m, width)
+    u, s, vh = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ u[:, :rank], s[:rank], vh[:rank]

@@ -1,0 +1,238 @@
+"""The model: PEFT's, whose training forward also holds the teacher pass and the objective.
+
+Student, teacher and loss run inside one `forward`, so that whatever wraps the module (DDP, FSDP, autocast, a trainer)
+sees one call. In evaluation mode, or without labels, it is the PEFT model and nothing else.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, TaskType
+from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from balora.adapters import saving
+from balora.adapters.teacher import STUDENT, TEACHER, as_teacher, move_base, student_aside
+from balora.config import BALoraConfig
+from balora.schedule import weights_at
+
+
+@dataclass
+class BALoraOutput(ModelOutput):
+    """What a training forward returns.
+
+    Attributes:
+        loss: Scalar, task loss plus weighted regularizers.
+        logits: The student's.
+        components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
+            computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    components: dict[str, Tensor] | None = None
+
+
+class BALoraModel(PeftModel):
+    """What all tasks share (`balora.tasks` has the rest); made by `get_balora_model` or `from_pretrained`.
+
+    Attributes:
+        balora_config: The configuration, with published values filled in.
+        drift: Figures for the model card, set by whoever measured them.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
+        lora_config = config.lora_config()
+        lora_config.base_model_name_or_path = model.name_or_path or None
+        super().__init__(model, lora_config, STUDENT)
+        self.balora_config = config
+        self.drift: dict[str, float] | None = None
+        self._progress: float | None = None
+        self._warned_of_progress = False
+
+    # ------------------------------------------------------------------ training
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the schedules how much of training is done, 0 to 1. Balora's trainers do so before every step."""
+        self._progress = progress
+
+    def current_weights(self) -> dict[str, float]:
+        """The weight of each regularizer at the present progress."""
+        return weights_at(self.balora_config, self._progress)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        num_tokens_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The PEFT model's forward; in training mode with labels, the whole objective.
+
+        Args:
+            input_ids: `(B, S)`.
+            attention_mask: `(B, S)`, 0 where there is padding; it also marks the tokens that the regularizers see.
+            inputs_embeds: `(B, S, d)`, in place of ids.
+            labels: The base model's labels. In training mode their presence asks for the objective.
+            num_items_in_batch: Labelled items in the whole accumulated batch, as Transformers' `Trainer` counts them.
+                Given, the task loss is a sum over this micro-batch divided by it.
+            num_tokens_in_batch: Tokens that are not padding (examples, in classification) in the whole accumulated
+                batch: this micro-batch's regularizers then weigh by its share. Missing, they weigh like the task loss.
+            **kwargs: The base model's further inputs.
+
+        Returns:
+            `BALoraOutput` in training with labels, else whatever the base model returns.
+        """
+        named = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        inputs = {name: value for name, value in named.items() if value is not None} | kwargs
+        if not self.training or labels is None:
+            if num_items_in_batch is not None:
+                inputs["num_items_in_batch"] = num_items_in_batch
+            return super().forward(labels=labels, **inputs)
+        weights = self._weights_in_training()
+        # The teacher goes first, so that nothing it switches can still be switched when backward recomputes the
+        # student's activations.
+        teacher_logits = self.teacher_forward(**inputs).logits if weights["consistency"] else None
+        output, task_loss, task_share = self._student_forward(inputs, labels, num_items_in_batch)
+        terms, rows = self._terms(output.logits, teacher_logits, attention_mask, weights)
+        share = task_share if num_tokens_in_batch is None else rows / num_tokens_in_batch
+        components = {"task": task_loss} | {name: share * term for name, term in terms.items()}
+        loss = task_loss + sum(weights[name] * components[name] for name in terms)
+        return BALoraOutput(
+            loss=loss, logits=output.logits, components={name: c.detach() for name, c in components.items()}
+        )
+
+    def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The pretrained model's output for these inputs: evaluation mode, no gradient, nothing left changed.
+
+        In classification the backbone is the pretrained one and the head the live one: a head starts random, so there
+        is no pretrained one to agree with (BA-LoRA on GLUE).
+        """
+        for name in ("labels", "num_items_in_batch", "num_tokens_in_batch"):
+            kwargs.pop(name, None)
+        with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
+            return super().forward(*args, **kwargs)
+
+    def _student_forward(
+        self, inputs: dict[str, Any], labels: Tensor, num_items_in_batch: Tensor | int | None
+    ) -> tuple[Any, Tensor, Tensor | float]:
+        """The task's part: the student's output, its task loss, and this micro-batch's share of the labelled items."""
+        raise NotImplementedError
+
+    def _terms(
+        self, logits: Tensor, teacher_logits: Tensor | None, attention_mask: Tensor | None, weights: dict[str, float]
+    ) -> tuple[dict[str, Tensor], Tensor | int]:
+        """The task's part: unweighted regularizers, and how many rows they are means over."""
+        raise NotImplementedError
+
+    def _weights_in_training(self) -> dict[str, float]:
+        config = self.balora_config
+        schedules = {config.consistency_schedule, config.diversity_schedule, config.spectral_schedule}
+        if self._progress is None and schedules != {"constant"} and not self._warned_of_progress:
+            self._warned_of_progress = True
+            warnings.warn(
+                "balora: the regularizers' schedules do not know how far training is, so weights stand at full; call "
+                "model.set_progress(step / total_steps) before each step, add balora.ScheduleCallback() to the "
+                "trainer, or use BALoraTrainer"
+            )
+        return self.current_weights()
+
+    # ------------------------------------------------------------------ as PEFT's
+
+    def disable_adapter(self) -> Any:
+        """Context in which the model is the pretrained one, its own head included, for every method."""
+        return student_aside(self)
+
+    def unload(self) -> torch.nn.Module:
+        """Take the adapter off and return the pretrained model, its weights whole again."""
+        if self.balora_config.residual:
+            move_base(self, +1)
+        return self.base_model.unload()
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        save_embedding_layers: str | bool = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Save a plain LoRA adapter that loads with `PeftModel.from_pretrained` and no balora.
+
+        Writes `adapter_model.safetensors`, `adapter_config.json`, `balora_config.json` and the model card.
+
+        Args:
+            save_directory: Folder, made if absent.
+            is_main_process: Only this process writes.
+            state_dict: The model's, where a sharded trainer gathered it.
+            save_embedding_layers: As in PEFT.
+            **kwargs: PEFT's further options; only safetensors are written and only the student is.
+        """
+        if not is_main_process:
+            return
+        read = {"state_dict": state_dict, "save_embedding_layers": save_embedding_layers}
+        state = get_peft_model_state_dict(self, adapter_name=STUDENT, **read)
+        lora_config = replace(self.peft_config[STUDENT], inference_mode=True)
+        if self.balora_config.residual:
+            state = saving.stack_factors(state, get_peft_model_state_dict(self, adapter_name=TEACHER, **read))
+            saving.scale_rank(lora_config, 2)
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        # safetensors takes neither views nor two names for one storage
+        state = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+        save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        lora_config.save_pretrained(directory)
+        saving.write_settings(directory, self.balora_config)
+        self.create_or_update_model_card(directory)
+
+    def create_or_update_model_card(self, output_dir: str | os.PathLike) -> None:
+        """Write `README.md`: method, settings, measured drift."""
+        base_model = self.peft_config[STUDENT].base_model_name_or_path
+        saving.model_card(self.balora_config, base_model, self.drift).save(Path(output_dir) / "README.md")
+
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, **kwargs: Any) -> Any:
+        """Load saved weights into this model, as PEFT does; a trainer resumes by it.
+
+        A residual adapter brings its own start along. Where that differs from this model's (another seed, another
+        machine's SVD), the base weights are moved to match.
+        """
+        if adapter_name != STUDENT or not self.balora_config.residual:
+            return super().load_adapter(model_id, adapter_name, **kwargs)
+        saving.read_settings(model_id)
+        student, teacher = saving.split_factors(load_peft_weights(str(model_id), device=str(self.device)))
+        current = get_peft_model_state_dict(self, adapter_name=TEACHER)
+        if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):
+            move_base(self, +1)
+            set_peft_model_state_dict(self, teacher, adapter_name=TEACHER)
+            move_base(self, -1)
+        return set_peft_model_state_dict(self, student, adapter_name=STUDENT)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: PreTrainedModel, model_id: str | os.PathLike, is_trainable: bool = False
+    ) -> "BALoraModel":
+        """Load what `save_pretrained` wrote, teacher included, to use or to train further.
+
+        Args:
+            model: The base model, untouched.
+            model_id: Folder that balora wrote.
+            is_trainable: Whether to go on training; otherwise the adapter is frozen and in evaluation mode.
+
+        Raises:
+            BALoraError: If the folder is not balora's or does not fit the base model.
+        """
+        # The classes that this chooses among derive from this one, so their module cannot be imported above.
+        from balora.build import load_balora_model
+
+        return load_balora_model(model, model_id, is_trainable=is_trainable)

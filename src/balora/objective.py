@@ -1,0 +1,64 @@
+"""The regularizers of one batch, chosen by task: from logits to named terms.
+
+This is the plain path: it takes whole logits and is what faster paths are tested against. A term whose weight is 0 is
+not computed.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from balora.config import BALoraConfig
+from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
+
+
+def generation_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    mask: Tensor | None,
+    config: BALoraConfig,
+    weights: dict[str, float],
+) -> dict[str, Tensor]:
+    """Unweighted regularizers on next-token logits `(B, S, V)`; `mask` `(B, S)` marks the tokens that are not padding.
+
+    Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix.
+    """
+    terms = {}
+    if weights["consistency"]:
+        terms["consistency"] = consistency_loss(
+            student_logits,
+            teacher_logits,
+            temperature=config.temperature,
+            direction=config.consistency_direction,
+            mask=mask,
+        )
+    if weights["diversity"]:
+        terms["diversity"] = topk_entropy_loss(student_logits, top_k=config.top_k, mask=mask)
+    if weights["spectral"]:
+        terms["spectral"] = spectral_loss(student_logits, k=config.spectral_k, normalization="frobenius", mask=mask)
+    return terms
+
+
+def classification_terms(
+    student_logits: Tensor, teacher_logits: Tensor | None, config: BALoraConfig, weights: dict[str, float]
+) -> dict[str, Tensor]:
+    """Unweighted regularizers on class logits `(N, D)`.
+
+    A single output is a regression: softmax, off-diagonal covariance and spectral share of one column are constants,
+    so consistency is the squared error to the teacher's score and the other two do not exist.
+    """
+    classes = student_logits.shape[-1]
+    terms = {}
+    if classes == 1:
+        if weights["consistency"]:
+            terms["consistency"] = F.mse_loss(student_logits.float(), teacher_logits.float())
+        return terms
+    if weights["consistency"]:
+        terms["consistency"] = consistency_loss(
+            student_logits, teacher_logits, temperature=config.temperature, direction=config.consistency_direction
+        )
+    if weights["diversity"]:
+        terms["diversity"] = covariance_diversity_loss(student_logits)
+    if weights["spectral"]:
+        k = min(config.spectral_k, classes - 1) if config.clip_spectral_k else config.spectral_k
+        terms["spectral"] = spectral_loss(student_logits, k=k, normalization="nuclear")
+    return terms

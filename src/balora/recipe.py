@@ -1,0 +1,219 @@
+"""The recipe: every setting of a run, flat, under the names that PEFT, Transformers and TRL use."""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from balora.config import METHODS, Schedule
+from balora.errors import BALoraError
+from balora.world import WorldConfig
+
+#: Methods by the name a table shows: PEFT method, and whether the regularizers are on.
+RUN_METHODS: dict[str, tuple[str, bool]] = {
+    **{name: (name, False) for name in METHODS},
+    **{f"{name}+reg": (name, True) for name in METHODS if name != "pissa"},
+    "ba-lora": ("pissa", True),
+}
+
+
+@dataclass
+class Recipe:
+    """All settings of a run or a study. A key left out takes the default shown.
+
+    Attributes:
+        name: Name of the work, as tables and results show it.
+        output_dir: Folder of the run. The same command resumes what it holds; another recipe is refused.
+        method: What `balora train` trains: lora, rslora, dora, pissa; lora+reg, rslora+reg, dora+reg with the
+            regularizers; ba-lora, which is PiSSA with them.
+        methods: What `balora compare` trains, one after another.
+        seed: Seed of `balora train`: head, adapter start, data order, dropout.
+        seeds: Seeds of `balora compare`.
+        model_name_or_path: Hub name, local folder, or `package:NAME/folder` for one inside a Python package.
+        dtype: Precision the base model is loaded in.
+        task_type: CAUSAL_LM or SEQ_CLS; null means SEQ_CLS when label_column is given, else CAUSAL_LM.
+        world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
+        dataset_name: Hub dataset, in place of files.
+        dataset_config_name: Its configuration.
+        train_split: Its split to train on.
+        validation_split: Its split to evaluate on.
+        train_file: Local .jsonl, .json, .csv, .tsv, .parquet or .txt.
+        validation_file: The same, to evaluate on.
+        column_names: Names for the columns of a file that has no header row.
+        prompt_column: Prompt of a prompt–completion row.
+        completion_column: Completion of a prompt–completion row.
+        prompt_template: Text around the prompt, with `{prompt}` in it.
+        messages_column: Conversation of a chat row; the tokenizer's chat template renders it.
+        text_column: Text of a plain-text or classification row.
+        text_pair_column: Second text of a classification row.
+        label_column: Label of a classification row.
+        max_train_samples: Use the first so many training rows.
+        max_eval_samples: Use the first so many evaluation rows.
+        max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
+        r: Rank of the adapter.
+        lora_alpha: Scaling is lora_alpha / r.
+        lora_dropout: Dropout on the adapter's input.
+        target_modules: Module names, or all-linear; null for PEFT's default for the model.
+        modules_to_save: Modules trained in full beside the adapter.
+        pissa_niter: Subspace iterations of PiSSA's randomized SVD; null for the exact one.
+        consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
+        diversity_weight: λ2; null for the published value (0.005, 0.03).
+        spectral_weight: λ3; null for the published value (0.005, 0.03).
+        temperature: T of the consistency term.
+        consistency_direction: forward is KL(teacher ‖ student), reverse KL(student ‖ teacher).
+        top_k: K of the entropy term (generation).
+        spectral_k: k of the spectral term; null for the published value (10, 5).
+        clip_spectral_k: Keep k below the number of classes, where the term would otherwise be constant.
+        consistency_schedule: constant, cosine or two_phase; null as published.
+        diversity_schedule: The same for λ2.
+        spectral_schedule: The same for λ3.
+        learning_rate: Peak learning rate.
+        num_train_epochs: Epochs, unless max_steps is given.
+        max_steps: Optimizer steps; −1 for num_train_epochs.
+        per_device_train_batch_size: Rows per device and micro-batch.
+        gradient_accumulation_steps: Micro-batches per step.
+        per_device_eval_batch_size: Rows per device when evaluating.
+        lr_scheduler_type: Learning-rate schedule.
+        warmup_steps: Steps in which the rate rises; below 1, the share of training.
+        weight_decay: AdamW's.
+        max_grad_norm: Gradient clipping.
+        bf16: bfloat16 autocast.
+        gradient_checkpointing: Recompute activations in backward.
+        logging_steps: Steps between rows of the loss curves.
+        save_steps: Steps between checkpoints.
+        training_arguments: Any further field of Transformers' TrainingArguments.
+        perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
+        perplexity_column: Its text column.
+        max_perplexity_samples: Use the first so many texts.
+        task_metric: Metric of the task axis in the report; null picks by task.
+        drift_metric: Metric of the drift axis in the report; null picks by task.
+    """
+
+    name: str = "run"
+    output_dir: str | None = None
+    method: str = "ba-lora"
+    methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
+    seed: int = 42
+    seeds: list[int] = field(default_factory=lambda: [42])
+    model_name_or_path: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS"] | None = None
+    world: WorldConfig | None = None
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    train_file: str | None = None
+    validation_file: str | None = None
+    column_names: list[str] | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    prompt_template: str | None = None
+    messages_column: str | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    max_length: int | None = None
+    r: int = 16
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: list[str] | str | None = "all-linear"
+    modules_to_save: list[str] | None = None
+    pissa_niter: int | None = None
+    consistency_weight: float | None = None
+    diversity_weight: float | None = None
+    spectral_weight: float | None = None
+    temperature: float = 2.0
+    consistency_direction: Literal["forward", "reverse"] = "forward"
+    top_k: int = 20
+    spectral_k: int | None = None
+    clip_spectral_k: bool = True
+    consistency_schedule: Schedule | None = None
+    diversity_schedule: Schedule | None = None
+    spectral_schedule: Schedule | None = None
+    learning_rate: float = 2e-4
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    per_device_eval_batch_size: int = 16
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    logging_steps: int = 10
+    save_steps: int = 500
+    training_arguments: dict[str, Any] = field(default_factory=dict)
+    perplexity_file: str | None = None
+    perplexity_column: str = "text"
+    max_perplexity_samples: int | None = None
+    task_metric: str | None = None
+    drift_metric: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ["method", "methods"]:
+            value = getattr(self, key)
+            for method in [value] if isinstance(value, str) else value:
+                if method not in RUN_METHODS:
+                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(RUN_METHODS)}")
+        for key in ("methods", "seeds"):
+            values = getattr(self, key)
+            if not values or len(set(values)) < len(values):
+                raise BALoraError(f"{key}: {values} must name at least one, and none twice")
+        for key in ("logging_steps", "save_steps", "gradient_accumulation_steps", "per_device_train_batch_size", "r"):
+            if getattr(self, key) < 1:
+                raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
+        if not self.learning_rate > 0:
+            raise BALoraError(f"learning_rate: {self.learning_rate} must be positive")
+        if self.world is not None:
+            return
+        if self.model_name_or_path is None:
+            raise BALoraError("model_name_or_path: missing; give a Hub name or a folder (or `world: {}`)")
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise BALoraError("train_file, dataset_name: give one of the two")
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether this is sequence classification (or regression) rather than language modelling."""
+        if self.task_type is None:
+            return self.label_column is not None
+        return self.task_type == "SEQ_CLS"
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults included, as YAML."""
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The settings written in a recipe file, unknown keys refused.
+
+    Raises:
+        BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BALoraError(f"{path}: cannot read this recipe ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
+    _refuse_unknown(str(path), settings, Recipe)
+    if isinstance(settings.get("world"), dict):
+        _refuse_unknown(f"{path}: world", settings["world"], WorldConfig)
+    return settings
+
+
+def _refuse_unknown(where: str, settings: dict[str, Any], schema: type) -> None:
+    names = [f.name for f in fields(schema)]
+    for key in settings:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise BALoraError(f"{where}: unknown key {key!r}{meant}")

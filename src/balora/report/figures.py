@@ -1,0 +1,81 @@
+"""How every figure looks and leaves the program: one palette, one style, SVG for pages and files for documents.
+
+Figures are built on `matplotlib.figure.Figure` directly, without pyplot, so that making one touches no global state.
+"""
+
+import io
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from balora.report.results import PRETRAINED, Run
+
+INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#e4e7eb"
+
+# Blue, vermillion, green, pink, wine, orange: told apart under protanopia, deuteranopia and tritanopia. The markers
+# repeat with another period, so that a seventh method still differs from the first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#661155", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "white",
+    # Text stays text: small files, selectable, and read aloud by a screen reader.
+    "svg.fonttype": "none",
+}
+
+
+def figure_style() -> AbstractContextManager[None]:
+    """The context within which figures are built."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def method_styles(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each fine-tuned method, given out in order of first appearance."""
+    methods = dict.fromkeys(run.method for run in runs if run.method != PRETRAINED)
+    return {
+        method: (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, method in enumerate(methods)
+    }
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Save a figure as PNG or SVG, by the ending of `path`; missing folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style():
+        figure.savefig(path, dpi=160)
+
+
+def figure_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element to be put inside an HTML page.
+
+    Args:
+        figure: The figure.
+        name: What keeps the ids inside this SVG apart from those of others on the same page.
+    """
+    buffer = io.StringIO()
+    with figure_style(), matplotlib.rc_context({"svg.hashsalt": name}):
+        # No metadata: it would name web addresses and the moment of writing.
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    svg = text[text.index("<svg") :]
+    # Matplotlib numbers its groups from 1 in every figure; nothing refers to those ids, and they would repeat.
+    return re.sub(r'<g id="[^"]*"', "<g", svg)

@@ -1,0 +1,92 @@
+"""What the reports know about each metric: which direction is better, how to print it, what it means in plain words.
+
+A metric that is not listed is still shown; it just has no better direction, so nothing is marked best in it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric's entry: the better direction, and its definition in plain words."""
+
+    better: Direction
+    definition: str
+
+
+GLOSSARY: dict[str, Metric] = {
+    "accuracy": Metric("higher", "Share of examples answered correctly."),
+    "f1": Metric(
+        "higher",
+        "Harmonic mean of precision (how many of the flagged examples are right) and recall (how many of the right "
+        "examples are flagged).",
+    ),
+    "matthews": Metric(
+        "higher",
+        "Matthews correlation between predicted and true classes: 1 is perfect, 0 is no better than chance. It is not "
+        "fooled by unbalanced classes.",
+    ),
+    "pearson": Metric("higher", "Linear correlation between predicted and true scores: 1 is perfect, 0 is none."),
+    "spearman": Metric("higher", "Correlation between the predicted and the true ranking: 1 is perfect, 0 is none."),
+    "task_accuracy": Metric("higher", "Share of the fine-tuning task's held-out prompts answered correctly."),
+    "minority_recall": Metric(
+        "higher", "Share of the prompts with the task's rarest answer that are answered correctly."
+    ),
+    "fact_recall": Metric("higher", "Share of the facts learned in pretraining that are still completed correctly."),
+    "attribute_recall": Metric(
+        "higher", "Share of the attributes learned in pretraining that are still completed correctly."
+    ),
+    "perplexity": Metric(
+        "lower",
+        "How surprised the model is by held-out text: as unsure as if choosing among this many equally likely tokens.",
+    ),
+    "eval_loss": Metric("lower", "The training objective measured on held-out examples."),
+    "skew": Metric(
+        "lower",
+        "How far the model's choice between two equal options (he or she) is from even: 0 is even, 0.5 is always the "
+        "same one.",
+    ),
+    "kl_to_base": Metric(
+        "lower",
+        "Mean Kullback–Leibler divergence, in nats, from the untouched model's predictions to this one's: 0 means it "
+        "still predicts exactly the same.",
+    ),
+    "top1_agreement": Metric(
+        "higher", "Share of predictions whose likeliest outcome is still the one of the untouched model."
+    ),
+    "mse_to_base": Metric(
+        "lower", "Mean squared difference between this model's scores and the untouched one's: 0 means none."
+    ),
+    "drift": Metric("lower", "Distance this model has moved from the untouched one: 0 means not at all."),
+}
+
+
+def better_direction(metric: str) -> Direction | None:
+    """Which direction of `metric` is better, or None when it is not a known one."""
+    return GLOSSARY[metric].better if metric in GLOSSARY else None
+
+
+def with_arrow(metric: str) -> str:
+    """The metric's name followed by ↑ or ↓ where a better direction is known."""
+    arrow = {"higher": " ↑", "lower": " ↓", None: ""}
+    return metric + arrow[better_direction(metric)]
+
+
+def format_value(metric: str, value: float, sd: float | None = None) -> str:
+    """Print a metric's value, or its mean and standard deviation, the way that metric is read.
+
+    Three decimals; two for perplexity; two significant digits where three decimals would hide the value. NaN is an
+    en dash.
+    """
+    if math.isnan(value):
+        return "–"
+    decimals = 2 if metric == "perplexity" else 3
+    tiny = 0 < abs(value) < 0.01
+    text = f"{value:.2g}" if tiny else f"{value:,.{decimals}f}"
+    if sd is None:
+        return text
+    return f"{text} ± {sd:.1g}" if tiny else f"{text} ± {sd:,.{decimals}f}"

@@ -1,0 +1,135 @@
+"""`results.json`: the one file that carries a study from training to every table, figure and page.
+
+One record per trained model and task. The JSON is strict, so any program can read it: a number that training or
+scoring could not produce (NaN, infinite) is written as null and read back as NaN.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from balora.errors import BALoraError
+
+PRETRAINED = "pretrained"
+"""The method name under which a study records the untouched model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model and how it scored.
+
+    Attributes:
+        method: Name of the fine-tuning method, or `PRETRAINED` for the untouched model.
+        seed: Seed of this run.
+        task: Name of the task it was trained and scored on.
+        metrics: Metric name to value; NaN where scoring gave no number.
+        train_seconds: Wall-clock training time in seconds.
+        peak_memory_mb: Peak memory in MB.
+        trainable_parameters: Number of parameters that were trained.
+    """
+
+    method: str
+    seed: int
+    task: str
+    metrics: dict[str, float]
+    train_seconds: float
+    peak_memory_mb: float
+    trainable_parameters: int
+
+    @property
+    def id(self) -> str:
+        """`method-seed`, the key under which a study keeps this run's training history."""
+        return f"{self.method}-{self.seed}"
+
+
+def read_results(path: str | Path) -> list[Run]:
+    """Read the runs of a study; record keys that `Run` does not know are ignored.
+
+    Raises:
+        BALoraError: The file is unreadable, not strict JSON, or not of this shape, or holds the same task, method and
+            seed twice.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant)
+    except OSError as error:
+        raise BALoraError(f"{path}: the results cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise BALoraError(f"{path}: not strict JSON in UTF-8: {error}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
+        raise BALoraError(f'{path}: expected an object with a list under "runs".')
+
+    runs: dict[tuple[str, str, int], Run] = {}
+    for index, record in enumerate(content["runs"]):
+        where = f"{path}: runs[{index}]"
+        run = _run_from(record, where)
+        key = (run.task, run.method, run.seed)
+        if key in runs:
+            raise BALoraError(f"{where} repeats method {run.method!r} with seed {run.seed} on task {run.task!r}.")
+        runs[key] = run
+    return list(runs.values())
+
+
+def write_results(path: str | Path, runs: Iterable[Run]) -> None:
+    """Write the runs of a study, so that a reader never sees half a file; missing folders are made."""
+    path = Path(path)
+    records = [asdict(run) for run in runs]
+    for record in records:
+        record["metrics"] = {
+            name: value if math.isfinite(value) else None for name, value in record["metrics"].items()
+        }
+    text = json.dumps({"runs": records}, indent=2, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value, write null")
+
+
+def _run_from(record: Any, where: str) -> Run:
+    if not isinstance(record, dict):
+        raise BALoraError(f"{where} must be an object.")
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict):
+        raise BALoraError(f"{where}.metrics must be an object of numbers, got {metrics!r}.")
+    return Run(
+        method=_text(record, "method", where),
+        seed=_integer(record, "seed", where),
+        task=_text(record, "task", where),
+        metrics={
+            name: math.nan if value is None else _number(metrics, name, f"{where}.metrics")
+            for name, value in metrics.items()
+        },
+        train_seconds=_number(record, "train_seconds", where),
+        peak_memory_mb=_number(record, "peak_memory_mb", where),
+        trainable_parameters=_integer(record, "trainable_parameters", where),
+    )
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> str:
+    value = record.get(field)
+    if not isinstance(value, str) or not value:
+        raise BALoraError(f"{where}.{field} must be a non-empty text, got {value!r}.")
+    return value
+
+
+def _integer(record: dict[str, Any], field: str, where: str) -> int:
+    value = record.get(field)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BALoraError(f"{where}.{field} must be a whole number, got {value!r}.")
+    return value
+
+
+def _number(record: dict[str, Any], field: str, where: str) -> float:
+    value = record.get(field)
+    # `1e999` is valid JSON that Python reads as infinity.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise BALoraError(f"{where}.{field} must be a finite number, got {value!r}.")
+    return float(value)

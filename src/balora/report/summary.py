@@ -1,0 +1,126 @@
+"""From single runs to what they say together: mean and spread per method, and which method leads each metric.
+
+Runs of different tasks are never averaged together: there is one summary per task.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from balora.report.glossary import better_direction
+from balora.report.results import PRETRAINED, Run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds, and the sample standard deviation (n − 1), which a single seed does not have."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    def overlaps(self, other: "Estimate") -> bool:
+        """Whether the two mean ± sd intervals touch; an unknown sd counts as zero width."""
+        return abs(self.mean - other.mean) <= (self.sd or 0.0) + (other.sd or 0.0)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fine-tuned method with the best mean of a metric, and how far to trust that.
+
+    Attributes:
+        method: Name of the leading method.
+        value: Its estimate of the metric.
+        rivals: Methods whose mean ± sd interval overlaps the leader's. When there are any, the lead is *within noise*:
+            seeds alone could have produced it. This is a reading aid and not a significance test.
+        spread_known: Whether every compared method has at least two seeds; without that, an empty `rivals` proves
+            nothing.
+    """
+
+    method: str
+    value: Estimate
+    rivals: tuple[str, ...]
+    spread_known: bool
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method over its seeds; `metrics` lacks those for which no run has a number."""
+
+    method: str
+    runs: int
+    metrics: dict[str, Estimate]
+    train_seconds: Estimate
+    peak_memory_mb: Estimate
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """All methods on one task, methods and metrics in the order in which they first appear in the runs.
+
+    `best` holds the metrics with a known better direction that at least two fine-tuned methods have.
+    """
+
+    task: str
+    metrics: tuple[str, ...]
+    methods: tuple[MethodSummary, ...]
+    best: dict[str, Best]
+
+
+def summarize(runs: Iterable[Run]) -> list[TaskSummary]:
+    """Summarize the runs, one summary per task in order of first appearance."""
+    by_task: dict[str, list[Run]] = {}
+    for run in runs:
+        by_task.setdefault(run.task, []).append(run)
+    return [_summarize_task(task, task_runs) for task, task_runs in by_task.items()]
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Mean and sample standard deviation of the finite `values`, or None when there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    return Estimate(statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else None, len(finite))
+
+
+def _summarize_task(task: str, runs: Sequence[Run]) -> TaskSummary:
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    metrics = tuple(dict.fromkeys(name for run in runs for name in run.metrics))
+    methods = tuple(_summarize_method(method, of_method, metrics) for method, of_method in by_method.items())
+    best = {metric: leader for metric in metrics if (leader := _best(metric, methods))}
+    return TaskSummary(task, metrics, methods, best)
+
+
+def _summarize_method(method: str, runs: Sequence[Run], metrics: Sequence[str]) -> MethodSummary:
+    found = {name: estimate(run.metrics.get(name, math.nan) for run in runs) for name in metrics}
+    return MethodSummary(
+        method=method,
+        runs=len(runs),
+        metrics={name: value for name, value in found.items() if value is not None},
+        train_seconds=estimate(run.train_seconds for run in runs),
+        peak_memory_mb=estimate(run.peak_memory_mb for run in runs),
+        trainable_parameters=max(run.trainable_parameters for run in runs),
+    )
+
+
+def _best(metric: str, methods: Sequence[MethodSummary]) -> Best | None:
+    direction = better_direction(metric)
+    candidates = {
+        row.method: row.metrics[metric] for row in methods if row.method != PRETRAINED and metric in row.metrics
+    }
+    if direction is None or len(candidates) < 2:
+        return None
+    choose = max if direction == "higher" else min
+    leader = choose(candidates, key=lambda method: candidates[method].mean)
+    return Best(
+        method=leader,
+        value=candidates[leader],
+        rivals=tuple(
+            method for method in candidates if method != leader and candidates[method].overlaps(candidates[leader])
+        ),
+        spread_known=all(value.sd is not None for value in candidates.values()),
+    )

@@ -1,0 +1,156 @@
+"""One cell of a study: one method, one seed, from the pretrained model to its figures."""
+
+import json
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from balora.build import get_balora_model
+from balora.config import BALoraConfig
+from balora.errors import BALoraError
+from balora.evaluation.classification import classification_metrics, predict
+from balora.evaluation.drift import measure_drift
+from balora.evaluation.language import held_out_loss
+from balora.model import BALoraModel
+from balora.recipe import RUN_METHODS, Recipe
+from balora.report import PRETRAINED, Run
+from balora.study.progress import ProgressCallback
+from balora.study.run_dir import write_text
+from balora.study.trainers import build_trainer
+from balora.study.workload import Workload, prepare, preservation_metrics
+from balora.training import InterruptCallback
+
+RESULT_FILE = "result.json"
+HISTORY_FILE = "history.json"
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after its checkpoint was saved.
+
+    Attributes:
+        number: The signal's.
+        step: Optimizer steps done.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}" + (f" after step {step}" if step else ""))
+        self.number, self.step = number, step
+
+
+def run_cell(recipe: Recipe, method: str, seed: int, directory: Path) -> Run:
+    """Train `method` with `seed`, or go on where it was interrupted, and measure what came of it.
+
+    Writes the adapter, `history.json` (the trainer's log) and `result.json` into the folder. A cell whose result is
+    there already is read, not run.
+
+    Args:
+        recipe: The settings.
+        method: A key of `balora.recipe.RUN_METHODS`, or `pretrained` for the untouched model.
+        seed: Of the head, the adapter's start, data order and dropout.
+        directory: Folder of the cell.
+
+    Raises:
+        BALoraError: If something in the recipe or the data is wrong, or the loss is not finite.
+        Interrupted: On Ctrl-C or SIGTERM, after saving.
+    """
+    if (directory / RESULT_FILE).exists():
+        return result_of(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    checkpoint = get_last_checkpoint(str(directory))
+    set_seed(seed)
+    model = _adapted_model(workload, method, seed, checkpoint)
+    interrupt = InterruptCallback()
+    trainer = build_trainer(workload, model, seed, directory, [interrupt, ProgressCallback(f"{method}, seed {seed}")])
+    trainer.remove_callback(PrinterCallback)
+    seconds = _train(trainer, checkpoint) if method != PRETRAINED else 0.0
+    if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(interrupt.received, trainer.state.global_step)
+    metrics, drift = measure(workload, trainer, model)
+    if method != PRETRAINED:
+        model.drift = drift
+        model.save_pretrained(directory)
+        workload.tokenizer.save_pretrained(directory)
+        write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
+    run = Run(
+        method=method,
+        seed=seed,
+        task=recipe.name,
+        metrics={**metrics, **drift},
+        train_seconds=seconds,
+        peak_memory_mb=_peak_memory_mb(),
+        trainable_parameters=model.get_nb_trainable_parameters()[0] if method != PRETRAINED else 0,
+    )
+    write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
+    return run
+
+
+def measure(workload: Workload, trainer: Trainer, model: BALoraModel) -> tuple[dict[str, float], dict[str, float]]:
+    """Task and preservation metrics, and drift from the base, of a model as it stands."""
+    metrics: dict[str, float] = {}
+    drift: dict[str, float] = {}
+    if workload.validation is not None:
+        if workload.recipe.is_classification:
+            metrics |= classification_metrics(*predict(model, trainer.get_eval_dataloader()))
+        else:
+            metrics["eval_loss"] = held_out_loss(model, trainer.get_eval_dataloader())
+        drift = measure_drift(model, trainer.get_eval_dataloader())
+    return metrics | preservation_metrics(workload, model), drift
+
+
+def _adapted_model(workload: Workload, method: str, seed: int, checkpoint: str | None) -> BALoraModel:
+    base = workload.load_model()
+    if checkpoint is not None:
+        return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
+    recipe = workload.recipe
+    # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
+    adapter, regularized = RUN_METHODS[method] if method != PRETRAINED else ("lora", False)
+    inherited = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
+    own = [name for name in BALoraConfig(method=adapter).settings() if name not in ("method", "seed")]
+    settings = {name: getattr(recipe, name) for name in (*inherited, *own) if name in vars(recipe)}
+    if not regularized:
+        settings |= {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
+    return get_balora_model(base, BALoraConfig(method=adapter, seed=seed, **settings))
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> float:
+    """Seconds of training, those before an interruption included."""
+    clock = Path(trainer.args.output_dir) / "seconds.json"
+    before = json.loads(clock.read_text()) if checkpoint is not None and clock.exists() else 0.0
+    start = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise BALoraError(
+            "out of device memory: lower per_device_train_batch_size (raising gradient_accumulation_steps keeps the "
+            "batch), set max_length, or set gradient_checkpointing: true"
+        ) from error
+    seconds = before + time.perf_counter() - start
+    write_text(clock, json.dumps(seconds))
+    return seconds
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def result_of(directory: Path) -> Run:
+    """The figures of a finished cell."""
+    return Run(**json.loads((directory / RESULT_FILE).read_text()))
+
+
+def history_of(directory: Path) -> list[dict[str, Any]]:
+    """The log of a finished cell, empty for the untouched model."""
+    file = directory / HISTORY_FILE
+    return json.loads(file.read_text()) if file.exists() else []

@@ -1,0 +1,65 @@
+"""A progress bar with the time left, for whatever a Transformers trainer trains."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+console = Console(stderr=True)
+
+
+class ProgressCallback(TrainerCallback):
+    """Shows steps, loss and time left on a terminal; elsewhere one line when training begins and one when it ends."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._loss = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the bar, as far along as training is."""
+        self._task = self._bar.add_task(self.description, total=state.max_steps, completed=state.global_step, loss="")
+        self._bar.start()
+        if not console.is_terminal:
+            since = f" from step {state.global_step}" if state.global_step else ""
+            console.print(f"{self.description}: {state.max_steps} steps{since}")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Advance it."""
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the latest loss."""
+        if logs and "loss" in logs:
+            self._loss = f"loss {logs['loss']:.3f}"
+            self._bar.update(self._task, loss=self._loss)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take it down."""
+        self._bar.stop()
+        if not console.is_terminal:
+            console.print(f"{self.description}: step {state.global_step} of {state.max_steps}, {self._loss}")

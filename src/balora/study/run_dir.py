@@ -1,0 +1,75 @@
+"""The output folder: it belongs to one recipe, and only that recipe may go on in it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from balora.errors import BALoraError
+from balora.recipe import Recipe
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@contextmanager
+def claimed(recipe: Recipe) -> Iterator[Path]:
+    """The recipe's output folder, new, or as the same recipe left it.
+
+    A mistake that shows before anything was trained leaves no folder behind, so that the mended command finds it free.
+
+    Raises:
+        BALoraError: If no folder is named, or it holds something else.
+    """
+    directory = _check(recipe)
+    if not (directory / RECIPE_FILE).exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+    try:
+        yield directory
+    except BALoraError:
+        if not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
+            shutil.rmtree(directory)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _check(recipe: Recipe) -> Path:
+    if recipe.output_dir is None:
+        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    directory = Path(recipe.output_dir)
+    record = directory / RECIPE_FILE
+    if directory.exists() and not directory.is_dir():
+        raise BALoraError(f"output_dir: {directory} is a file; name a folder")
+    if record.exists():
+        held, wanted = _comparable(yaml.safe_load(record.read_text(encoding="utf-8"))), _comparable(asdict(recipe))
+        differing = [key for key in held | wanted if held.get(key) != wanted.get(key)]
+        if differing:
+            differences = ", ".join(f"{key} ({held.get(key)} there, {wanted.get(key)} now)" for key in differing)
+            raise BALoraError(
+                f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
+                "--output_dir, or give the same settings to go on with that run"
+            )
+    elif directory.exists() and any(directory.iterdir()):
+        raise BALoraError(f"output_dir: {directory} holds files that are no run of balora; choose an empty folder")
+    return directory
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    # Through YAML, so that what was read back and what is at hand have the same types.
+    plain = yaml.safe_load(yaml.safe_dump(settings))
+    plain.pop("output_dir", None)
+    for key, value in list(plain.items()):
+        if isinstance(value, dict):
+            plain |= {f"{key}.{inner}": held for inner, held in plain.pop(key).items()}
+    return plain

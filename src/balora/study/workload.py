@@ -1,0 +1,159 @@
+"""What a recipe works on: a model to load, rows to train and evaluate on, and the metrics that judge it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from balora.data import context_length, expand_path, load_table, to_causal_lm_rows, to_classification_rows
+from balora.errors import BALoraError
+from balora.evaluation.language import perplexity
+from balora.recipe import Recipe
+from balora.world import World, build_world, measure_world
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A recipe's model and data, in the forms trainers take.
+
+    Attributes:
+        recipe: The recipe, with paths expanded and a world's files filled in.
+        tokenizer: The model's.
+        train: Training rows: prompt–completion, messages, text, or text (pair) and label.
+        validation: Evaluation rows of the same form, or `None`.
+        texts: What the model should not forget: text to measure perplexity on.
+        label_names: Names of the classes in classification; `None` in language modelling, empty in regression.
+        world: The controlled world, where the recipe asks for one.
+    """
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    validation: Dataset | None
+    texts: list[str]
+    label_names: list[str] | None
+    world: World | None
+
+    def load_model(self) -> PreTrainedModel:
+        """The pretrained model, fresh. In classification its head is drawn from the global generator."""
+        name, dtype = self.recipe.model_name_or_path, getattr(torch, self.recipe.dtype)
+        if not self.recipe.is_classification:
+            return _from_hub(AutoModelForCausalLM, name, dtype=dtype)
+        labels = self.label_names or ["score"]
+        model = _from_hub(
+            AutoModelForSequenceClassification,
+            name,
+            dtype=dtype,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        return model
+
+
+def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Workload:
+    """Read everything a recipe names, so that what is wrong with it shows before anything is trained.
+
+    Args:
+        recipe: The recipe.
+        callbacks: Show the progress of building a controlled world.
+
+    Raises:
+        BALoraError: Naming the file, row or setting that is wrong.
+    """
+    world = None
+    if recipe.world is not None:
+        world = build_world(recipe.world, callbacks=callbacks)
+        recipe = replace(
+            recipe,
+            world=None,
+            model_name_or_path=str(world.model_dir),
+            train_file=str(world.train_file),
+            validation_file=str(world.eval_file),
+        )
+    paths = ("model_name_or_path", "train_file", "validation_file", "perplexity_file")
+    recipe = replace(recipe, **{key: expand_path(value) for key in paths if (value := getattr(recipe, key))})
+    tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    train_source = recipe.train_file or recipe.dataset_name
+    train = _read(recipe, recipe.train_file, recipe.train_split, recipe.max_train_samples)
+    train, label_names = _rows(recipe, train, train_source, None)
+    validation = None
+    if recipe.validation_file or recipe.dataset_name:
+        validation_source = recipe.validation_file or f"{recipe.dataset_name} ({recipe.validation_split})"
+        validation = _read(recipe, recipe.validation_file, recipe.validation_split, recipe.max_eval_samples)
+        validation, _ = _rows(recipe, validation, validation_source, label_names)
+    return Workload(recipe, tokenizer, train, validation, _texts(recipe), label_names, world)
+
+
+def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str, float]:
+    """What the model still knows: the world's measurements, or perplexity on the recipe's text."""
+    if workload.world is not None:
+        return measure_world(model, workload.tokenizer, workload.world)
+    if not workload.texts:
+        return {}
+    context = context_length(model.config, workload.tokenizer)
+    return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
+
+
+def _rows(
+    recipe: Recipe, table: Dataset, source: str, label_names: list[str] | None
+) -> tuple[Dataset, list[str] | None]:
+    """A table's rows in the form of the recipe's task, and the names of the classes in classification."""
+    if recipe.is_classification:
+        return to_classification_rows(
+            table,
+            source=source,
+            text_column=recipe.text_column,
+            text_pair_column=recipe.text_pair_column,
+            label_column=recipe.label_column or "label",
+            label_names=label_names,
+        )
+    rows = to_causal_lm_rows(
+        table,
+        source=source,
+        prompt_column=recipe.prompt_column,
+        completion_column=recipe.completion_column,
+        prompt_template=recipe.prompt_template,
+        messages_column=recipe.messages_column,
+        text_column=recipe.text_column,
+    )
+    return rows, None
+
+
+def _texts(recipe: Recipe) -> list[str]:
+    if recipe.perplexity_file is None:
+        return []
+    rows = load_table(recipe.perplexity_file)
+    if recipe.perplexity_column not in rows.column_names:
+        raise BALoraError(
+            f"perplexity_column: {recipe.perplexity_file} has no column {recipe.perplexity_column!r}; "
+            f"there are {', '.join(rows.column_names)}"
+        )
+    return rows[recipe.perplexity_column][: recipe.max_perplexity_samples]
+
+
+def _read(recipe: Recipe, file: str | None, split: str, limit: int | None) -> Dataset:
+    if file is not None:
+        table = load_table(file, column_names=recipe.column_names)
+    else:
+        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
+    return table if limit is None else table.select(range(min(limit, len(table))))
+
+
+def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:
+    try:
+        return auto.from_pretrained(name, **kwargs)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BALoraError(f"model_name_or_path: {name!r} does not load with {auto.__name__}: {first}") from error

@@ -1,0 +1,28 @@
+"""What a model is for, read off its class."""
+
+from peft import TaskType
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
+
+from balora.errors import BALoraError
+
+_CLASSES = {
+    TaskType.CAUSAL_LM: auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    TaskType.SEQ_CLS: auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def task_of(model: PreTrainedModel) -> TaskType:
+    """The PEFT task type of a Transformers model, by its class.
+
+    Raises:
+        BALoraError: If the class, or one it derives from, is neither a causal LM nor a sequence classifier.
+    """
+    ancestry = {cls.__name__ for cls in type(model).__mro__}
+    for task_type, names in _CLASSES.items():
+        if ancestry & {name for entry in names.values() for name in ([entry] if isinstance(entry, str) else entry)}:
+            return task_type
+    raise BALoraError(
+        f"{type(model).__name__} is neither a causal language model nor a sequence classifier; load it with "
+        "AutoModelForCausalLM or AutoModelForSequenceClassification, or name task_type in the configuration"
+    )

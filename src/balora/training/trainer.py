@@ -1,0 +1,120 @@
+"""`BALoraTrainer`: Transformers' `Trainer` that schedules, normalises and logs the objective's parts."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from balora.errors import BALoraError, NonFiniteLossError
+from balora.evaluation.drift import measure_drift
+from balora.training.callbacks import ScheduleCallback
+
+DRIFT_BATCHES = 16
+
+
+class ObjectiveTrainerMixin:
+    """What `BALoraTrainer` and `BALoraSFTTrainer` add to their libraries' trainers.
+
+    Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
+    `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`.
+
+    Raises:
+        BALoraError: If a loss function or label smoothing is asked for beside the model's own objective.
+        NonFiniteLossError: During training, when the loss or a trained weight is no longer finite.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.label_smoothing_factor or self.compute_loss_func is not None:
+            raise BALoraError(
+                "label_smoothing_factor and compute_loss_func replace the loss that the model's objective is made of; "
+                "leave them out"
+            )
+        self.model_accepts_loss_kwargs = True
+        self.add_callback(ScheduleCallback())
+        self._tokens_in_batch: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._steps: dict[str, set[int]] = {}
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """Also count the tokens that are not padding, over which the token-mean regularizers are means."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._tokens_in_batch = None
+        if num_items is not None and all("attention_mask" in batch for batch in batches):
+            per_example = self.model.balora_config.task_type == "SEQ_CLS"
+            masks = [batch["attention_mask"] for batch in batches]
+            tokens = torch.tensor(sum(len(m) if per_example else int(m.sum()) for m in masks), device=device)
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                tokens = self.accelerator.gather(tokens).sum()
+            self._tokens_in_batch = tokens
+        return batches, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The model's own loss; in training, note its components."""
+        if not self.model.training:
+            # Without the count the loss is a mean over this batch, which every model can give.
+            return Trainer.compute_loss(self, model, inputs, return_outputs)
+        if self._tokens_in_batch is not None:
+            inputs = {**inputs, "num_tokens_in_batch": self._tokens_in_batch}
+        loss, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
+        for name, value in outputs.components.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._steps.setdefault(name, set()).add(self.state.global_step)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch; stops at a loss that is not finite, before the optimizer sees its gradient."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in self._sums.items())
+            raise NonFiniteLossError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()} ({parts}); training stopped and "
+                f"checkpoints in {self.args.output_dir} are from before. Lower learning_rate, or look for a bad row"
+            )
+        return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise NonFiniteLossError(
+                    f"step {self.state.global_step}: {name} is no longer finite; no checkpoint was written, those in "
+                    f"{self.args.output_dir} are from before. Lower learning_rate"
+                )
+        super()._save_checkpoint(model, trial)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add components and weights to the rows that report training loss."""
+        if "loss" in logs:
+            for name, total in self._sums.items():
+                total = self.accelerator.reduce(total, reduction="sum")
+                logs[f"loss_{name}"] = total.item() / len(self._steps[name])
+            for name, weight in self.model.current_weights().items():
+                logs[f"weight_{name}"] = weight
+            self._sums, self._steps = {}, {}
+        super().log(logs, start_time)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the library's trainer does, then measure drift on a few batches for the model card."""
+        self._sums, self._steps = {}, {}
+        output = super().train(*args, **kwargs)
+        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+        self.model.drift = measure_drift(self.model, islice(self.get_eval_dataloader(dataset), DRIFT_BATCHES))
+        return output
+
+
+class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
+    """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments."""
+
+    __doc__ += ObjectiveTrainerMixin.__doc__.split("\n", 1)[1]

@@ -1,0 +1,117 @@
+"""What a model kept of its world, lost and skewed, in under two seconds.
+
+Each measure is one number from next-token distributions p(· | prompt). A model is any causal language model called as
+`model(input_ids=…, attention_mask=…)` that answers with `.logits`; its modules' training flags are left as they were.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from balora.modes import evaluation_mode
+from balora.world import words
+from balora.world.build import World
+from balora.world.task import rarest_answer
+
+_BATCH_SIZE = 128
+
+
+def measure_world(model: nn.Module, tokenizer: PreTrainedTokenizerBase, world: World) -> dict[str, float]:
+    """Every measure of this file on the world's own files.
+
+    Args:
+        model: The pretrained model, or what fine-tuning made of it.
+        tokenizer: The world's tokenizer.
+        world: The world.
+
+    Returns:
+        `perplexity` of held-out pretraining text; `fact_recall`, `attribute_recall` and `task_accuracy`, shares of
+        prompts answered right (wrong training labels play no part: evaluation answers are right); `minority_recall`,
+        the same over the task's rarest class alone; `skew`, see `pronoun_skew`. Guessing one class gives a
+        `task_accuracy` of 1 / task_classes.
+    """
+    texts = [row["text"] for row in _read_jsonl(world.heldout_file)]
+    occupations = [row["prompt"] for row in _read_jsonl(world.occupations_file)]
+    task = _read_jsonl(world.eval_file)
+    rarest = [row for row in task if row["completion"] == rarest_answer(world.config)]
+    return {
+        "perplexity": perplexity(model, tokenizer, texts),
+        "fact_recall": recall(model, tokenizer, _read_jsonl(world.facts_file)),
+        "attribute_recall": recall(model, tokenizer, _read_jsonl(world.attributes_file)),
+        "skew": pronoun_skew(model, tokenizer, occupations),
+        "task_accuracy": recall(model, tokenizer, task),
+        "minority_recall": recall(model, tokenizer, rarest),
+    }
+
+
+def perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
+    """exp(−(1/N)·Σ log p(token | tokens before it)) over the N tokens of all texts, `</s>` included, `<s>` given."""
+    total, count = 0.0, 0
+    for batch in _batches([f"{text} {tokenizer.eos_token}" for text in texts]):
+        input_ids, attention_mask, logits = _forward(model, tokenizer, batch)  # (B, L), (B, L), (B, L, V)
+        is_target = attention_mask[:, 1:].bool()  # (B, L − 1)
+        total += F.cross_entropy(logits[:, :-1][is_target], input_ids[:, 1:][is_target], reduction="sum").item()
+        count += int(is_target.sum())
+    return math.exp(total / count)
+
+
+def recall(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]]) -> float:
+    """Share of rows with argmax_v p(v | prompt) = the first token of the completion."""
+    log_p = next_token_log_probs(model, tokenizer, [row["prompt"] for row in rows])  # (N, V)
+    answers = _first_tokens(tokenizer, [row["completion"] for row in rows])  # (N,)
+    return (log_p.argmax(-1) == answers).double().mean().item()
+
+
+def pronoun_skew(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    pronouns: tuple[str, str] = words.PRONOUNS,
+) -> float:
+    """Mean over prompts of |p(he) / (p(he) + p(she)) − ½|.
+
+    0 for a model that is even everywhere, ½ for one that is certain everywhere; one that has learnt a world exactly
+    has |pronoun_skew − ½|. What share of the probability the two pronouns have together does not matter.
+    """
+    log_p = next_token_log_probs(model, tokenizer, prompts)[:, _first_tokens(tokenizer, pronouns)]  # (N, 2)
+    return (log_p.softmax(-1)[:, 0] - 0.5).abs().mean().item()
+
+
+def next_token_log_probs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
+    """log p(· | prompt) for each prompt, `(N, V)`, float64, on the CPU."""
+    rows = []
+    for batch in _batches(prompts):
+        _, attention_mask, logits = _forward(model, tokenizer, batch)  # (B, L, V)
+        last = attention_mask.sum(-1) - 1  # (B,)
+        rows.append(logits[torch.arange(len(last)), last].log_softmax(-1))  # (B, V)
+    return torch.cat(rows)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), _BATCH_SIZE):
+        yield list(texts[start : start + _BATCH_SIZE])
+
+
+def _forward(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, mask and float64 logits of right-padded texts, on the CPU."""
+    device = next(model.parameters()).device
+    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(
+            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+        ).logits
+    return batch["input_ids"], batch["attention_mask"], logits.cpu().double()
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
+    return torch.tensor([ids[0] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]])
+
+
+def _read_jsonl(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -1,0 +1,29 @@
+"""What every test shares: the folders of real data, and no network."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Two threads on two busy cores spin against each other, and tiny models gain nothing from a second one. In the
+# environment, so that the processes that tests start have it too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+from shared_paths import DATA, MODELS
+
+
+def existing(path: Path, variable: str) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent: set {variable} to the folder that the tests read real files from")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    return existing(DATA, "BALORA_DATA")
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    return existing(MODELS, "BALORA_MODELS")

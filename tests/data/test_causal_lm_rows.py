@@ -1,0 +1,115 @@
+"""`to_causal_lm_rows`: the columns TRL reads, recognised or named, and one clear error for each wrong row."""
+
+import pytest
+from datasets import Dataset
+from trl.data_utils import is_conversational
+
+from balora.data import load_table, to_causal_lm_rows
+from balora.errors import BALoraError
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def rows_of(columns, **settings):
+    return to_causal_lm_rows(Dataset.from_dict(columns), source="train.jsonl", **settings)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("2+2=", "4", " 4"),
+        ("2+2= ", "4", "4"),
+        ("2+2=\n", "4", "4"),
+        ("2+2=", "\n4", "\n4"),
+        ("2+2=", " 4", " 4"),
+    ],
+)
+def test_a_completion_never_runs_into_its_prompt(prompt, completion, expected):
+    rows = rows_of({"prompt": [prompt], "completion": [completion], "id": [7]})
+    assert rows.to_list() == [{"prompt": prompt, "completion": expected}]
+
+
+def test_named_columns_and_template_on_real_rows(data_dir):
+    table = load_table(str(data_dir / "gsm8k/test.jsonl"))
+    rows = to_causal_lm_rows(
+        table,
+        source="test.jsonl",
+        prompt_column="question",
+        completion_column="answer",
+        prompt_template="Question: {prompt}\nUse \\boxed{}.\nAnswer:",
+    )
+    assert rows.column_names == ["prompt", "completion"]
+    assert len(rows) == 1319
+    assert rows[0]["prompt"] == f"Question: {table[0]['question']}\nUse \\boxed{{}}.\nAnswer:"
+    assert rows[0]["completion"] == f" {table[0]['answer']}"
+
+
+def test_text_is_left_as_it_is(data_dir):
+    table = load_table(str(data_dir / "tinystories/tinystories_1000.json"))
+    assert to_causal_lm_rows(table, source="stories").to_list() == table.to_list()
+
+
+def test_messages_keep_role_and_content_alone():
+    rows = rows_of({"chat": [[{**message, "weight": 1} for message in CHAT]], "text": ["x"]}, messages_column="chat")
+    assert rows.to_list() == [{"messages": CHAT}]
+    assert is_conversational(rows[0])
+
+
+def test_prompt_and_completion_may_be_messages():
+    rows = rows_of({"prompt": [CHAT[:1]], "completion": [CHAT[1:]]})
+    assert rows.to_list() == [{"prompt": CHAT[:1], "completion": CHAT[1:]}]
+
+
+def test_ambiguous_tables_are_settled_by_naming():
+    columns = {"prompt": ["a"], "completion": ["b"], "text": ["c"]}
+    with pytest.raises(
+        BALoraError, match="more than one standard form among the columns 'prompt', 'completion', 'tex"
+    ):
+        rows_of(columns)
+    assert rows_of(columns, text_column="text").to_list() == [{"text": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        ({"question": ["x"]}, {}, "train.jsonl: no standard form among the columns 'question'; it takes 'prompt' and"),
+        ({"prompt": ["x"]}, {}, "no standard form among the columns 'prompt'"),
+        ({"a": ["x"]}, {"prompt_column": "a"}, "prompt_column alone make no standard form"),
+        ({"a": ["x"]}, {"prompt_column": "a", "completion_column": "b"}, "no column 'b'; it has 'a'"),
+        ({"text": ["x", None]}, {}, "train.jsonl, row 2, field 'text': is missing"),
+        ({"text": ["x", " \n"]}, {}, "row 2, field 'text': is empty"),
+        ({"text": [3]}, {}, "row 1, field 'text': expected text, found 3"),
+        (
+            {"q": ["x", "y"], "a": ["1", ""]},
+            {"prompt_column": "q", "completion_column": "a"},
+            "row 2, field 'a': is em",
+        ),
+        ({"text": []}, {}, "train.jsonl: no rows"),
+        ({"text": ["x"]}, {"prompt_template": "{prompt}"}, "prompt_template is for prompts that are strings"),
+        (
+            {"prompt": ["x"], "completion": ["y"]},
+            {"prompt_template": "Q:"},
+            r"prompt_template: 'Q:' has no \{prompt\}",
+        ),
+        ({"prompt": [CHAT], "completion": ["y"]}, {}, "row 1, field 'completion': expected a list of messages"),
+        ({"prompt": ["x"], "completion": [CHAT]}, {}, "row 1, field 'completion': expected text"),
+        ({"messages": [CHAT, []]}, {}, "row 2, field 'messages': expected a list of messages, found \\[\\]"),
+        ({"messages": [["x"]]}, {}, "message 1: expected an object with role and content, found 'x'"),
+        (
+            {"messages": [[*CHAT, {"role": "bot", "content": "x"}]]},
+            {},
+            "message 3: role 'bot' is unknown; use one of sy",
+        ),
+        ({"messages": [[{"role": "user"}]]}, {}, "message 1: content must be text, not None"),
+    ],
+)
+def test_errors_name_the_row_and_field(columns, settings, message):
+    with pytest.raises(BALoraError, match=message):
+        rows_of(columns, **settings)
+
+
+def test_values_of_mixed_types_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n{"text": ["y"]}\n')
+    with pytest.raises(BALoraError, match=r"a\.jsonl, row 2, field 'text': expected text, found \['y'\]"):
+        to_causal_lm_rows(load_table(str(path)), source=str(path))

@@ -1,0 +1,9 @@
+"""Where the real data, the real models and the oracle lie, when this checkout has them beside it."""
+
+import os
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+DATA = Path(os.environ.get("BALORA_DATA", SHARED / "data"))
+MODELS = Path(os.environ.get("BALORA_MODELS", SHARED / "models"))
+VECTORS = SHARED / "vectors" / "equations.safetensors"

@@ -1,0 +1,285 @@
+"""The program, as a user calls it: a study from end to end, an interruption, and one clear error per mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from balora.cli import main
+from balora.report import read_results
+
+WORDS = ["<unk>", "<s>", "</s>"]
+WORDS += re.findall(r"\S+", "the cat dog sat ran on a mat hill yes no who ? where and so")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A two-layer Llama with a word-level tokenizer and a context of 32 tokens, on disk."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=32
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=len(WORDS),
+        max_position_embeddings=32,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_model, tmp_path) -> dict:
+    """A recipe that works, to be spoilt one setting at a time."""
+    rows = [
+        {"prompt": f"who sat on {where} ?", "completion": who} for where in ("mat", "hill") for who in ("cat", "dog")
+    ]
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    (tmp_path / "story.txt").write_text("the cat sat on a mat and the dog ran\n" * 3)
+    return {
+        "name": "tiny",
+        "methods": ["lora", "ba-lora"],
+        "seeds": [1, 2],
+        "model_name_or_path": str(tiny_model),
+        "train_file": str(tmp_path / "train.jsonl"),
+        "validation_file": str(tmp_path / "eval.jsonl"),
+        "perplexity_file": str(tmp_path / "story.txt"),
+        "output_dir": str(tmp_path / "out"),
+        "r": 4,
+        "lora_dropout": 0.1,
+        "max_steps": 8,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "logging_steps": 2,
+        "training_arguments": {"use_cpu": True},
+    }
+
+
+def recipe_file(settings: dict, tmp_path: Path) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def failing(settings: dict, tmp_path: Path, capsys, *arguments: str, command: str = "train") -> str:
+    """The one line of error that this recipe gives; nothing is left behind."""
+    before = sorted(tmp_path.rglob("*"))
+    path = recipe_file(settings, tmp_path)
+    assert main([command, path, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith("balora: error:")]
+    assert len(lines) == 1, error
+    assert sorted(p for p in tmp_path.rglob("*") if p != Path(path)) == [p for p in before if p != Path(path)]
+    return lines[0]
+
+
+def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]"]) == 0
+    out = tmp_path / "out"
+    content = json.loads((out / "results.json").read_text())
+    assert [(run["method"], run["seed"]) for run in content["runs"]] == [
+        ("pretrained", 1),
+        ("lora", 1),
+        ("ba-lora", 1),
+    ]
+    for run in content["runs"]:
+        assert set(run) == {
+            "method", "seed", "task", "metrics", "train_seconds", "peak_memory_mb", "trainable_parameters"
+        }  # fmt: skip
+        assert {"eval_loss", "perplexity", "kl_to_base", "top1_agreement"} <= run["metrics"].keys()
+        assert run["peak_memory_mb"] > 100
+    pretrained, lora, ba_lora = read_results(out / "results.json")
+    assert pretrained.metrics["kl_to_base"] == 0
+    assert pretrained.trainable_parameters == pretrained.train_seconds == 0
+    assert lora.trainable_parameters == ba_lora.trainable_parameters > 0
+    assert lora.metrics["eval_loss"] < pretrained.metrics["eval_loss"]
+    page = (out / "report.html").read_text()
+    assert "loss_consistency" in page or "consistency" in page
+    assert "<svg" in page
+    assert "ba-lora" in capsys.readouterr().out
+    assert "| ba-lora" in (out / "summary.md").read_text()
+    assert (out / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+
+    adapter = out / "runs" / "ba-lora-seed1"
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    assert stock.peft_config["default"].r == 8
+    assert f"| `kl_to_base` | {ba_lora.metrics['kl_to_base']:.6g} |" in (adapter / "README.md").read_text()
+
+    # Another seed goes on in a folder of its own; the same command again runs nothing and gives the same.
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamps
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1, 2]"]) == 2
+    assert "holds another run, which differs in seeds ([1] there, [1, 2] now)" in capsys.readouterr().err
+
+
+def test_compare_without_anything_to_evaluate_on_still_reports(settings, tmp_path):
+    settings |= {"validation_file": None, "perplexity_file": None, "methods": ["pissa"], "seeds": [1], "max_steps": 2}
+    assert main(["compare", recipe_file(settings, tmp_path)]) == 0
+    assert [run.metrics for run in read_results(tmp_path / "out" / "results.json")] == [{}, {}]
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_quickstart_on_a_tiny_world(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "pretrain_steps": 5,
+        "train_rows": 40,
+        "eval_rows": 20,
+    }
+    arguments = [f"--world.{knob}={value}" for knob, value in small.items()]
+    arguments += ["--methods=[ba-lora]", "--max_steps=3", "--per_device_train_batch_size=4"]
+    assert main(["quickstart", f"--output_dir={tmp_path / 'out'}", *arguments]) == 0
+    pretrained, ba_lora = read_results(tmp_path / "out" / "results.json")
+    measures = {"perplexity", "fact_recall", "attribute_recall", "skew", "task_accuracy", "minority_recall"}
+    for run in (pretrained, ba_lora):
+        assert measures | {"eval_loss", "kl_to_base", "top1_agreement"} == run.metrics.keys()
+    assert pretrained.metrics["perplexity"] != ba_lora.metrics["perplexity"]
+    capsys.readouterr()
+    assert main(["quickstart", f"--output_dir={tmp_path / 'out'}", *arguments, "--world.facts=70"]) == 2
+    assert "differs in world.facts (64 there, 70 now)" in capsys.readouterr().err
+
+
+def command_line(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "balora.cli", *arguments]
+
+
+@pytest.mark.parametrize(("command", "number"), [("train", signal.SIGTERM), ("compare", signal.SIGINT)])
+def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, command, number):
+    settings |= {"max_steps": 150, "methods": ["ba-lora"], "seeds": [42], "save_steps": 1000}
+    path = recipe_file(settings, tmp_path)
+    adapters = {}
+    for name in ("whole", "cut"):
+        out = tmp_path / name
+        run = command_line(command, path, f"--output_dir={out}")
+        place = out if command == "train" else out / "runs" / "ba-lora-seed42"
+        if name == "cut":
+            process = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
+            for line in process.stderr:
+                if re.search(r"ba-lora, seed 42: 150 steps", line):
+                    break
+            time.sleep(0.3)
+            process.send_signal(number)
+            rest = process.stderr.read()
+            assert process.wait() == 128 + number, rest
+            assert "the same command goes on from there" in rest
+            assert not (place / "result.json").exists()
+            assert list(place.glob("checkpoint-*"))
+        subprocess.run(run, check=True, capture_output=True)
+        adapters[name] = (place / "adapter_model.safetensors").read_bytes()
+    assert adapters["whole"] == adapters["cut"]
+
+
+def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, capsys):
+    settings |= {"learning_rate": 1e30, "save_steps": 1, "max_grad_norm": 0.0, "method": "lora"}
+    assert main(["train", recipe_file(settings, tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"balora: error: step \d+: .*Lower learning_rate", error)
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"method": "ba_lora"}, r"method: unknown method 'ba_lora'; there are lora, .*ba-lora"),
+        ({"methods": ["lora", "lora"]}, r"methods: .* none twice"),
+        ({"learnin_rate": 1e-3}, r"unknown key 'learnin_rate'; did you mean 'learning_rate'\?"),
+        ({"r": "many"}, r'"r".* Got value: many'),
+        ({"train_file": "rows.jsonl"}, r"rows.jsonl"),
+        ({"model_name_or_path": "no/such-model"}, r"model_name_or_path: 'no/such-model' does not load"),
+        ({"prompt_column": "question", "completion_column": "completion"}, r"train.jsonl.*'question'"),
+        ({"target_modules": ["q_porj"]}, r"target_modules: 'q_porj' matches nothing; there are .*q_proj"),
+        ({"max_length": 64}, r"max_length: 64 is beyond the model's context of 32"),
+        ({"output_dir": None}, r"output_dir: missing"),
+        ({"model_name_or_path": None}, r"model_name_or_path: missing"),
+        ({"train_file": None}, r"train_file, dataset_name: give one of the two"),
+        ({"training_arguments": {"optimizer": "adam"}}, r"training_arguments: .*optimizer"),
+        ({"perplexity_column": "story"}, r"perplexity_column: .*story.txt has no column 'story'; there are text"),
+        ({"learning_rate": -1.0}, r"learning_rate: -1.0 must be positive"),
+        ({"world": {"fact": 3}}, r"world: unknown key 'fact'; did you mean 'facts'\?"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_mistake_in_the_recipe_is_one_clear_line(spoil, message, settings, tmp_path, capsys):
+    assert re.search(message, failing(settings | spoil, tmp_path, capsys))
+
+
+def test_mistakes_on_the_command_line(settings, tmp_path, capsys):
+    assert re.search(r"rr", failing(settings, tmp_path, capsys, "--rr", "4"))
+    assert re.search(r'"max_steps".*Got value: ten', failing(settings, tmp_path, capsys, "--max_steps", "ten"))
+    assert main(["tune"]) == 2
+    assert "unknown command 'tune'" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml: cannot read this recipe" in capsys.readouterr().err
+
+
+def test_mistakes_in_the_data(settings, tmp_path, capsys):
+    train = tmp_path / "train.jsonl"
+    train.write_text("")
+    assert "train.jsonl" in failing(settings, tmp_path, capsys)
+    train.write_text('{"prompt": "who ?", "completion": "cat"}\n{"prompt": "who ?"')
+    assert re.search(r"train.jsonl.*2", failing(settings, tmp_path, capsys))
+    train.write_text(json.dumps({"prompt": "the cat sat on " * 20, "completion": "mat"}) + "\n")
+    error = failing(settings, tmp_path, capsys)
+    assert re.search(r"train.jsonl, row 1: \d+ tokens, but the model's context is 32; set max_length: 32", error)
+    train.write_text(json.dumps({"messages": [{"role": "user", "content": "who ?"}]}) + "\n")
+    assert "chat rows need a chat template" in failing(settings, tmp_path, capsys)
+
+
+def test_a_label_out_of_range_is_named(settings, tmp_path, capsys):
+    for name, labels in (("train", [0, 1, 1, 0]), ("eval", [0, 2])):
+        rows = [{"text": "the cat sat", "label": label} for label in labels]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spoilt = settings | {"label_column": "label", "perplexity_file": None}
+    assert re.search(r"eval.jsonl, row 2.*label.*2", failing(spoilt, tmp_path, capsys))
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(settings, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    assert "holds files that are no run of balora" in failing(settings, tmp_path, capsys)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_classification_trains_and_reports(settings, tmp_path):
+    rows = [{"text": f"the {who} sat", "label": label} for who, label in (("cat", "feline"), ("dog", "canine"))] * 8
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings |= {"label_column": "label", "perplexity_file": None, "method": "lora+reg", "max_steps": 40}
+    assert main(["train", recipe_file(settings, tmp_path)]) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["metrics"]["accuracy"] == 1.0
+    assert {"f1", "minority_recall", "kl_to_base"} <= result["metrics"].keys()
+
+
+def test_help_explains_every_setting(capsys):
+    assert main(["--help"]) == 0
+    assert "balora compare RECIPE" in capsys.readouterr().out
+    environment = {**os.environ, "COLUMNS": "120"}
+    text = subprocess.run(command_line("train", "--help"), capture_output=True, text=True, env=environment).stdout
+    assert "Scaling is lora_alpha / r." in text
+    assert "λ1; null for the published value" in text
