@@ -68,6 +68,11 @@ class BALoraConfig(LoraConfig):
         spectral_schedule: The same for λ3.
         two_phase_warmup: Share of training that `two_phase` stays at 0.
         two_phase_ramp: Share of training in which it then rises to full.
+        sample_rate: Share of the sequences that the teacher sees (generation), picked at random and weighted by
+            1/sample_rate: the same gradient on average, for that share of the teacher's cost.
+        fused_lm_head: Compute the generation objective from hidden states, in one pass over the LM head, and never
+            all logits at once. Training forwards then return no logits. Where a model's head is none that we know,
+            training falls back to logits with a warning.
 
     Raises:
         BALoraError: If a value is out of range or a name unknown.
@@ -91,6 +96,8 @@ class BALoraConfig(LoraConfig):
     spectral_schedule: Schedule | None = field(default=None, metadata={"help": "λ3 over training."})
     two_phase_warmup: float = field(default=0.2, metadata={"help": "Share of training at weight 0."})
     two_phase_ramp: float = field(default=0.05, metadata={"help": "Share of training in which the weight rises."})
+    sample_rate: float = field(default=1.0, metadata={"help": "Share of the sequences that the teacher sees."})
+    fused_lm_head: bool = field(default=True, metadata={"help": "Losses from hidden states, without whole logits."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +124,8 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"pissa_niter: {self.pissa_niter} is negative; use null for the exact SVD, or 0, 1, 2 …")
         if not self.temperature > 0:
             raise BALoraError(f"temperature: {self.temperature} is not positive")
+        if not 0 < self.sample_rate <= 1:
+            raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
         if self.consistency_direction not in ("forward", "reverse"):
             raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
         for name in ("consistency_schedule", "diversity_schedule", "spectral_schedule"):

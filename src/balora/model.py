@@ -30,7 +30,7 @@ class BALoraOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, task loss plus weighted regularizers.
-        logits: The student's.
+        logits: The student's; `None` where the loss came from hidden states.
         components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
             computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch.
     """
@@ -38,6 +38,16 @@ class BALoraOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     components: dict[str, Tensor] | None = None
+
+
+def combined(
+    output: ModelOutput, task_loss: Tensor, terms: dict[str, Tensor], share: Tensor | float, weights: dict[str, float]
+) -> BALoraOutput:
+    """The student's output with the whole loss: task loss plus this micro-batch's share of each weighted term."""
+    components = {"task": task_loss} | {name: share * term for name, term in terms.items()}
+    loss = task_loss + sum(weights[name] * components[name] for name in terms)
+    detached = {name: component.detach() for name, component in components.items()}
+    return BALoraOutput(loss=loss, logits=output.logits, components=detached)
 
 
 class BALoraModel(PeftModel):
@@ -100,17 +110,7 @@ class BALoraModel(PeftModel):
                 inputs["num_items_in_batch"] = num_items_in_batch
             return super().forward(labels=labels, **inputs)
         weights = self._weights_in_training()
-        # The teacher goes first, so that nothing it switches can still be switched when backward recomputes the
-        # student's activations.
-        teacher_logits = self.teacher_forward(**inputs).logits if weights["consistency"] else None
-        output, task_loss, task_share = self._student_forward(inputs, labels, num_items_in_batch)
-        terms, rows = self._terms(output.logits, teacher_logits, attention_mask, weights)
-        share = task_share if num_tokens_in_batch is None else rows / num_tokens_in_batch
-        components = {"task": task_loss} | {name: share * term for name, term in terms.items()}
-        loss = task_loss + sum(weights[name] * components[name] for name in terms)
-        return BALoraOutput(
-            loss=loss, logits=output.logits, components={name: c.detach() for name, c in components.items()}
-        )
+        return self._objective(inputs, labels, weights, num_items_in_batch, num_tokens_in_batch)
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pretrained model's output for these inputs: evaluation mode, no gradient, nothing left changed.
@@ -123,16 +123,19 @@ class BALoraModel(PeftModel):
         with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
             return super().forward(*args, **kwargs)
 
-    def _student_forward(
-        self, inputs: dict[str, Any], labels: Tensor, num_items_in_batch: Tensor | int | None
-    ) -> tuple[Any, Tensor, Tensor | float]:
-        """The task's part: the student's output, its task loss, and this micro-batch's share of the labelled items."""
-        raise NotImplementedError
+    def _objective(
+        self,
+        inputs: dict[str, Any],
+        labels: Tensor,
+        weights: dict[str, float],
+        num_items_in_batch: Tensor | int | None,
+        num_tokens_in_batch: Tensor | int | None,
+    ) -> BALoraOutput:
+        """The task's part: teacher pass, student pass, loss and components.
 
-    def _terms(
-        self, logits: Tensor, teacher_logits: Tensor | None, attention_mask: Tensor | None, weights: dict[str, float]
-    ) -> tuple[dict[str, Tensor], Tensor | int]:
-        """The task's part: unweighted regularizers, and how many rows they are means over."""
+        The teacher goes first, so that nothing it switches can still be switched when backward recomputes the
+        student's activations.
+        """
         raise NotImplementedError
 
     def _weights_in_training(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ This is the plain path: it takes whole logits and is what faster paths are teste
 not computed.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,22 +16,36 @@ def generation_terms(
     student_logits: Tensor,
     teacher_logits: Tensor | None,
     mask: Tensor | None,
+    picked: Tensor,
     config: BALoraConfig,
     weights: dict[str, float],
 ) -> dict[str, Tensor]:
-    """Unweighted regularizers on next-token logits `(B, S, V)`; `mask` `(B, S)` marks the tokens that are not padding.
+    """Unweighted regularizers on next-token logits; `mask` `(B, S)` marks the tokens that are not padding.
 
     Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix.
+
+    Args:
+        student_logits: `(B, S, V)`.
+        teacher_logits: `(n, S, V)`, of the n sequences that the teacher saw; `None` where it saw none.
+        mask: `(B, S)`; `None` for all tokens.
+        picked: `(B,)`, true for those n sequences. Each was one of them with a chance of `config.sample_rate`, so
+            dividing by it leaves the mean over all tokens as it is on average.
+        config: Temperature, direction, top_k, spectral_k, sample_rate.
+        weights: λ of each term; one at 0 is not computed.
     """
+    mask = torch.ones(student_logits.shape[:-1], device=student_logits.device) if mask is None else mask
     terms = {}
     if weights["consistency"]:
-        terms["consistency"] = consistency_loss(
-            student_logits,
+        terms["consistency"] = student_logits.new_zeros(())
+    if teacher_logits is not None:
+        divergence = consistency_loss(
+            student_logits[picked],
             teacher_logits,
             temperature=config.temperature,
             direction=config.consistency_direction,
-            mask=mask,
+            mask=mask[picked],
         )
+        terms["consistency"] = divergence * mask[picked].sum() / (config.sample_rate * mask.sum().clamp(min=1))
     if weights["diversity"]:
         terms["diversity"] = topk_entropy_loss(student_logits, top_k=config.top_k, mask=mask)
     if weights["spectral"]:

@@ -1,40 +1,13 @@
 """Every loss against the float64 oracle: value and gradient to 1e-9 relative."""
 
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 from shared_paths import VECTORS
+from vectors import CASES, assert_meets, named
 
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
 
 pytestmark = pytest.mark.skipif(not VECTORS.exists(), reason=f"{VECTORS} is absent: no oracle to compare with")
-
-
-def read_cases() -> dict[str, dict]:
-    if not VECTORS.exists():
-        return {}
-    with safe_open(VECTORS, "pt") as file:
-        cases = {name: {"scalars": json.loads(text)} for name, text in file.metadata().items()}
-        for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
-            case, tensor = key.rsplit("/", 1)
-            cases[case][tensor] = file.get_tensor(key)
-    return cases
-
-
-CASES = read_cases()
-
-
-def named(prefix: str) -> list[str]:
-    return sorted(name for name in CASES if name.startswith(prefix))
-
-
-def assert_meets(case: dict, loss: torch.Tensor, inputs: torch.Tensor, grad_name: str) -> None:
-    (gradient,) = torch.autograd.grad(loss, inputs)
-    torch.testing.assert_close(loss, case["loss"][0], rtol=1e-9, atol=0)
-    scale = case[grad_name].abs().max().item()
-    torch.testing.assert_close(gradient, case[grad_name], rtol=1e-9, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize("name", named("nlu_"))

@@ -1,0 +1,119 @@
+"""One pass over the LM head, a chunk of tokens at a time: loss and gradient, and never all the logits.
+
+For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in place (`balora.fused.rows`), and dh = dz·W:
+three products with the head where autograd needs eight, and one or two chunks of logits where it keeps several whole
+ones.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balora.fused.head import Head
+from balora.fused.rows import RowObjective, RowWeights, differentiate_rows
+
+#: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+FEWEST_ROWS = 256
+
+
+def head_loss(
+    hidden: Tensor,
+    head: Head,
+    teacher_hidden: Tensor | None,
+    teacher_head: Head | None,
+    weights: RowWeights,
+    objective: RowObjective,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
+
+    Args:
+        hidden: `(M, d)`, the student's.
+        head: The student's.
+        teacher_hidden: `(M_P, d)`: the first M_P rows have a teacher, `None` for none.
+        teacher_head: The teacher's, the same as the student's unless that one is trained.
+        weights: Of the M rows.
+        objective: What to compute; the softcap is the head's.
+
+    Returns:
+        The loss, and the terms' unweighted values `(3, M)`: task, consistency, entropy, without gradient.
+    """
+    teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
+    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective)
+
+
+def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+    if head.scale == 1:
+        return hidden, head.weight, head.bias
+    return hidden * head.scale, head.weight, None if head.bias is None else head.bias * head.scale
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Computes gradients on the way forward, when the chunk's logits are at hand, and scales them on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        teacher_hidden: Tensor | None,
+        teacher_weight: Tensor | None,
+        teacher_bias: Tensor | None,
+        weights: RowWeights,
+        objective: RowObjective,
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        wide = torch.promote_types(dtype, torch.float32)
+        w = weight.to(dtype)  # (V, d), the weight itself but under autocast
+        w_teacher = w if teacher_weight is weight else None if teacher_weight is None else teacher_weight.to(dtype)
+        rows, taught = len(hidden), 0 if teacher_hidden is None else len(teacher_hidden)
+        size = max(CHUNK_ELEMENTS.get(device, 2**26) // len(w), FEWEST_ROWS)
+        z_buffer = hidden.new_empty(min(size, rows), len(w), dtype=dtype)
+        teacher_buffer = torch.empty_like(z_buffer) if taught else None
+        values = hidden.new_zeros(3, rows, dtype=wide)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=wide) if ctx.needs_input_grad[2] else None
+        # In units of the largest weight, so that gradients far below half precision's smallest number survive it.
+        shares = torch.stack([weights.task, weights.consistency, weights.entropy])  # (3, M)
+        unit = shares.max().clamp(min=torch.finfo(wide).tiny) if rows else shares.new_ones(())
+        scaled = RowWeights(weights.labels, *(shares / unit))
+        # A chunk has a teacher for all of its rows or for none.
+        bounds = [*range(0, taught, size), *range(taught, rows, size), rows]
+        for start, stop in pairwise(bounds):
+            chunk = slice(start, stop)
+            h = hidden[chunk].to(dtype)  # (m, d)
+            z = _project(h, w, bias, z_buffer)  # (m, V)
+            z_teacher = None
+            if start < taught:
+                z_teacher = _project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
+            values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)
+            d_hidden[chunk] = z @ w
+            if d_weight is not None:
+                d_weight += z.T @ h
+            if d_bias is not None:
+                d_bias += z.sum(0, dtype=wide)
+        gradients = [d_hidden, d_weight, d_bias]
+        like = [hidden, weight, bias]
+        ctx.save_for_backward(*(None if g is None else g.to(x.dtype) for g, x in zip(gradients, like, strict=True)))
+        ctx.unit = unit
+        ctx.mark_non_differentiable(values)
+        return (values * shares).sum(), values
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scale = d_loss * ctx.unit
+        gradients = [None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors]
+        return (*gradients, None, None, None, None, None)
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+    """hidden·weightᵀ + bias in the buffer's first rows."""
+    out = buffer[: len(hidden)]
+    if bias is None:
+        return torch.mm(hidden, weight.T, out=out)
+    return torch.addmm(bias.to(weight.dtype), hidden, weight.T, out=out)

@@ -1,0 +1,101 @@
+"""The generation objective of one micro-batch from hidden states: which rows count, for what, and how much."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from balora.config import BALoraConfig
+from balora.fused.chunks import head_loss
+from balora.fused.head import Head
+from balora.fused.rows import RowObjective, RowWeights
+from balora.fused.spectrum import HeadSpectrum
+
+
+@dataclass
+class Taught:
+    """The teacher's part of a micro-batch.
+
+    Attributes:
+        hidden: `(n, S, d)`, of the sequences that the teacher saw.
+        head: The teacher's.
+        picked: `(B,)`, true for those n sequences.
+        rate: Chance of a sequence to be among them; its divergence counts 1/rate times.
+    """
+
+    hidden: Tensor
+    head: Head
+    picked: Tensor
+    rate: float = 1.0
+
+
+def fused_generation_loss(
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    mask: Tensor | None,
+    taught: Taught | None,
+    config: BALoraConfig,
+    weights: dict[str, float],
+    spectrum: HeadSpectrum,
+    *,
+    total_items: Tensor | int,
+    share: Tensor | float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Task loss plus weighted regularizers, as `balora.objective` has them, without `(B, S, V)` logits.
+
+    Args:
+        hidden: `(B, S, d)`, the student's, as the head gets them.
+        head: The student's.
+        labels: `(B, S)`, not shifted; −100 where there is none.
+        mask: `(B, S)`, tokens that are not padding; `None` for all.
+        taught: The teacher's part; `None` where consistency has no weight or no sequence was picked.
+        config: Temperature, direction, top_k, spectral_k.
+        weights: λ of each term; one at 0 is not computed.
+        spectrum: Of this head.
+        total_items: What the task loss's sum is divided by.
+        share: What the regularizers, means over this micro-batch's M tokens, are multiplied by.
+
+    Returns:
+        The loss, and each component unweighted, multiplied by its share, without gradient.
+    """
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()  # (B·S,)
+    mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.bool()
+    tokens = mask.sum().clamp(min=1)  # M
+    shown = mask & taught.picked.unsqueeze(-1) if taught is not None else torch.zeros_like(mask)
+    wanted = targets != -100
+    if weights["diversity"]:
+        wanted = wanted | mask.flatten()
+    # Rows with a teacher first: a chunk has one for all of its rows or for none.
+    rows = torch.cat([shown.flatten().nonzero()[:, 0], (wanted & ~shown.flatten()).nonzero()[:, 0]])
+    counted = mask.flatten()[rows]
+    flat = hidden.flatten(0, 1)  # (B·S, d)
+    teacher_hidden = None if taught is None else taught.hidden[mask[taught.picked]]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    per_token = share / tokens.to(wide)  # of each regularizer
+    rate = 1.0 if taught is None else taught.rate
+    row_weights = RowWeights(
+        labels=targets[rows],
+        task=(targets[rows] != -100).to(wide) / total_items,
+        consistency=shown.flatten()[rows].to(wide) * (weights["consistency"] * per_token / rate),
+        entropy=counted.to(wide) * (weights["diversity"] * per_token),
+    )
+    objective = RowObjective(
+        temperature=config.temperature,
+        reverse=config.consistency_direction == "reverse",
+        top_k=config.top_k if weights["diversity"] else 0,
+        softcap=head.softcap,
+    )
+    loss, (task, consistency, entropy) = head_loss(
+        flat[rows], head, teacher_hidden, None if taught is None else taught.head, row_weights, objective
+    )
+    components = {"task": task.sum() / total_items}
+    if weights["consistency"]:
+        components["consistency"] = consistency.sum() * per_token / rate
+    if weights["diversity"]:
+        components["diversity"] = entropy[counted].sum() * per_token
+    if weights["spectral"]:
+        spectral = share * spectrum.loss(hidden[mask], head, k=config.spectral_k)
+        loss = loss + weights["spectral"] * spectral
+        components["spectral"] = spectral.detach()
+    return loss, components

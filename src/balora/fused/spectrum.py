@@ -1,0 +1,154 @@
+"""The spectral term without logits: −(Σ_{i≤k} σ_i)/‖Z‖_F of Z = H·Wᵀ from H and the d × d matrix G = WᵀW.
+
+Z·Zᵀ = H·G·Hᵀ, so the left singular vectors u_i come from products with G alone. Held fixed, σ_i = ‖Zᵀu_i‖ has σ's own
+derivative: σ_i² = p·G·pᵀ with p = u_iᵀ·H, and ‖Z‖_F² = tr(H·G·Hᵀ). A head bias is one more column of H and of W. Under
+a softcap Z is no product, and Z·Zᵀ is gathered over chunks of the vocabulary instead.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balora.fused.head import Head
+
+#: Rows up to which singular vectors are exact; beyond, by a randomized range finder (Halko et al., 2011).
+EXACT_ROWS = 256
+OVERSAMPLING = 10
+ITERATIONS = 4
+#: Under a softcap each one walks the whole vocabulary.
+CAPPED_ITERATIONS = 1
+VOCABULARY_CHUNK = 2**13
+
+
+class HeadSpectrum:
+    """The spectral term of one head; keeps G while the head is frozen.
+
+    Args:
+        seed: Of the random probe: the same hidden states give the same term, before and after a resume.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._gram: tuple[Tensor, Tensor] | None = None
+
+    def loss(self, hidden: Tensor, head: Head, *, k: int) -> Tensor:
+        """−(Σ_{i≤k} σ_i)/‖Z‖_F of the logits of `hidden` `(M, d)`; 0 without rows. Differentiable as logits would be.
+
+        Exact up to `EXACT_ROWS` rows.
+        """
+        wide = torch.promote_types(head.weight.dtype, torch.float32)
+        h = hidden.to(wide)  # (M, d)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if head.softcap is not None:
+                return _CappedSpectrum.apply(h, head.weight, head.bias, head.scale, head.softcap, k, self.seed)
+            # The term ignores scale, so the head's own is left out.
+            if head.bias is not None:
+                h = torch.cat([h, h.new_ones(len(h), 1)], -1)  # (M, d + 1)
+            g = self._gram_of(head, wide)
+            with torch.no_grad():
+                u, _ = leading_left(lambda q: h @ (g @ (h.T @ q)), h, k, self.seed)  # (M, k)
+            p = u.T @ h  # (k, d)
+            tiny = torch.finfo(wide).tiny
+            leading = ((p @ g) * p).sum(-1).clamp(min=tiny).sqrt().sum()
+            total = ((h @ g) * h).sum().clamp(min=tiny).sqrt()
+            return -leading / total
+
+    def _gram_of(self, head: Head, dtype: torch.dtype) -> Tensor:
+        """G = WᵀW `(d, d)`, with the bias as a further column of W."""
+        trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
+        if not trained and self._gram is not None and self._gram[0] is head.weight:
+            return self._gram[1]
+        gram = 0
+        for w, b in _vocabulary(head.weight, head.bias):
+            columns = w.to(dtype) if b is None else torch.cat([w, b.unsqueeze(-1)], -1).to(dtype)  # (v, d)
+            gram = gram + columns.T @ columns
+        if not trained:
+            self._gram = (head.weight, gram)
+        return gram
+
+
+def leading_left(
+    apply: Callable[[Tensor], Tensor], like: Tensor, k: int, seed: int, *, iterations: int = ITERATIONS
+) -> tuple[Tensor, Tensor]:
+    """Leading left singular vectors `(M, k)` and singular values `(k,)` of Z, given q ↦ Z·Zᵀ·q.
+
+    Args:
+        apply: Takes `(M, n)`.
+        like: `(M, ...)`, for the number of rows, dtype and device.
+        k: How many; at most M come back.
+        seed: Of the random probe where there are too many rows for all of them.
+        iterations: Of the subspace there; each squares how far the leading values stand out.
+    """
+    rows = len(like)
+    if rows <= EXACT_ROWS:
+        basis = torch.eye(rows, dtype=like.dtype, device=like.device)
+    else:
+        generator = torch.Generator(like.device).manual_seed(seed)
+        width = min(k + OVERSAMPLING, rows)
+        basis = torch.randn(rows, width, generator=generator, dtype=like.dtype, device=like.device)
+        for _ in range(iterations):
+            basis = torch.linalg.qr(apply(basis)).Q  # (M, k + oversampling)
+    small = basis.T @ apply(basis)
+    # A factorization raises on what is not finite; a loss that is NaN lets the caller report the step.
+    values, vectors = torch.linalg.eigh(torch.nan_to_num((small + small.T) / 2))
+    return basis @ vectors.flip(-1)[:, :k], values.flip(-1)[:k].clamp(min=0).sqrt()
+
+
+def _vocabulary(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(weight), VOCABULARY_CHUNK):
+        rows = slice(start, start + VOCABULARY_CHUNK)
+        yield weight[rows], None if bias is None else bias[rows]
+
+
+class _CappedSpectrum(torch.autograd.Function):
+    """The same where Z = c·tanh(scale·(H·Wᵀ + b)/c): by chunks of the vocabulary, gradient on the way forward.
+
+    dZ = (Σσ/‖Z‖³)·Z − U·diag(1/σ)·Uᵀ·Z/‖Z‖, chunk by chunk as Z itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, k: int, seed: int
+    ) -> Tensor:
+        def chunks() -> Iterator[tuple[slice, Tensor, Tensor]]:
+            for number, (w, b) in enumerate(_vocabulary(weight.detach(), bias)):
+                w = w.to(h.dtype)  # (v, d)
+                x = h @ w.T if b is None else torch.addmm(b.to(h.dtype), h, w.T)
+                start = number * VOCABULARY_CHUNK
+                yield slice(start, start + len(w)), w, softcap * torch.tanh(x * (scale / softcap))  # (M, v)
+
+        squares = h.new_zeros(())
+
+        def apply(q: Tensor) -> Tensor:
+            squares.zero_()
+            out = torch.zeros_like(q)
+            for _, _, z in chunks():
+                squares.add_(z.square().sum())
+                out += z @ (z.T @ q)
+            return out
+
+        u, sigma = leading_left(apply, h, k, seed, iterations=CAPPED_ITERATIONS)
+        tiny = torch.finfo(h.dtype).tiny
+        inverse = torch.where(sigma > tiny, 1 / sigma.clamp(min=tiny), 0)
+        total = squares.sqrt().clamp(min=tiny)
+        d_hidden = torch.zeros_like(h)
+        d_weight = torch.zeros_like(weight, dtype=h.dtype) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=h.dtype) if ctx.needs_input_grad[2] else None
+        for rows, w, z in chunks():
+            dz = (sigma.sum() / total**3) * z - (u * (inverse / total)) @ (u.T @ z)
+            dz *= scale * (1 - (z / softcap).square())
+            d_hidden += dz @ w
+            if d_weight is not None:
+                d_weight[rows] = dz.T @ h
+            if d_bias is not None:
+                d_bias[rows] = dz.sum(0)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.dtypes = (h.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return -sigma.sum() / total
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*(None if g is None else (g * d_loss).to(dtype) for g, dtype in pairs), None, None, None, None)
