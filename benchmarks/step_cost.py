@@ -2,22 +2,22 @@
 
     python benchmarks/step_cost.py --shape small vocab
 
-Prints a table and, for each contender, a line of JSON with stock PEFT PiSSA under Transformers' own loss as 1.0. With
-`--rounds 3` every contender runs three times, one after another, so that a slow minute of the machine falls on all; the
-figures are medians over rounds. `llama2-7b` and `152k` want a CUDA device and also print the floor: the arithmetic of
-the step over the rate that this device multiplies at.
+Prints a table and, for each contender, a line of JSON with stock PEFT PiSSA under Transformers' own loss as 1.0. Every
+contender runs `--rounds` times, all of them in turn, so that a slow minute of the machine falls on all; the figures
+are medians over rounds. `llama2-7b` and `152k` want a CUDA device and also print the floor: the arithmetic of the step
+over the rate that this device multiplies at.
 """
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from contenders import CONTENDERS, SHAPES, Shape, batch_of
+from processes import in_fresh_process, in_turn, resident_mb, write_rows
 
 WARM_UP = 2
 
@@ -42,12 +42,8 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mb()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident_mb()
     return {"seconds_median": statistics.median(seconds[WARM_UP:]), "peak_memory_mb": peak}
-
-
-def _resident_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def floor_seconds(contender: str, shape: Shape) -> float:
@@ -75,20 +71,14 @@ def floor_seconds(contender: str, shape: Shape) -> float:
     return operations / (2 * tokens * shape.d * 8192 / statistics.median(times))
 
 
-def in_fresh_process(contender: str, shape: str, steps: int) -> dict[str, float]:
-    """`measure`, in a process that ends with it."""
-    command = [sys.executable, __file__, "--worker", contender, "--shape", shape, "--steps", str(steps)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["small", "vocab"])
     parser.add_argument("--contender", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--steps", type=int, default=7, help="timed steps in each process")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps in each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--output", type=Path, help="file to append the lines of JSON to, with versions")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -99,17 +89,16 @@ def main() -> None:
             sys.exit(f"step_cost: shape {shape} wants a CUDA device and this machine has none")
         contenders = list(dict.fromkeys(["pissa", *options.contender]))
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        for _ in range(options.rounds):
-            for name in contenders:
-                runs[name].append(in_fresh_process(name, shape, options.steps))
-        report(shape, runs)
+        for name in in_turn(contenders, options.rounds):
+            arguments = ("--worker", name, "--shape", shape, "--steps", str(options.steps))
+            runs[name].append(in_fresh_process(__file__, *arguments))
+        write_rows(options.output, report(shape, runs))
 
 
-def report(shape: str, runs: dict[str, list[dict[str, float]]]) -> None:
-    """The table, and a line of JSON for each contender. Ratios are medians of the rounds' own ratios."""
-    print(
-        f"\n{shape}: {SHAPES[shape]}\n{'contender':<12}{'seconds':>9}{'MB':>8}{'× time':>9}{'(range)':>15}{'× memory':>10}"
-    )
+def report(shape: str, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, object]]:
+    """Print the table and a line of JSON for each contender. Ratios are medians of the rounds' own ratios."""
+    print(f"\n{shape}: {SHAPES[shape]}")
+    print(f"{'contender':<12}{'seconds':>9}{'MB':>8}{'× time':>9}{'(range)':>15}{'× memory':>10}")
     rows = []
     for name, rounds in runs.items():
         times = [
@@ -125,6 +114,8 @@ def report(shape: str, runs: dict[str, list[dict[str, float]]]) -> None:
             "peak_memory_mb": statistics.median(run["peak_memory_mb"] for run in rounds),
             "ratio_time": statistics.median(times),
             "ratio_memory": statistics.median(memory),
+            "ratio_time_range": [round(min(times), 3), round(max(times), 3)],
+            "rounds": len(rounds),
         }
         if SHAPES[shape].device == "cuda":
             row["floor_seconds"] = floor_seconds(name, SHAPES[shape])
@@ -134,8 +125,11 @@ def report(shape: str, runs: dict[str, list[dict[str, float]]]) -> None:
             f"{name:<12}{row['seconds_median']:>9.3f}{row['peak_memory_mb']:>8.0f}{row['ratio_time']:>9.2f}"
             f"{spread:>15}{row['ratio_memory']:>10.2f}"
         )
-    for row in rows:
-        print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}))
+    rows = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    ]
+    print(*map(json.dumps, rows), sep="\n", flush=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_generation_objective_is_the_sum_of_its_losses(direction):
+@pytest.mark.parametrize("fused", [True, False])
+def test_generation_objective_is_the_sum_of_its_losses(direction, fused):
     inputs = inputs_for("llama")
-    model = adapted("llama", **WEIGHTS, temperature=2.0, top_k=7, spectral_k=3, consistency_direction=direction)
+    settings = {"temperature": 2.0, "top_k": 7, "spectral_k": 3, "consistency_direction": direction}
+    model = adapted("llama", **WEIGHTS, **settings, fused_lm_head=fused)
     train_steps(model, inputs)
     logits = model(**without_labels(inputs)).logits
     teacher = make("llama")(**without_labels(inputs)).logits

@@ -29,6 +29,9 @@ CAUSAL = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
     "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=3.0)),
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**GROUPED)),
+    "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**GROUPED, logit_scale=0.3)),
+    "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**GROUPED, logits_scaling=3.0)),
+    "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**GROUPED)),
 }
 CLASSIFIERS = {
     "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**SMALL, num_labels=3)),

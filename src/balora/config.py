@@ -73,6 +73,8 @@ class BALoraConfig(LoraConfig):
         fused_lm_head: Compute the generation objective from hidden states, in one pass over the LM head, and never
             all logits at once. Training forwards then return no logits. Where a model's head is none that we know,
             training falls back to logits with a warning.
+        teacher_cache_mb: Memory for the teacher's features in classification, computed once for each example; beyond
+            it they are read from a memory-mapped file. 0 runs the teacher on every batch.
 
     Raises:
         BALoraError: If a value is out of range or a name unknown.
@@ -98,6 +100,7 @@ class BALoraConfig(LoraConfig):
     two_phase_ramp: float = field(default=0.05, metadata={"help": "Share of training in which the weight rises."})
     sample_rate: float = field(default=1.0, metadata={"help": "Share of the sequences that the teacher sees."})
     fused_lm_head: bool = field(default=True, metadata={"help": "Losses from hidden states, without whole logits."})
+    teacher_cache_mb: float = field(default=512, metadata={"help": "Memory for teacher features; 0: no cache."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +127,8 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"pissa_niter: {self.pissa_niter} is negative; use null for the exact SVD, or 0, 1, 2 …")
         if not self.temperature > 0:
             raise BALoraError(f"temperature: {self.temperature} is not positive")
+        if not self.teacher_cache_mb >= 0:
+            raise BALoraError(f"teacher_cache_mb: {self.teacher_cache_mb} is negative; use 0 for no cache")
         if not 0 < self.sample_rate <= 1:
             raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
         if self.consistency_direction not in ("forward", "reverse"):
@@ -145,6 +150,11 @@ class BALoraConfig(LoraConfig):
         """
         if task_type not in PUBLISHED:
             raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+        if task_type == TaskType.SEQ_CLS and self.sample_rate != 1:
+            raise BALoraError(
+                f"sample_rate: {self.sample_rate} is for generation; in classification the teacher sees each example "
+                "once anyway (teacher_cache_mb)"
+            )
         self.task_type = task_type
         for name, value in PUBLISHED[task_type].items():
             if getattr(self, name) is None:

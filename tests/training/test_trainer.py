@@ -144,18 +144,20 @@ def test_accumulation_gives_the_same_adapter(tmp_path):
 @pytest.mark.parametrize("method", ["lora", "pissa", "dora"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_resumes_to_the_same_bits(method, number, tmp_path):
-    whole = trainer_for(tmp_path / "whole", method=method)
+    # A teacher that sees some of the sequences must see the same ones again.
+    settings = {"method": method, "adapter": {"sample_rate": 0.5 if method == "pissa" else 1.0}}
+    whole = trainer_for(tmp_path / "whole", **settings)
     whole.train()
 
     handler = signal.getsignal(number)
     interrupt = InterruptCallback()
-    stopped = trainer_for(tmp_path / "cut", method=method, callbacks=[interrupt, StopAt(5, number)])
+    stopped = trainer_for(tmp_path / "cut", **settings, callbacks=[interrupt, StopAt(5, number)])
     stopped.train()
     assert interrupt.received == number
     assert stopped.state.global_step == 6
     assert signal.getsignal(number) == handler
 
-    resumed = trainer_for(tmp_path / "cut", method=method)
+    resumed = trainer_for(tmp_path / "cut", **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 12
     expected = weights(whole)
@@ -238,6 +240,7 @@ def test_another_loss_beside_the_objective_is_refused(tmp_path):
 DDP = """
 import os
 import sys
+from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -246,22 +249,31 @@ from tiny_models import inputs_for, make
 import balora
 
 torch.set_num_threads(1)
-rank, world = int(sys.argv[3]), int(sys.argv[4])
+rank, world, name = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 # A file to meet at instead of a port: nothing else on the machine can have taken it.
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}.store", rank=rank, world_size=world)
-config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", spectral_weight=0.0)
-model = balora.get_balora_model(make("llama"), config).train()
+# Terms of a batch's own matrix differ by how it is split.
+batch_terms = {"spectral_weight": 0.0} | ({"diversity_weight": 0.0} if name == "bert" else {})
+config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **batch_terms)
+model = balora.get_balora_model(make(name), config).train()
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
 model.set_progress(0.5)
-inputs = inputs_for("llama", rows=4)
-inputs["labels"][3, :9] = -100
-counts = {
-    "num_items_in_batch": inputs["labels"][:, 1:].ne(-100).sum() / world,
-    "num_tokens_in_batch": inputs["attention_mask"].sum() / world,
-}
+inputs = inputs_for(name, rows=4)
+if name == "llama":
+    inputs["labels"][3, :9] = -100
+    tokens = inputs["input_ids"].where(inputs["attention_mask"] == 1, -100)
+    counted = {"num_items_in_batch": inputs["labels"][:, 1:], "num_tokens_in_batch": tokens}
+else:
+    model.cache_teacher(Path(sys.argv[2] + ".features"), writer=str(rank))
+    counted = {"num_items_in_batch": inputs["labels"], "num_tokens_in_batch": inputs["labels"]}
+counts = {key: value.ne(-100).sum() / world for key, value in counted.items()}
 wrapped = DistributedDataParallel(model) if world > 1 else model
 size = 4 // world
-for step in range(2):
-    part = {key: value[rank * size : (rank + 1) * size] for key, value in inputs.items()}
+for step in range(3):
+    mine = (rank + step) % world  # another part of the data each epoch, as a sampler deals them
+    part = {key: value[mine * size : (mine + 1) * size] for key, value in inputs.items()}
     model.zero_grad()
     wrapped(**part, **counts).loss.backward()
     with torch.no_grad():
@@ -276,7 +288,8 @@ os._exit(0)
 """
 
 
-def test_two_processes_under_ddp_train_what_one_does(tmp_path):
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_two_processes_under_ddp_train_what_one_does(name, tmp_path):
     script = tmp_path / "ddp.py"
     script.write_text(DDP)
     results = []
@@ -286,7 +299,9 @@ def test_two_processes_under_ddp_train_what_one_does(tmp_path):
         command = [sys.executable, str(script), str(tests), str(out)]
         environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
         processes = [
-            subprocess.Popen([*command, str(rank), str(world)], env=environment, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, str(rank), str(world), name], env=environment, stderr=subprocess.PIPE, text=True
+            )
             for rank in range(world)
         ]
         for process in processes:

@@ -50,9 +50,10 @@ class HeadSpectrum:
             with torch.no_grad():
                 u, _ = leading_left(lambda q: h @ (g @ (h.T @ q)), h, k, self.seed)  # (M, k)
             p = u.T @ h  # (k, d)
-            tiny = torch.finfo(wide).tiny
-            leading = ((p @ g) * p).sum(-1).clamp(min=tiny).sqrt().sum()
-            total = ((h @ g) * h).sum().clamp(min=tiny).sqrt()
+            squares = ((p @ g) * p).sum(-1)  # (k,), σ²
+            exists = _exists(squares, h)
+            leading = squares.where(exists, 1).sqrt().where(exists, 0).sum()
+            total = ((h @ g) * h).sum().clamp(min=torch.finfo(wide).tiny).sqrt()
             return -leading / total
 
     def _gram_of(self, head: Head, dtype: torch.dtype) -> Tensor:
@@ -96,6 +97,12 @@ def leading_left(
     return basis @ vectors.flip(-1)[:, :k], values.flip(-1)[:k].clamp(min=0).sqrt()
 
 
+def _exists(squares: Tensor, hidden: Tensor) -> Tensor:
+    """Which σ² `(k,)` are more than rounding: the others' singular vectors, and so their gradients, mean nothing."""
+    noise = max(hidden.shape) * torch.finfo(squares.dtype).eps
+    return squares > noise * squares.max() if len(squares) else squares > 0
+
+
 def _vocabulary(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     for start in range(0, len(weight), VOCABULARY_CHUNK):
         rows = slice(start, start + VOCABULARY_CHUNK)
@@ -130,14 +137,15 @@ class _CappedSpectrum(torch.autograd.Function):
             return out
 
         u, sigma = leading_left(apply, h, k, seed, iterations=CAPPED_ITERATIONS)
-        tiny = torch.finfo(h.dtype).tiny
-        inverse = torch.where(sigma > tiny, 1 / sigma.clamp(min=tiny), 0)
-        total = squares.sqrt().clamp(min=tiny)
+        exists = _exists(sigma.square(), h)
+        sigma = sigma.where(exists, 0)
+        inverse = (1 / sigma.where(exists, 1)).where(exists, 0)
+        total = squares.clamp(min=torch.finfo(h.dtype).tiny).sqrt()
         d_hidden = torch.zeros_like(h)
         d_weight = torch.zeros_like(weight, dtype=h.dtype) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias, dtype=h.dtype) if ctx.needs_input_grad[2] else None
         for rows, w, z in chunks():
-            dz = (sigma.sum() / total**3) * z - (u * (inverse / total)) @ (u.T @ z)
+            dz = (sigma.sum() / total / total / total) * z - (u * (inverse / total)) @ (u.T @ z)
             dz *= scale * (1 - (z / softcap).square())
             d_hidden += dz @ w
             if d_weight is not None:

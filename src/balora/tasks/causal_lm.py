@@ -7,6 +7,7 @@ import torch
 from peft import PeftModelForCausalLM
 from torch import Tensor
 
+from balora.batches import select_examples
 from balora.fused import HeadSpectrum, Taught, fused_generation_loss, head_aside, head_of, why_not_fused
 from balora.model import BALoraModel, BALoraOutput, combined
 from balora.objective import generation_terms
@@ -60,7 +61,7 @@ class BALoraModelForCausalLM(BALoraModel, PeftModelForCausalLM):
         taught = None
         if picked.any():
             with head_aside(base) as received:
-                self.teacher_forward(**_rows(inputs, picked))
+                self.teacher_forward(**select_examples(inputs, picked))
             taught = Taught(received[0], head_of(base, pretrained=True), picked, self.balora_config.sample_rate)
         with head_aside(base) as received:
             PeftModelForCausalLM.forward(self, **inputs)
@@ -87,7 +88,7 @@ class BALoraModelForCausalLM(BALoraModel, PeftModelForCausalLM):
         total: Tensor | int,
         share: Tensor | float,
     ) -> BALoraOutput:
-        teacher_logits = self.teacher_forward(**_rows(inputs, picked)).logits if picked.any() else None
+        teacher_logits = self.teacher_forward(**select_examples(inputs, picked)).logits if picked.any() else None
         # The model's own loss, so that what it adds (a router's auxiliary loss) stays.
         output = PeftModelForCausalLM.forward(self, **inputs, labels=labels, num_items_in_batch=total)
         mask = inputs.get("attention_mask")
@@ -113,13 +114,3 @@ class BALoraModelForCausalLM(BALoraModel, PeftModelForCausalLM):
                 f"memory: {reason}"
             )
         return reason is None
-
-
-def _rows(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
-    """The picked sequences' part of a batch."""
-    if picked.all():
-        return inputs
-    return {
-        name: value[picked] if isinstance(value, Tensor) and value.shape[:1] == picked.shape else value
-        for name, value in inputs.items()
-    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,9 +46,10 @@ class ObjectiveTrainerMixin:
         """Also count the tokens that are not padding, over which the token-mean regularizers are means."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._tokens_in_batch = None
-        if num_items is not None and all("attention_mask" in batch for batch in batches):
+        if num_items is not None:
             per_example = self.model.balora_config.task_type == "SEQ_CLS"
-            masks = [batch["attention_mask"] for batch in batches]
+            # Packed rows have no padding and so no mask.
+            masks = [batch.get("attention_mask", torch.ones_like(batch["labels"])) for batch in batches]
             tokens = torch.tensor(sum(len(m) if per_example else int(m.sum()) for m in masks), device=device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 tokens = self.accelerator.gather(tokens).sum()
@@ -107,7 +109,14 @@ class ObjectiveTrainerMixin:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the library's trainer does, then measure drift on a few batches for the model card."""
         self._sums, self._steps = {}, {}
+        classifies = self.model.balora_config.task_type == "SEQ_CLS"
+        if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # In the run's folder, so that a resumed run reads the very features that it had.
+            folder = Path(self.args.output_dir) / "teacher_features"
+            self.model.cache_teacher(folder, writer=str(self.args.process_index))
         output = super().train(*args, **kwargs)
+        if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
+            self.model.teacher_cache.forget()
         dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
         dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
         self.model.drift = measure_drift(self.model, islice(self.get_eval_dataloader(dataset), DRIFT_BATCHES))

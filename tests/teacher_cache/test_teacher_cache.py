@@ -1,0 +1,160 @@
+"""Teacher logits from kept features are the teacher's, and a stale one is never used."""
+
+import warnings
+
+import pytest
+import torch
+import transformers as hf
+from tiny_models import CLASSIFIERS, SMALL, inputs_for, make, train_steps, without_labels
+
+from balora import BALoraConfig, BALoraError, get_balora_model
+from balora.teacher_cache import TeacherCache
+
+REGULARIZED = {"consistency_weight": 0.7, "diversity_weight": 0.0, "spectral_weight": 0.0}
+
+
+def adapted(name_or_base, **settings):
+    base = make(name_or_base) if isinstance(name_or_base, str) else name_or_base
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **REGULARIZED, **settings}
+    return get_balora_model(base, BALoraConfig(**settings))
+
+
+def counted(model) -> list[int]:
+    """Sizes of the batches that the teacher ran on."""
+    seen, real = [], model.teacher_forward
+
+    def teacher_forward(**inputs):
+        seen.append(len(inputs["input_ids"]))
+        return real(**inputs)
+
+    model.teacher_forward = teacher_forward
+    return seen
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_kept_features_give_the_teacher_s_logits_through_the_live_head(name, method):
+    model, inputs = adapted(name, method=method), without_labels(inputs_for(name, rows=6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model._teacher_logits(inputs)
+    train_steps(model, inputs_for(name, rows=6))  # moves the live head
+    seen = counted(model)
+    order = torch.tensor([3, 0, 5, 1])
+    shuffled = {key: value[order] for key, value in inputs.items()}
+    logits = model._teacher_logits(shuffled)
+    assert seen == []
+    torch.testing.assert_close(logits, model.teacher_forward(**shuffled).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_and_order_do_not_make_another_example():
+    model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
+    expected = model._teacher_logits(inputs)
+    seen = counted(model)
+    wider = {key: torch.nn.functional.pad(value, (0, 5)) for key, value in inputs.items()}
+    wider = {key: value.flip(0) for key, value in wider.items()}
+    torch.testing.assert_close(model._teacher_logits(wider), expected.flip(0), rtol=1e-4, atol=1e-5)
+    assert seen == []
+
+
+def test_only_what_is_new_runs_through_the_teacher():
+    model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
+    model._teacher_logits(inputs)
+    seen = counted(model)
+    inputs["input_ids"][2, 3] += 1  # another text, or another tokenizer's ids
+    logits = model._teacher_logits(inputs)
+    assert seen == [1]
+    torch.testing.assert_close(logits, model.teacher_forward(**inputs).logits, rtol=1e-4, atol=1e-5)
+    with_types = inputs | {"token_type_ids": torch.ones_like(inputs["input_ids"])}
+    seen.clear()
+    torch.testing.assert_close(model._teacher_logits(with_types), model.teacher_forward(**with_types).logits)
+    assert seen[0] == 4
+
+
+def test_a_changed_model_is_asked_anew(tmp_path):
+    model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
+    model.cache_teacher(tmp_path)
+    before = model._teacher_logits(inputs)
+    with torch.no_grad():
+        model.get_base_model().bert.embeddings.word_embeddings.weight.mul_(1.5)
+    after = model._teacher_logits(inputs)
+    torch.testing.assert_close(after, model.teacher_forward(**inputs).logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-3)
+    assert len(list(tmp_path.iterdir())) == 2  # a folder for each
+
+
+def test_a_folder_serves_the_same_model_and_no_other(tmp_path):
+    inputs = without_labels(inputs_for("bert"))
+    first = adapted("bert")
+    first.cache_teacher(tmp_path)
+    first._teacher_logits(inputs)
+    for base, runs in ((make("bert"), [4]), (make("deberta"), [4, 4])):  # one look at the head, then what is missing
+        model = adapted(base)
+        model.cache_teacher(tmp_path, writer="1")
+        seen = counted(model)
+        model._teacher_logits(inputs)
+        assert seen == runs
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_the_objective_is_the_same_with_and_without(name):
+    inputs, losses = inputs_for(name), []
+    for megabytes in (512, 0):
+        model = adapted(name, teacher_cache_mb=megabytes)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        assert (model.teacher_cache is None) == (megabytes == 0)
+        train_steps(model, inputs, steps=4)
+        losses.append(model.train()(**inputs).loss)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_takes_no_one_vector_warns_once_and_still_teaches():
+    torch.manual_seed(0)
+    base = hf.DistilBertForSequenceClassification(
+        hf.DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=4, vocab_size=97, num_labels=3)
+    )
+    model = adapted(base, target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier"])
+    inputs = without_labels(inputs_for("bert"))
+    with pytest.warns(UserWarning, match="the teacher runs on every batch, since DistilBert"):
+        logits = model._teacher_logits(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(model._teacher_logits(inputs), logits)
+
+
+def test_a_decoder_whose_texts_end_in_padding_s_id_is_read_where_it_reads():
+    model = adapted("llama-classifier")
+    inputs = without_labels(inputs_for("llama-classifier"))
+    inputs["input_ids"][1, -2:] = 0  # the padding's id, but attended to
+    torch.testing.assert_close(
+        model._teacher_logits(inputs), model.teacher_forward(**inputs).logits, rtol=1e-4, atol=1e-5
+    )
+    seen = counted(model)
+    model._teacher_logits(inputs)
+    assert seen == []
+
+
+def test_bfloat16_features_keep_their_precision():
+    model = adapted(make("bert").to(torch.bfloat16), method="lora")
+    inputs = without_labels(inputs_for("bert"))
+    first = model._teacher_logits(inputs)
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(model._teacher_logits(inputs), first)
+
+
+def test_memory_below_zero_is_refused():
+    with pytest.raises(BALoraError, match="teacher_cache_mb: -1 is negative"):
+        BALoraConfig(teacher_cache_mb=-1)
+    with pytest.raises(BALoraError, match=r"sample_rate: 0\.5 is for generation"):
+        get_balora_model(hf.BertForSequenceClassification(hf.BertConfig(**SMALL)), BALoraConfig(sample_rate=0.5))
+
+
+def test_forgetting_deletes_the_folder(tmp_path):
+    model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
+    model.teacher_cache = TeacherCache(1.0, tmp_path / "features")
+    model._teacher_logits(inputs)
+    assert (tmp_path / "features").exists()
+    model.teacher_cache.forget()
+    assert not (tmp_path / "features").exists()
