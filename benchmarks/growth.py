@@ -4,8 +4,8 @@
 
 Each point is the median of a few runs of one term forward and backward on random hidden states, on two threads: the
 term alone, from hidden states (`balora.fused`) and from logits (`balora.losses`); over the rank, a whole step of a
-small Llama with and without the objective. Writes `growth.csv` (one row a point) and `growth.png`, and prints the exponents:
-the slope of log time over log size in the upper half of each curve.
+small Llama with and without the objective. Writes `growth.csv` (one row a point) and `growth.png`, and prints the
+exponents: the slope of log time over log size in the upper half of each curve.
 """
 
 import argparse
@@ -37,8 +37,8 @@ SIZES = {
 }
 TERMS = ("task", "consistency", "diversity", "spectral")
 #: What the arithmetic says: the exponent of each size in the time, from hidden states and from logits. The randomized
-#: spectral term multiplies M × d by d × (k + 10), so it nears 1 in k; the one from logits M × V by V × M, and takes the
-#: eigenvectors of M × M, 3 where those rule. Along k the entropy's K moves too.
+#: spectral term multiplies M × d by d × (k + 10), so it nears 1 in k; the one from logits M × V by V × M, and takes
+#: the eigenvectors of M × M, 3 where those rule. Along k the entropy's K moves too.
 EXPECTED = {
     ("tokens", "fused"): {"task": 1, "consistency": 1, "diversity": 1, "spectral": 1},
     ("tokens", "logits"): {"task": 1, "consistency": 1, "diversity": 1, "spectral": 2},

@@ -9,6 +9,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from balora.adapters import saving, targets
+from balora.adapters.lean import make_lean
 from balora.adapters.pissa import start_from_principal_components
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import BALoraConfig
@@ -71,6 +72,7 @@ def load_balora_model(
 def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
     targets.check_targets(model, config)
     adapted = MODEL_CLASSES[config.task_type](model, config)
+    make_lean(adapted)
     if config.residual:
         targets.refuse_shared_weights(lora_layers(adapted), model)
     return adapted

@@ -1,5 +1,7 @@
 """Leading singular vectors, exact or by a seeded randomized range finder."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,29 @@ def leading_svd(
         basis = torch.linalg.qr(matrix @ basis).Q  # (m, width)
     u, s, vh = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ u[:, :rank], s[:rank], vh[:rank]
+
+
+def leading_left(
+    apply: Callable[[Tensor], Tensor], like: Tensor, rank: int, *, niter: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Leading left singular vectors U (m, rank) and values (rank,) of a matrix Z known only by q ↦ Z·Zᵀ·q.
+
+    Args:
+        apply: Takes and gives `(m, n)`.
+        like: `(m, ...)`, for m, dtype and device.
+        rank: How many; at most m come back.
+        niter: As for `leading_svd`; an iteration here squares how far the leading values stand out.
+        seed: As for `leading_svd`.
+    """
+    if niter is None:
+        basis = torch.eye(len(like), dtype=like.dtype, device=like.device)
+    else:
+        generator = torch.Generator(like.device).manual_seed(seed)
+        width = min(rank + OVERSAMPLING, len(like))
+        basis = torch.randn(len(like), width, generator=generator, dtype=like.dtype, device=like.device)
+        for _ in range(niter):
+            basis = torch.linalg.qr(apply(basis)).Q  # (m, width)
+    small = basis.T @ apply(basis)
+    # A factorization raises on what is not finite; a loss that is NaN lets the caller report the step.
+    values, vectors = torch.linalg.eigh(torch.nan_to_num((small + small.T) / 2))
+    return basis @ vectors.flip(-1)[:, :rank], values.flip(-1)[:rank].clamp(min=0).sqrt()

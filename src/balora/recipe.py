@@ -69,11 +69,16 @@ class Recipe:
         consistency_schedule: constant, cosine or two_phase; null as published.
         diversity_schedule: The same for λ2.
         spectral_schedule: The same for λ3.
+        sample_rate: Share of the sequences that the teacher sees (generation), at random; weighted by 1/sample_rate.
+        fused_lm_head: Compute the generation objective from hidden states, never all logits at once.
+        teacher_cache_mb: Memory for teacher features (classification); beyond it, a file. 0 for no cache.
         learning_rate: Peak learning rate.
         num_train_epochs: Epochs, unless max_steps is given.
         max_steps: Optimizer steps; −1 for num_train_epochs.
         per_device_train_batch_size: Rows per device and micro-batch.
         gradient_accumulation_steps: Micro-batches per step.
+        train_sampling_strategy: random, sequential, or group_by_length, which batches rows of like length.
+        packing: Join short rows of a language model's text up to max_length (TRL's).
         per_device_eval_batch_size: Rows per device when evaluating.
         lr_scheduler_type: Learning-rate schedule.
         warmup_steps: Steps in which the rate rises; below 1, the share of training.
@@ -135,11 +140,16 @@ class Recipe:
     consistency_schedule: Schedule | None = None
     diversity_schedule: Schedule | None = None
     spectral_schedule: Schedule | None = None
+    sample_rate: float = 1.0
+    fused_lm_head: bool = True
+    teacher_cache_mb: float = 512
     learning_rate: float = 2e-4
     num_train_epochs: float = 1.0
     max_steps: int = -1
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    packing: bool = False
     per_device_eval_batch_size: int = 16
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.03
@@ -171,6 +181,12 @@ class Recipe:
                 raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
         if not self.learning_rate > 0:
             raise BALoraError(f"learning_rate: {self.learning_rate} must be positive")
+        if self.packing and self.is_classification:
+            raise BALoraError(
+                "packing: a classification row stands alone; use train_sampling_strategy: group_by_length"
+            )
+        if self.packing and self.max_length is None:
+            raise BALoraError("packing: rows are joined up to max_length, which is missing")
         if self.world is not None:
             return
         if self.model_name_or_path is None:

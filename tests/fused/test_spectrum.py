@@ -80,7 +80,12 @@ def test_a_frozen_head_is_read_once_and_a_trained_one_each_time(monkeypatch):
     for _ in range(3):
         spectrum.loss(hidden, Head(weight), k=3)
     assert len(reads) == 1
+    weight.mul_(2)  # other weights loaded into it
+    weight[0] = 0
+    changed = spectrum.loss(hidden, Head(weight), k=3)
+    torch.testing.assert_close(changed, HeadSpectrum().loss(hidden, Head(weight), k=3))
+    reads.clear()
     trained = torch.nn.Parameter(weight)
     for _ in range(3):
         spectrum.loss(hidden, Head(trained), k=3)
-    assert len(reads) == 4
+    assert len(reads) == 3

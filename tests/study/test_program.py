@@ -168,6 +168,16 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "balora.cli", *arguments]
 
 
+@pytest.mark.parametrize(
+    "saving", [{"packing": True, "max_length": 24}, {"train_sampling_strategy": "group_by_length"}]
+)
+def test_settings_that_save_time_train_too(saving, settings, tmp_path):
+    settings |= {"methods": ["ba-lora"], "seeds": [1], "sample_rate": 0.5} | saving
+    assert main(["compare", recipe_file(settings, tmp_path)]) == 0
+    trained = read_results(tmp_path / "out" / "results.json")[-1]
+    assert trained.metrics["kl_to_base"] > 0
+
+
 @pytest.mark.parametrize(("command", "number"), [("train", signal.SIGTERM), ("compare", signal.SIGINT)])
 def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, command, number):
     settings |= {"max_steps": 150, "methods": ["ba-lora"], "seeds": [42], "save_steps": 1000}
@@ -220,6 +230,9 @@ def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, caps
         ({"training_arguments": {"optimizer": "adam"}}, r"training_arguments: .*optimizer"),
         ({"perplexity_column": "story"}, r"perplexity_column: .*story.txt has no column 'story'; there are text"),
         ({"learning_rate": -1.0}, r"learning_rate: -1.0 must be positive"),
+        ({"packing": True, "label_column": "label"}, r"packing: a classification row stands alone"),
+        ({"packing": True, "max_length": None}, r"packing: rows are joined up to max_length, which is missing"),
+        ({"sample_rate": 0.0}, r"sample_rate: 0\.0 is not a share"),
         ({"world": {"fact": 3}}, r"world: unknown key 'fact'; did you mean 'facts'\?"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import MODELS, inputs_for, make
+from tiny_models import MODELS, inputs_for, make, train_steps
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 from trl import SFTConfig
@@ -82,6 +82,41 @@ def test_packed_rows_count_every_token(tmp_path):
     trainer = trainer_for(tmp_path, "text", packing=True, packing_strategy="wrapped", max_length=8)
     trainer.train()
     assert trainer.state.log_history[-2]["loss_consistency"] > 0
+
+
+def test_packed_texts_have_the_terms_of_rows_apart():
+    """Texts joined in one row, told apart by their positions, as TRL's best-fit packing feeds them."""
+    inputs = inputs_for("llama", rows=3)
+    inputs["attention_mask"][:] = 1
+    inputs["labels"][:, 0] = -100  # no text predicts the next one's first token
+    length = inputs["input_ids"].shape[1]
+    packed = {key: inputs[key].reshape(1, -1) for key in ("input_ids", "labels")}
+    packed["position_ids"] = torch.arange(length).repeat(3).unsqueeze(0)
+    schedules = dict.fromkeys(("consistency_schedule", "diversity_schedule", "spectral_schedule"), "constant")
+    model = balora.get_balora_model(make("llama"), balora.BALoraConfig(r=4, target_modules="all-linear", **schedules))
+    train_steps(model, inputs_for("llama"))
+    model.train()
+    apart, joined = model(**inputs), model(**packed)
+    for name, value in apart.components.items():
+        torch.testing.assert_close(joined.components[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_best_fit_packing_weighs_every_token(tmp_path):
+    trainer = trainer_for(tmp_path, "text", packing=True, max_length=8)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert "attention_mask" not in batch
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(first["loss_task"] + 0.025 * first["loss_consistency"], rel=1e-4)
+
+
+def test_grouping_by_length_leaves_little_padding(tmp_path):
+    padding = {}
+    for strategy in ("random", "group_by_length"):
+        trainer = trainer_for(tmp_path, "text", train_sampling_strategy=strategy)
+        trainer.train_dataset = Dataset.from_list([{"input_ids": [5] * n} for n in [*range(2, 16)] * 16])
+        padding[strategy] = sum((batch["attention_mask"] == 0).sum() for batch in trainer.get_train_dataloader())
+    assert padding["group_by_length"] < padding["random"] / 4
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -8,9 +8,13 @@ import torch
 from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from balora.errors import BALoraError
 from balora.linalg import leading_svd
+
+#: Seconds before the start's progress is shown.
+SHOWN_AFTER = 2.0
 
 
 def principal_factors(
@@ -39,12 +43,15 @@ def start_from_principal_components(
 ) -> None:
     """Write each layer's principal factors into its adapter; the base weight is left as it is.
 
+    One layer at a time, where the weight is: beside the model there is never more than a layer's decomposition. Shows
+    progress when it takes longer than a moment.
+
     Rows beyond the weight's own rank keep PEFT's start (A random, B zero), so they add nothing and can still learn.
 
     Raises:
         BALoraError: If a targeted layer is not a linear one.
     """
-    for name, layer in layers.items():
+    for name, layer in logging.tqdm(layers.items(), desc="PiSSA start", unit="layer", delay=SHOWN_AFTER):
         base = layer.get_base_layer()
         if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
             raise BALoraError(

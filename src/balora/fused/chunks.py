@@ -15,7 +15,7 @@ from balora.fused.head import Head
 from balora.fused.rows import RowObjective, RowWeights, differentiate_rows
 
 #: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
-CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+CHUNK_ELEMENTS = {"cpu": 11 * 2**20, "cuda": 2**26}
 FEWEST_ROWS = 256
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def why_not_fused(model: PreTrainedModel, input_ids: Tensor | None) -> str | None:
+def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any]) -> str | None:
     """Why the objective must be computed from this model's own logits; `None` where hidden states and head will do.
 
     A few tokens go through the model as it is, and through its hidden states and what we believe its head to be; both
@@ -90,26 +91,26 @@ def why_not_fused(model: PreTrainedModel, input_ids: Tensor | None) -> str | Non
 
     Args:
         model: The base model, adapters included.
-        input_ids: `(B, S)`, from the first batch.
+        inputs: The first batch's `input_ids` `(B, S)` or `inputs_embeds` `(B, S, d)`; what else it holds is not used.
     """
     head = head_of(model)
     if head is None:
         return f"its head is a {type(model.get_output_embeddings()).__name__}, not a plain linear layer"
-    if input_ids is None:
-        return "it was given embeddings in place of token ids"
-    ids = input_ids[:1, :CHECKED_TOKENS]
+    name = "input_ids" if "input_ids" in inputs else "inputs_embeds"
+    example = {name: inputs[name][:1, :CHECKED_TOKENS]}  # (1, s)
+    labels = torch.arange(example[name].shape[1], device=example[name].device).unsqueeze(0) % len(head.weight)
     with evaluation_mode(model):
-        expected = model(input_ids=ids, labels=ids, use_cache=False)
+        expected = model(**example, labels=labels, use_cache=False)
         with head_aside(model) as received:
-            model(input_ids=ids, use_cache=False)
-    if len(received) != 1 or received[0].shape[:-1] != ids.shape:
+            model(**example, use_cache=False)
+    if len(received) != 1 or received[0].shape[:-1] != labels.shape:
         return "its head is not called once on all hidden states"
     logits = head.logits(received[0].to(head.weight.dtype)).float()
     difference = (logits - expected.logits.float()).abs().amax() / expected.logits.abs().amax().clamp(min=1e-30)
     tolerance = TOLERANCE[expected.logits.dtype]
     if not difference <= tolerance:
         return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
-    loss = F.cross_entropy(logits[0, :-1], ids[0, 1:]) if ids.shape[1] > 1 else expected.loss
+    loss = F.cross_entropy(logits[0, :-1], labels[0, 1:]) if labels.shape[1] > 1 else expected.loss
     if not (loss - expected.loss).abs() <= tolerance * expected.loss.abs().clamp(min=1):
         return f"its loss is not the cross-entropy of its logits ({expected.loss:.6g}, not {loss:.6g})"
     return None

@@ -5,17 +5,17 @@ derivative: σ_i² = p·G·pᵀ with p = u_iᵀ·H, and ‖Z‖_F² = tr(H·G·H
 a softcap Z is no product, and Z·Zᵀ is gathered over chunks of the vocabulary instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from balora.fused.head import Head
+from balora.linalg import leading_left
 
-#: Rows up to which singular vectors are exact; beyond, by a randomized range finder (Halko et al., 2011).
+#: Rows up to which singular vectors are exact; beyond, by a seeded randomized range finder with so many iterations.
 EXACT_ROWS = 256
-OVERSAMPLING = 10
 ITERATIONS = 4
 #: Under a softcap each one walks the whole vocabulary.
 CAPPED_ITERATIONS = 1
@@ -23,7 +23,7 @@ VOCABULARY_CHUNK = 2**13
 
 
 class HeadSpectrum:
-    """The spectral term of one head; keeps G while the head is frozen.
+    """The spectral term of one head; keeps G while the head is frozen and nobody writes to it.
 
     Args:
         seed: Of the random probe: the same hidden states give the same term, before and after a resume.
@@ -31,7 +31,7 @@ class HeadSpectrum:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._gram: tuple[Tensor, Tensor] | None = None
+        self._gram: tuple[Tensor, int, Tensor] | None = None
 
     def loss(self, hidden: Tensor, head: Head, *, k: int) -> Tensor:
         """−(Σ_{i≤k} σ_i)/‖Z‖_F of the logits of `hidden` `(M, d)`; 0 without rows. Differentiable as logits would be.
@@ -48,7 +48,7 @@ class HeadSpectrum:
                 h = torch.cat([h, h.new_ones(len(h), 1)], -1)  # (M, d + 1)
             g = self._gram_of(head, wide)
             with torch.no_grad():
-                u, _ = leading_left(lambda q: h @ (g @ (h.T @ q)), h, k, self.seed)  # (M, k)
+                u, _ = leading_left(lambda q: h @ (g @ (h.T @ q)), h, k, **_method(h, ITERATIONS, self.seed))
             p = u.T @ h  # (k, d)
             squares = ((p @ g) * p).sum(-1)  # (k,), σ²
             exists = _exists(squares, h)
@@ -59,42 +59,21 @@ class HeadSpectrum:
     def _gram_of(self, head: Head, dtype: torch.dtype) -> Tensor:
         """G = WᵀW `(d, d)`, with the bias as a further column of W."""
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-        if not trained and self._gram is not None and self._gram[0] is head.weight:
-            return self._gram[1]
+        if not trained and self._gram is not None:
+            weight, written, gram = self._gram
+            if weight is head.weight and written == weight._version and gram.device == weight.device:
+                return gram
         gram = 0
         for w, b in _vocabulary(head.weight, head.bias):
             columns = w.to(dtype) if b is None else torch.cat([w, b.unsqueeze(-1)], -1).to(dtype)  # (v, d)
             gram = gram + columns.T @ columns
         if not trained:
-            self._gram = (head.weight, gram)
+            self._gram = (head.weight, head.weight._version, gram)
         return gram
 
 
-def leading_left(
-    apply: Callable[[Tensor], Tensor], like: Tensor, k: int, seed: int, *, iterations: int = ITERATIONS
-) -> tuple[Tensor, Tensor]:
-    """Leading left singular vectors `(M, k)` and singular values `(k,)` of Z, given q ↦ Z·Zᵀ·q.
-
-    Args:
-        apply: Takes `(M, n)`.
-        like: `(M, ...)`, for the number of rows, dtype and device.
-        k: How many; at most M come back.
-        seed: Of the random probe where there are too many rows for all of them.
-        iterations: Of the subspace there; each squares how far the leading values stand out.
-    """
-    rows = len(like)
-    if rows <= EXACT_ROWS:
-        basis = torch.eye(rows, dtype=like.dtype, device=like.device)
-    else:
-        generator = torch.Generator(like.device).manual_seed(seed)
-        width = min(k + OVERSAMPLING, rows)
-        basis = torch.randn(rows, width, generator=generator, dtype=like.dtype, device=like.device)
-        for _ in range(iterations):
-            basis = torch.linalg.qr(apply(basis)).Q  # (M, k + oversampling)
-    small = basis.T @ apply(basis)
-    # A factorization raises on what is not finite; a loss that is NaN lets the caller report the step.
-    values, vectors = torch.linalg.eigh(torch.nan_to_num((small + small.T) / 2))
-    return basis @ vectors.flip(-1)[:, :k], values.flip(-1)[:k].clamp(min=0).sqrt()
+def _method(hidden: Tensor, iterations: int, seed: int) -> dict[str, Any]:
+    return {"niter": None if len(hidden) <= EXACT_ROWS else iterations, "seed": seed}
 
 
 def _exists(squares: Tensor, hidden: Tensor) -> Tensor:
@@ -136,7 +115,7 @@ class _CappedSpectrum(torch.autograd.Function):
                 out += z @ (z.T @ q)
             return out
 
-        u, sigma = leading_left(apply, h, k, seed, iterations=CAPPED_ITERATIONS)
+        u, sigma = leading_left(apply, h, k, **_method(h, CAPPED_ITERATIONS, seed))  # (M, k), (k,)
         exists = _exists(sigma.square(), h)
         sigma = sigma.where(exists, 0)
         inverse = (1 / sigma.where(exists, 1)).where(exists, 0)

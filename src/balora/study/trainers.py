@@ -21,6 +21,7 @@ SAME_NAMES = (
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "train_sampling_strategy",
     "per_device_eval_batch_size",
     "lr_scheduler_type",
     "warmup_steps",
@@ -67,7 +68,7 @@ def build_trainer(
         )
     trainer = BALoraSFTTrainer(
         model=model,
-        args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length}),
+        args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
         processing_class=tokenizer,
         train_dataset=workload.train,
         eval_dataset=workload.validation,

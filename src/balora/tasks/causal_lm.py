@@ -34,7 +34,7 @@ class BALoraModelForCausalLM(BALoraModel, PeftModelForCausalLM):
         num_tokens_in_batch: Tensor | int | None,
     ) -> BALoraOutput:
         if self._fused is None:
-            self._fused = self._can_fuse(inputs.get("input_ids"))
+            self._fused = self._can_fuse(inputs)
         # Dividing by at least one keeps a micro-batch without labelled tokens at 0 instead of NaN.
         items = (labels[..., 1:] != -100).sum()
         total = items.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
@@ -106,8 +106,8 @@ class BALoraModelForCausalLM(BALoraModel, PeftModelForCausalLM):
         number = int(rate * count + torch.rand(()).item())
         return torch.randperm(count) < number
 
-    def _can_fuse(self, input_ids: Tensor | None) -> bool:
-        reason = why_not_fused(self.get_base_model(), input_ids)
+    def _can_fuse(self, inputs: dict[str, Any]) -> bool:
+        reason = why_not_fused(self.get_base_model(), inputs)
         if reason is not None:
             warnings.warn(
                 f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
