@@ -165,6 +165,19 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def report(rows: list[dict[str, object]]) -> None:
+    """Print the exponents."""
+    print("| time over | of | from hidden states: expected | measured | from logits: expected | measured |")
+    print("|---|---|---|---|---|---|")
+    for axis in ("tokens", "vocabulary", "k"):
+        found = curves(rows, axis)
+        for term in EXPECTED[axis, "fused"]:
+            cells = [f"{EXPECTED[axis, way][term]} | {exponent(*found[way, term]):.2f}" for way in ("fused", "logits")]
+            print(f"| {axis} | {term} | {' | '.join(cells)} |")
+    for (_, name), curve in curves(rows, "rank").items():
+        print(f"a step over the rank, {name}: exponent {exponent(*curve):.2f}")
+
+
 def main() -> None:
     """Measure, write, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,15 +191,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, options.output / "growth.png")
-    print("| time over | of | from hidden states: expected | measured | from logits: expected | measured |")
-    print("|---|---|---|---|---|---|")
-    for axis in ("tokens", "vocabulary", "k"):
-        found = curves(rows, axis)
-        for term in EXPECTED[axis, "fused"]:
-            cells = [f"{EXPECTED[axis, way][term]} | {exponent(*found[way, term]):.2f}" for way in ("fused", "logits")]
-            print(f"| {axis} | {term} | {' | '.join(cells)} |")
-    for (_, name), curve in curves(rows, "rank").items():
-        print(f"a step over the rank, {name}: exponent {exponent(*curve):.2f}")
+    report(rows)
 
 
 if __name__ == "__main__":

@@ -75,3 +75,12 @@ def test_an_embedding_cannot_be_split():
 def test_a_shared_weight_cannot_be_split():
     with pytest.raises(BALoraError, match=r"lm_head shares its weight .*embed_tokens"):
         get_balora_model(make("llama-tied"), BALoraConfig(target_modules=["q_proj", "lm_head"]))
+
+
+def test_a_start_that_takes_long_shows_progress(monkeypatch, capsys):
+    config = BALoraConfig(r=2, target_modules="all-linear")
+    get_balora_model(make("llama"), config)
+    assert "PiSSA start" not in capsys.readouterr().err
+    monkeypatch.setattr("balora.adapters.pissa.SHOWN_AFTER", 0.0)
+    get_balora_model(make("llama"), config)
+    assert "14/14" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from tiny_models import CLASSIFIERS, SMALL, inputs_for, make, train_steps, witho
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.teacher_cache import TeacherCache
+from balora.teacher_cache.features import keys_of
 
 REGULARIZED = {"consistency_weight": 0.7, "diversity_weight": 0.0, "spectral_weight": 0.0}
 
@@ -55,6 +56,16 @@ def test_padding_and_order_do_not_make_another_example():
     wider = {key: value.flip(0) for key, value in wider.items()}
     torch.testing.assert_close(model._teacher_logits(wider), expected.flip(0), rtol=1e-4, atol=1e-5)
     assert seen == []
+
+
+def test_what_belongs_to_no_example_is_part_of_every_key():
+    inputs = without_labels(inputs_for("bert"))
+    plain = keys_of(inputs)
+    assert len(set(plain)) == 4
+    assert keys_of(inputs | {"layer": torch.tensor(3)}) != plain
+    assert keys_of(inputs | {"layer": torch.tensor(3), "note": "text"}) == keys_of(inputs | {"layer": torch.tensor(3)})
+    left = {key: value.roll(4, 1) for key, value in inputs.items()}  # the first row's padding comes first
+    assert keys_of(left)[0] != plain[0]
 
 
 def test_only_what_is_new_runs_through_the_teacher():

@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
     ) -> Tensor:
-        flat = x.flatten(0, -2)  # (M, in)
+        flat = x.reshape(-1, x.shape[-1])  # (M, in)
         inner = flat @ a.T  # (M, r)
         y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (M, out)
         y.addmm_(inner, b.T, alpha=scaling)
@@ -67,7 +67,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         flat, inner, weight, a, b = ctx.saved_tensors
         shape = (*dy.shape[:-1], flat.shape[1])
-        dy = dy.flatten(0, -2)  # (M, out)
+        dy = dy.reshape(-1, dy.shape[-1])  # (M, out)
         d_inner = dy @ b  # (M, r), without the scaling
         dx = None
         if ctx.needs_input_grad[0]:

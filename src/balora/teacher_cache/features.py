@@ -71,17 +71,20 @@ def keys_of(inputs: dict[str, Any]) -> list[bytes]:
     So an example has its key in any order, batch or process, and other data or another tokenizer has other keys.
     """
     tensors = {name: value.cpu() for name, value in sorted(inputs.items()) if isinstance(value, Tensor)}
-    mask = tensors.pop("attention_mask", None)
-    first = next(iter(tensors.values()))
-    mask = torch.ones(first.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+    shape = tensors["input_ids" if "input_ids" in tensors else "inputs_embeds"].shape[:2]
+    mask = tensors.pop("attention_mask", torch.ones(shape)).bool()
     keys = []
     for row, kept in enumerate(mask):
         digest = hashlib.blake2b(str(int(kept.int().argmax())).encode(), digest_size=16)
         for name, value in tensors.items():
-            part = value[row][kept] if value.shape[:2] == mask.shape else value[row]
-            digest.update(name.encode() + part.contiguous().view(torch.uint8).numpy().tobytes())
+            own = value[row] if value.shape[:1] == shape[:1] else value
+            digest.update(name.encode() + _bytes(own[kept] if value.shape[:2] == shape else own))
         keys.append(digest.digest())
     return keys
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def teacher_weights(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
@@ -106,5 +109,5 @@ def fingerprint(model: PeftModel) -> str:
     for name, weight in sorted(teacher_weights(model)):
         flat = weight.detach().flatten()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(flat[:: max(1, len(flat) // SAMPLED)].cpu()))
     return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""The benchmarks run, and what they time against each other computes the same."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import contenders
+import growth
+import processes
+
+TINY = contenders.Shape(32, 2, 97, 2, 8, 4, 64, 4)
+
+
+def first_loss(name: str) -> torch.Tensor:
+    model, loss_of = contenders.CONTENDERS[name](TINY)
+    loss = loss_of(contenders.batch_of(TINY))
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    return loss.detach()
+
+
+def test_contenders_with_the_same_objective_have_the_same_loss():
+    losses = {name: first_loss(name) for name in ("reference", "trl", "balora")}
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, losses["reference"], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("name", ["pissa", "two-model", "balora-q25"])
+def test_the_other_contenders_train(name):
+    assert first_loss(name).isfinite()
+
+
+def test_everyone_comes_first_once():
+    assert list(processes.in_turn("abc", 3)) == [*"abc", *"bca", *"cab"]
+
+
+def test_rows_are_kept_with_versions(tmp_path):
+    for number in range(2):
+        processes.write_rows(tmp_path / "new" / "rows.jsonl", [{"number": number}])
+    rows = [json.loads(line) for line in (tmp_path / "new" / "rows.jsonl").read_text().splitlines()]
+    assert [row["number"] for row in rows] == [0, 1]
+    assert rows[0]["torch"] == torch.__version__
+
+
+def test_an_exponent_is_a_slope():
+    sizes = [1, 2, 4, 8]
+    assert growth.exponent(sizes, [size**1.5 for size in sizes]) == pytest.approx(1.5)
