@@ -2,7 +2,7 @@
 
     python benchmarks/classification_epoch.py
 
-A BERT of MiniLM's shape with random weights (6 layers, d = 384), 8 batches of 32 × 64 tokens in a new order each
+A BERT of MiniLM's shape with random weights (6 layers, d = 384), 4 batches of 32 × 64 tokens in a new order each
 epoch, LoRA r = 8 on all linear layers, λ as published for GLUE. Each contender runs in a process of its own, in turn;
 ratios to stock PEFT are medians over rounds. Prints a table and a line of JSON for each contender.
 """
@@ -21,7 +21,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from balora import BALoraConfig, get_balora_model
 
-ROWS, BATCH, LENGTH, EPOCHS = 256, 32, 64, 4
+ROWS, BATCH, LENGTH, EPOCHS = 128, 32, 64, 4
 ADAPTER = {"r": 8, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
