@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from balora.adapters.teacher import STUDENT
+from balora.agreement import TOLERANCE
 from balora.modes import evaluation_mode
 
 #: Tokens that the start-up check runs on.
 CHECKED_TOKENS = 16
-#: Largest accepted difference, as a share of the largest logit: rounding in each precision, with room.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
 @dataclass(frozen=True)

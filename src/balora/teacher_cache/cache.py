@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from balora.agreement import agree
 from balora.batches import select_examples
 from balora.teacher_cache.features import (
-    agree,
     deciding_vectors,
     fingerprint,
     keys_of,

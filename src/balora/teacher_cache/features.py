@@ -17,8 +17,6 @@ from balora.modes import evaluation_mode
 
 #: Elements of each weight that the fingerprint reads.
 SAMPLED = 4096
-#: Largest accepted difference of logits, as a share of the largest: padding to another length moves roundings.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
 def live_head(model: PeftModel) -> nn.Module | None:
@@ -55,14 +53,6 @@ def logits_of(head: nn.Module, features: Tensor, *, pooled: bool) -> Tensor:
     """The live head's answer `(B, D)` to kept vectors `(B, d)`, in evaluation mode."""
     with evaluation_mode(head):
         return head(features if pooled else features.unsqueeze(1)).flatten(1)
-
-
-def agree(logits: Tensor, expected: Tensor) -> bool:
-    """Whether two answers are the same but for rounding."""
-    if logits.shape != expected.shape:
-        return False
-    difference = (logits - expected).abs().max()
-    return bool(difference <= TOLERANCE[expected.dtype] * expected.abs().max())
 
 
 def keys_of(inputs: dict[str, Any]) -> list[bytes]:
