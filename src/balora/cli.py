@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"balora: error: unknown command {command!r}; there are train, compare and quickstart", file=sys.stderr)
         return 2
     # Importing torch and its libraries takes seconds: not before the command is known to be one.
-    from balora.study.compare import quiet_libraries, report_errors
+    from balora.study.terminal import quiet_libraries, report_errors
 
     quiet_libraries()
     return report_errors(lambda: run(command, arguments))
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(command: str, arguments: list[str]) -> None:
     """Read the recipe and do what the command says."""
+    from balora.errors import BALoraError
     from balora.study import compare, run_cell
     from balora.study.run_dir import claimed
 
@@ -42,6 +43,8 @@ def run(command: str, arguments: list[str]) -> None:
         arguments = [str(packaged), "--output_dir=outputs/quickstart", *arguments]
     recipe = parse(command, arguments)
     if command == "train":
+        if recipe.tasks:
+            raise BALoraError("tasks: `balora train` trains on one task; use `balora compare` for several")
         with claimed(recipe) as directory:
             runs = [run_cell(recipe, recipe.method, recipe.seed, directory)]
         where = f"adapter: {recipe.output_dir}"

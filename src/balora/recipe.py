@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from balora.config import METHODS, Schedule
+from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.world import WorldConfig
 
@@ -19,6 +20,19 @@ RUN_METHODS: dict[str, tuple[str, bool]] = {
 }
 
 
+#: Settings that must be at least 1.
+COUNTS = (
+    "jobs",
+    "logging_steps",
+    "save_steps",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "r",
+)
+#: Settings of a whole study, which no task or method of it can have for itself.
+OF_THE_STUDY = ("name", "output_dir", "methods", "method_settings", "tasks", "seed", "seeds", "jobs")
+
+
 @dataclass
 class Recipe:
     """All settings of a run or a study. A key left out takes the default shown.
@@ -28,19 +42,28 @@ class Recipe:
         output_dir: Folder of the run. The same command resumes what it holds; another recipe is refused.
         method: What `balora train` trains: lora, rslora, dora, pissa; lora+reg, rslora+reg, dora+reg with the
             regularizers; ba-lora, which is PiSSA with them.
-        methods: What `balora compare` trains, one after another.
+        methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
+        method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
+            them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
+        tasks: Several tasks for `balora compare`, by name: each the settings in which it differs.
         seed: Seed of `balora train`: head, adapter start, data order, dropout.
         seeds: Seeds of `balora compare`.
+        jobs: Runs that `balora compare` has going at once.
         model_name_or_path: Hub name, local folder, or `package:NAME/folder` for one inside a Python package.
         dtype: Precision the base model is loaded in.
         task_type: CAUSAL_LM or SEQ_CLS; null means SEQ_CLS when label_column is given, else CAUSAL_LM.
         world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
+        glue_task: GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte. Names columns, labels and metric, and the
+            Hub's rows where no file is named.
+        glue_dir: Folder of the official GLUE download (CoLA/train.tsv …), in place of the Hub.
         dataset_name: Hub dataset, in place of files.
         dataset_config_name: Its configuration.
         train_split: Its split to train on.
         validation_split: Its split to evaluate on.
         train_file: Local .jsonl, .json, .csv, .tsv, .parquet or .txt.
         validation_file: The same, to evaluate on.
+        mismatched_split: A second split to evaluate on (MNLI's); its metrics end in _mismatched.
+        mismatched_file: The same as a file.
         column_names: Names for the columns of a file that has no header row.
         prompt_column: Prompt of a prompt–completion row.
         completion_column: Completion of a prompt–completion row.
@@ -49,8 +72,10 @@ class Recipe:
         text_column: Text of a plain-text or classification row.
         text_pair_column: Second text of a classification row.
         label_column: Label of a classification row.
-        max_train_samples: Use the first so many training rows.
-        max_eval_samples: Use the first so many evaluation rows.
+        class_ratio: Thin training rows out to this ratio of classes, in order of their ids, such as [100, 10, 1].
+        max_train_samples: Use so many training rows.
+        max_eval_samples: Use so many evaluation rows.
+        subset_seed: Seed that class_ratio, max_train_samples and max_eval_samples draw by; null takes the first rows.
         max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
         r: Rank of the adapter.
         lora_alpha: Scaling is lora_alpha / r.
@@ -100,18 +125,25 @@ class Recipe:
     output_dir: str | None = None
     method: str = "ba-lora"
     methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
+    method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: int = 42
     seeds: list[int] = field(default_factory=lambda: [42])
+    jobs: int = 1
     model_name_or_path: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     task_type: Literal["CAUSAL_LM", "SEQ_CLS"] | None = None
     world: WorldConfig | None = None
+    glue_task: str | None = None
+    glue_dir: str | None = None
     dataset_name: str | None = None
     dataset_config_name: str | None = None
     train_split: str = "train"
     validation_split: str = "validation"
     train_file: str | None = None
     validation_file: str | None = None
+    mismatched_split: str | None = None
+    mismatched_file: str | None = None
     column_names: list[str] | None = None
     prompt_column: str | None = None
     completion_column: str | None = None
@@ -120,8 +152,10 @@ class Recipe:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    class_ratio: list[float] | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+    subset_seed: int | None = None
     max_length: int | None = None
     r: int = 16
     lora_alpha: int = 16
@@ -167,38 +201,49 @@ class Recipe:
     drift_metric: str | None = None
 
     def __post_init__(self) -> None:
-        for key in ["method", "methods"]:
-            value = getattr(self, key)
-            for method in [value] if isinstance(value, str) else value:
-                if method not in RUN_METHODS:
-                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(RUN_METHODS)}")
+        own = [name for name, settings in self.method_settings.items() if "method" in settings]
+        for key, names in (("method", [self.method]), ("methods", self.methods)):
+            for method in names:
+                if method not in (*RUN_METHODS, *(own if key == "methods" else ())):
+                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join([*RUN_METHODS, *own])}")
         for key in ("methods", "seeds"):
             values = getattr(self, key)
             if not values or len(set(values)) < len(values):
                 raise BALoraError(f"{key}: {values} must name at least one, and none twice")
-        for key in ("logging_steps", "save_steps", "gradient_accumulation_steps", "per_device_train_batch_size", "r"):
+        for key in COUNTS:
             if getattr(self, key) < 1:
                 raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
         if not self.learning_rate > 0:
             raise BALoraError(f"learning_rate: {self.learning_rate} must be positive")
+        if self.glue_task is not None and self.glue_task not in GLUE:
+            raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
         if self.packing and self.is_classification:
             raise BALoraError(
                 "packing: a classification row stands alone; use train_sampling_strategy: group_by_length"
             )
         if self.packing and self.max_length is None:
             raise BALoraError("packing: rows are joined up to max_length, which is missing")
-        if self.world is not None:
-            return
+        if self.tasks:
+            for name, settings in self.tasks.items():
+                _refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
+        for name, settings in self.method_settings.items():
+            _refuse_unknown(f"method_settings: {name}", settings, Recipe, besides=OF_THE_STUDY)
+        if self.world is None and not self.tasks:
+            self._require_model_and_data()
+
+    def _require_model_and_data(self) -> None:
         if self.model_name_or_path is None:
             raise BALoraError("model_name_or_path: missing; give a Hub name or a folder (or `world: {}`)")
-        if (self.dataset_name is None) == (self.train_file is None):
+        if self.dataset_name is not None and self.train_file is not None:
             raise BALoraError("train_file, dataset_name: give one of the two")
+        if self.dataset_name is None and self.train_file is None and self.glue_task is None:
+            raise BALoraError("train_file, dataset_name: one of the two is missing (or glue_task)")
 
     @property
     def is_classification(self) -> bool:
         """Whether this is sequence classification (or regression) rather than language modelling."""
         if self.task_type is None:
-            return self.label_column is not None
+            return self.label_column is not None or self.glue_task is not None
         return self.task_type == "SEQ_CLS"
 
     def to_yaml(self) -> str:
@@ -226,9 +271,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_unknown(where: str, settings: dict[str, Any], schema: type) -> None:
-    names = [f.name for f in fields(schema)]
+def _refuse_unknown(where: str, settings: dict[str, Any], schema: type, *, besides: tuple[str, ...] = ()) -> None:
+    names = [f.name for f in fields(schema) if f.name not in besides]
     for key in settings:
+        if key in besides:
+            raise BALoraError(f"{where}: {key!r} is a setting of the whole study; put it at the recipe's top level")
         if key not in names:
             close = difflib.get_close_matches(str(key), names, n=1)
             meant = f"; did you mean {close[0]!r}?" if close else ""

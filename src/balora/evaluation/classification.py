@@ -1,27 +1,39 @@
 """Classification and regression: scikit-learn's metrics on a model's predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 from torch import Tensor, nn
 
 from balora.modes import evaluation_mode
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a model and its teacher say of a set: `logits` and `teacher_logits` `(N, D)`, `labels` `(N,)`."""
+
+    logits: Tensor
+    teacher_logits: Tensor
+    labels: Tensor
+
+
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `(N, D)` and labels `(N,)` of all batches."""
+def predict(model: nn.Module, teacher: Callable[..., Any], batches: Iterable[dict[str, Tensor]]) -> Predictions:
+    """Logits of the model and of its teacher, a callable as `BALoraModel.teacher_forward`, for all batches."""
     device = next(model.parameters()).device
-    logits, labels = [], []
+    logits, taught, labels = [], [], []
     for batch in batches:
         inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
         with evaluation_mode(model):
             logits.append(model(**inputs).logits.float().cpu())
+        taught.append(teacher(**inputs).logits.float().cpu())
         labels.append(batch["labels"].cpu())
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+    return Predictions(torch.cat(logits), torch.cat(taught), torch.cat(labels))
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -33,8 +45,9 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
     Returns:
         `accuracy`; `f1`, of class 1 where there are two classes (as GLUE has it) and the unweighted mean over classes
-        where there are more; `minority_recall`, the recall of the class with the fewest examples among `labels`, the
-        larger id on a tie. In regression `pearson` and `spearman`, 0 for constant predictions.
+        where there are more; `matthews`, the correlation of predicted and true classes; `minority_recall`, the recall
+        of the class with the fewest examples among `labels`, the larger id on a tie. In regression `pearson` and
+        `spearman`, 0 for constant predictions.
     """
     if logits.shape[-1] == 1:
         predictions = logits[:, 0]
@@ -51,5 +64,6 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1_score(labels, predictions, average=average, zero_division=0)),
+        "matthews": float(matthews_corrcoef(labels, predictions)),
         "minority_recall": float(recall_score(labels, predictions, labels=[minority], average="macro")),
     }

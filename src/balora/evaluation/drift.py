@@ -24,8 +24,7 @@ def measure_drift(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> d
         likeliest continuation is the same. With one output (regression) `mse_to_base` alone, the mean squared
         difference. Empty when there are no batches.
     """
-    count, divergence, agreements, squared = 0, 0.0, 0, 0.0
-    classes = None
+    count, totals = 0, {}
     for batch in batches:
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels" and isinstance(v, Tensor)}
         mask = inputs.get("attention_mask")
@@ -33,14 +32,17 @@ def measure_drift(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> d
             student, teacher = model(**inputs).logits, model.teacher_forward(**inputs).logits
         mask = mask if mask is not None and mask.shape == student.shape[:-1] else None
         student, teacher = select_rows(student, mask), select_rows(teacher, mask)  # (M, V)
-        classes = student.shape[-1]
-        log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
-        divergence += (log_p.exp() * (log_p - log_q)).sum().item()
-        agreements += (student.argmax(-1) == teacher.argmax(-1)).sum().item()
-        squared += (student - teacher).square().sum().item()
+        for name, value in drift_of(student, teacher).items():
+            totals[name] = totals.get(name, 0.0) + value * len(student)
         count += len(student)
-    if not count:
-        return {}
-    if classes == 1:
-        return {"mse_to_base": squared / count}
-    return {"kl_to_base": max(divergence / count, 0.0), "top1_agreement": agreements / count}
+    return {name: total / count for name, total in totals.items()}
+
+
+def drift_of(student: Tensor, teacher: Tensor) -> dict[str, float]:
+    """As `measure_drift`, of logits `(M, V)` that are at hand; `M` ≥ 1."""
+    if student.shape[-1] == 1:
+        return {"mse_to_base": (student - teacher).square().mean().item()}
+    log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+    agreement = (student.argmax(-1) == teacher.argmax(-1)).float().mean().item()
+    return {"kl_to_base": max(divergence, 0.0), "top1_agreement": agreement}

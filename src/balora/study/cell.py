@@ -17,14 +17,14 @@ from balora.build import get_balora_model
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.evaluation.classification import classification_metrics, predict
-from balora.evaluation.drift import measure_drift
+from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.model import BALoraModel
 from balora.recipe import RUN_METHODS, Recipe
 from balora.report import PRETRAINED, Run
 from balora.study.progress import ProgressCallback
 from balora.study.run_dir import write_text
-from balora.study.trainers import build_trainer
+from balora.study.trainers import build_trainer, evaluation_sets
 from balora.study.workload import Workload, prepare, preservation_metrics
 from balora.training import InterruptCallback
 
@@ -45,15 +45,15 @@ class Interrupted(Exception):
         self.number, self.step = number, step
 
 
-def run_cell(recipe: Recipe, method: str, seed: int, directory: Path) -> Run:
-    """Train `method` with `seed`, or go on where it was interrupted, and measure what came of it.
+def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
+    """Train the recipe's method with `seed`, or go on where it was interrupted, and measure what came of it.
 
     Writes the adapter, `history.json` (the trainer's log) and `result.json` into the folder. A cell whose result is
     there already is read, not run.
 
     Args:
-        recipe: The settings.
-        method: A key of `balora.recipe.RUN_METHODS`, or `pretrained` for the untouched model.
+        recipe: The settings, `method` among them.
+        label: What tables call the method; `pretrained` measures the untouched model.
         seed: Of the head, the adapter's start, data order and dropout.
         directory: Folder of the cell.
 
@@ -67,27 +67,27 @@ def run_cell(recipe: Recipe, method: str, seed: int, directory: Path) -> Run:
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     checkpoint = get_last_checkpoint(str(directory))
     set_seed(seed)
-    model = _adapted_model(workload, method, seed, checkpoint)
+    model = _adapted_model(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()
-    trainer = build_trainer(workload, model, seed, directory, [interrupt, ProgressCallback(f"{method}, seed {seed}")])
+    trainer = build_trainer(workload, model, seed, directory, [interrupt, ProgressCallback(f"{label}, seed {seed}")])
     trainer.remove_callback(PrinterCallback)
-    seconds = _train(trainer, checkpoint) if method != PRETRAINED else 0.0
+    seconds = _train(trainer, checkpoint) if label != PRETRAINED else 0.0
     if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(interrupt.received, trainer.state.global_step)
     metrics, drift = measure(workload, trainer, model)
-    if method != PRETRAINED:
+    if label != PRETRAINED:
         model.drift = drift
         model.save_pretrained(directory)
         workload.tokenizer.save_pretrained(directory)
         write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
     run = Run(
-        method=method,
+        method=label,
         seed=seed,
         task=recipe.name,
         metrics={**metrics, **drift},
         train_seconds=seconds,
         peak_memory_mb=_peak_memory_mb(),
-        trainable_parameters=model.get_nb_trainable_parameters()[0] if method != PRETRAINED else 0,
+        trainable_parameters=model.get_nb_trainable_parameters()[0] if label != PRETRAINED else 0,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run
@@ -97,22 +97,25 @@ def measure(workload: Workload, trainer: Trainer, model: BALoraModel) -> tuple[d
     """Task and preservation metrics, and drift from the base, of a model as it stands."""
     metrics: dict[str, float] = {}
     drift: dict[str, float] = {}
-    if workload.validation is not None:
-        if workload.recipe.is_classification:
-            metrics |= classification_metrics(*predict(model, trainer.get_eval_dataloader()))
-        else:
-            metrics["eval_loss"] = held_out_loss(model, trainer.get_eval_dataloader())
+    if workload.recipe.is_classification:
+        for suffix, dataset in evaluation_sets(trainer).items():
+            said = predict(model, model.teacher_forward, trainer.get_eval_dataloader(dataset))
+            found = classification_metrics(said.logits.numpy(), said.labels.numpy())
+            metrics |= {f"{name}{suffix}": value for name, value in found.items()}
+            drift |= {f"{name}{suffix}": value for name, value in drift_of(said.logits, said.teacher_logits).items()}
+    elif workload.validation is not None:
+        metrics["eval_loss"] = held_out_loss(model, trainer.get_eval_dataloader())
         drift = measure_drift(model, trainer.get_eval_dataloader())
     return metrics | preservation_metrics(workload, model), drift
 
 
-def _adapted_model(workload: Workload, method: str, seed: int, checkpoint: str | None) -> BALoraModel:
+def _adapted_model(workload: Workload, label: str, seed: int, checkpoint: str | None) -> BALoraModel:
     base = workload.load_model()
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     recipe = workload.recipe
     # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
-    adapter, regularized = RUN_METHODS[method] if method != PRETRAINED else ("lora", False)
+    adapter, regularized = RUN_METHODS[recipe.method] if label != PRETRAINED else ("lora", False)
     inherited = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
     own = [name for name in BALoraConfig(method=adapter).settings() if name not in ("method", "seed")]
     settings = {name: getattr(recipe, name) for name in (*inherited, *own) if name in vars(recipe)}

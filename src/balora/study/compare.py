@@ -1,21 +1,12 @@
-"""Several methods and seeds on the same work, each cell in a process of its own, then one table and one page."""
+"""Several tasks, methods and seeds, each cell in a process of its own, then one table and one page."""
 
-import multiprocessing
-import os
-import signal
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
-import datasets
-import transformers
-
-from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
-from balora.study.cell import RESULT_FILE, Interrupted, history_of, result_of, run_cell
+from balora.report import Run, write_markdown, write_page, write_results
+from balora.study.cell import RESULT_FILE, history_of, result_of
+from balora.study.plan import Cell, plan, task_recipes
+from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
 from balora.study.run_dir import claimed
 from balora.study.workload import prepare
@@ -40,18 +31,24 @@ def compare(recipe: Recipe) -> list[Run]:
     """
     with claimed(recipe) as directory:
         # What is wrong with the model or the data shows here, before the first process is started.
-        prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
-        cells = [(PRETRAINED, recipe.seeds[0])] + [(m, s) for s in recipe.seeds for m in recipe.methods]
-        runs, histories = [], {}
-        for number, (method, seed) in enumerate(cells, start=1):
-            cell_directory = directory / "runs" / f"{method}-seed{seed}"
-            if not (cell_directory / RESULT_FILE).exists():
-                console.print(f"[{number}/{len(cells)}] {method}, seed {seed}", style="dim", markup=False)
-                _in_own_process(recipe, method, seed, cell_directory)
-            run = result_of(cell_directory)
-            runs.append(run)
-            histories[run.id] = history_of(cell_directory)
-            write_results(directory / "results.json", runs)
+        for task in task_recipes(recipe):
+            prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        cells = plan(recipe)
+        numbers = {cell.folder: number for number, cell in enumerate(cells, start=1)}
+
+        def announce(cell: Cell) -> None:
+            console.print(f"[{numbers[cell.folder]}/{len(cells)}] {cell}", style="dim", markup=False)
+
+        def note(_: Cell | None = None) -> list[Cell]:
+            finished = [cell for cell in cells if (directory / cell.folder / RESULT_FILE).exists()]
+            write_results(directory / "results.json", [result_of(directory / cell.folder) for cell in finished])
+            return finished
+
+        finished = note()
+        waiting = [cell for cell in cells if cell not in finished]
+        run_in_processes(waiting, directory, recipe.jobs, announce, note)
+        runs = [result_of(directory / cell.folder) for cell in cells]
+        histories = {run.id: history_of(directory / cell.folder) for run, cell in zip(runs, cells, strict=True)}
         write_report(recipe, runs, histories, directory)
     return runs
 
@@ -72,60 +69,3 @@ def write_report(recipe: Recipe, runs: list[Run], histories: dict[str, list[dict
         **axes,
     )
     write_markdown(directory / "summary.md", runs=runs, **axes)
-
-
-def _in_own_process(recipe: Recipe, method: str, seed: int, directory: Path) -> None:
-    """A fresh process a cell, so that its peak memory is its own and nothing leaks into the next.
-
-    The child is in a process group of its own and hears of a signal from here, once, whoever sent it.
-    """
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_cell_process, args=(recipe, method, seed, directory))
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        os.kill(process.pid, number)
-
-    process.start()
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        process.join()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        raise Interrupted(received[0], 0)
-    if process.exitcode:
-        raise BALoraError(f"{method}, seed {seed} failed (see above); finished runs are kept in {directory.parent}")
-
-
-def _cell_process(recipe: Recipe, method: str, seed: int, directory: Path) -> None:
-    os.setpgrp()
-    quiet_libraries()
-    sys.exit(report_errors(lambda: run_cell(recipe, method, seed, directory)))
-
-
-def quiet_libraries() -> None:
-    """Keep libraries' notices and bars off the terminal; errors and our own warnings stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def report_errors(action: Callable[[], object]) -> int:
-    """Run an action of the program and say in one line what went wrong; the status to exit with."""
-    try:
-        action()
-    except BALoraError as error:
-        console.print(f"balora: error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except Interrupted as stop:
-        console.print(f"balora: {stop}; the same command goes on from there", markup=False, highlight=False)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        console.print("balora: stopped before there was anything to save; the same command begins again")
-        return 128 + signal.SIGINT
-    return 0

@@ -9,6 +9,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 console = Console(stderr=True)
 
 
+def without_bars() -> None:
+    """Lines only from here on: the bars of processes that run side by side would overwrite one another."""
+    global console
+    console = Console(stderr=True, force_terminal=False)
+
+
 class ProgressCallback(TrainerCallback):
     """Shows steps, loss and time left on a terminal; elsewhere one line when training begins and one when it ends."""
 

@@ -14,11 +14,14 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
+#: Settings that say which runs a study has and how they are run: a study may grow.
+FREE = ("output_dir", "methods", "seeds", "jobs", "tasks", "method_settings")
+GROUPS = ("tasks.", "method_settings.")
 
 
 @contextmanager
 def claimed(recipe: Recipe) -> Iterator[Path]:
-    """The recipe's output folder, new, or as the same recipe left it.
+    """The recipe's output folder, new, or as the same recipe left it, perhaps with fewer methods, seeds or tasks.
 
     A mistake that shows before anything was trained leaves no folder behind, so that the mended command finds it free.
 
@@ -26,9 +29,8 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
         BALoraError: If no folder is named, or it holds something else.
     """
     directory = _check(recipe)
-    if not (directory / RECIPE_FILE).exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / RECIPE_FILE, recipe.to_yaml())
     try:
         yield directory
     except BALoraError:
@@ -53,7 +55,7 @@ def _check(recipe: Recipe) -> Path:
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
         held, wanted = _comparable(yaml.safe_load(record.read_text(encoding="utf-8"))), _comparable(asdict(recipe))
-        differing = [key for key in held | wanted if held.get(key) != wanted.get(key)]
+        differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
             differences = ", ".join(f"{key} ({held.get(key)} there, {wanted.get(key)} now)" for key in differing)
             raise BALoraError(
@@ -68,8 +70,14 @@ def _check(recipe: Recipe) -> Path:
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     # Through YAML, so that what was read back and what is at hand have the same types.
     plain = yaml.safe_load(yaml.safe_dump(settings))
-    plain.pop("output_dir", None)
     for key, value in list(plain.items()):
         if isinstance(value, dict):
             plain |= {f"{key}.{inner}": held for inner, held in plain.pop(key).items()}
     return plain
+
+
+def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether runs that are there already depend on a setting: not on which others there will be."""
+    if key.startswith(GROUPS):
+        return key in held and key in wanted
+    return key not in FREE

@@ -14,6 +14,7 @@ from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.sft import BALoraSFTTrainer
 
+MISMATCHED = "mismatched"
 #: Fields of TrainingArguments that a recipe has under the same name.
 SAME_NAMES = (
     "learning_rate",
@@ -50,14 +51,16 @@ def build_trainer(
     if recipe.is_classification:
         limits = {"max_length": recipe.max_length, "context": context}
         train = tokenize_classification(workload.train, tokenizer, source=sources["train"], **limits)
-        validation = workload.validation
-        if validation is not None:
-            validation = tokenize_classification(validation, tokenizer, source=sources["validation"], **limits)
+        validation = {
+            name: tokenize_classification(rows, tokenizer, source=sources.get(name, name), **limits)
+            for name, rows in (("validation", workload.validation), (MISMATCHED, workload.mismatched))
+            if rows is not None
+        }
         return BALoraTrainer(
             model=model,
             args=_checked(TrainingArguments, settings),
             train_dataset=train,
-            eval_dataset=validation,
+            eval_dataset=validation if MISMATCHED in validation else validation.get("validation"),
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=callbacks,
         )
@@ -79,6 +82,14 @@ def build_trainer(
             lengths = map(len, dataset["input_ids"])
             check_lengths(lengths, source=sources[name], max_length=recipe.max_length, context=context)
     return trainer
+
+
+def evaluation_sets(trainer: Trainer) -> dict[str, Any]:
+    """The trainer's evaluation sets by the suffix that their metrics get."""
+    sets = trainer.eval_dataset
+    if not isinstance(sets, dict):
+        return {} if sets is None else {"": sets}
+    return {"" if name == "validation" else f"_{name}": rows for name, rows in sets.items()}
 
 
 def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[str, Any]:

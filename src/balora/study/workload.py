@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -15,10 +16,14 @@ from transformers import (
 )
 
 from balora.data import context_length, expand_path, load_table, to_causal_lm_rows, to_classification_rows
+from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
 from balora.errors import BALoraError
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.world import World, build_world, measure_world
+
+#: Settings that are paths.
+PATHS = ("model_name_or_path", "glue_dir", "train_file", "validation_file", "mismatched_file", "perplexity_file")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Workload:
         tokenizer: The model's.
         train: Training rows: prompt–completion, messages, text, or text (pair) and label.
         validation: Evaluation rows of the same form, or `None`.
+        mismatched: A second set of them, or `None`.
         texts: What the model should not forget: text to measure perplexity on.
         label_names: Names of the classes in classification; `None` in language modelling, empty in regression.
         world: The controlled world, where the recipe asks for one.
@@ -39,6 +45,7 @@ class Workload:
     tokenizer: PreTrainedTokenizerBase
     train: Dataset
     validation: Dataset | None
+    mismatched: Dataset | None
     texts: list[str]
     label_names: list[str] | None
     world: World | None
@@ -80,20 +87,41 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             train_file=str(world.train_file),
             validation_file=str(world.eval_file),
         )
-    paths = ("model_name_or_path", "train_file", "validation_file", "perplexity_file")
-    recipe = replace(recipe, **{key: expand_path(value) for key in paths if (value := getattr(recipe, key))})
+    recipe = replace(recipe, **{key: expand_path(value) for key in PATHS if (value := getattr(recipe, key))})
+    recipe = with_glue_data(recipe)
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    train_source = recipe.train_file or recipe.dataset_name
-    train = _read(recipe, recipe.train_file, recipe.train_split, recipe.max_train_samples)
-    train, label_names = _rows(recipe, train, train_source, None)
-    validation = None
+    known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
+    train, label_names = _split(recipe, recipe.train_file, recipe.train_split, known)
+    if recipe.class_ratio is not None:
+        from balora.data.imbalance import subsample_to_ratio
+
+        train = subsample_to_ratio(
+            train,
+            recipe.class_ratio,
+            seed=recipe.subset_seed or 0,
+            source=recipe.train_file or recipe.dataset_name,
+            total=recipe.max_train_samples,
+        )
+    train = _subset(recipe, train, recipe.max_train_samples)
+    validation = mismatched = None
     if recipe.validation_file or recipe.dataset_name:
-        validation_source = recipe.validation_file or f"{recipe.dataset_name} ({recipe.validation_split})"
-        validation = _read(recipe, recipe.validation_file, recipe.validation_split, recipe.max_eval_samples)
-        validation, _ = _rows(recipe, validation, validation_source, label_names)
-    return Workload(recipe, tokenizer, train, validation, _texts(recipe), label_names, world)
+        validation, _ = _split(recipe, recipe.validation_file, recipe.validation_split, label_names)
+        validation = _subset(recipe, validation, recipe.max_eval_samples)
+    if recipe.mismatched_file or recipe.mismatched_split:
+        mismatched, _ = _split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
+        mismatched = _subset(recipe, mismatched, recipe.max_eval_samples)
+    return Workload(recipe, tokenizer, train, validation, mismatched, _texts(recipe), label_names, world)
+
+
+def with_glue_data(recipe: Recipe) -> Recipe:
+    """The recipe with its GLUE task's files or Hub splits filled in, where it names no data of its own."""
+    if recipe.glue_task is None or recipe.train_file or recipe.dataset_name:
+        return recipe
+    return replace(
+        recipe, **(glue_files(recipe.glue_task, recipe.glue_dir) if recipe.glue_dir else glue_on_hub(recipe.glue_task))
+    )
 
 
 def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str, float]:
@@ -106,19 +134,27 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
     return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
 
 
-def _rows(
-    recipe: Recipe, table: Dataset, source: str, label_names: list[str] | None
+def _split(
+    recipe: Recipe, file: str | None, split: str, label_names: list[str] | None
 ) -> tuple[Dataset, list[str] | None]:
-    """A table's rows in the form of the recipe's task, and the names of the classes in classification."""
+    """A split's rows in the form of the recipe's task, and the names of the classes in classification."""
+    header = recipe.column_names
+    if header is None and recipe.glue_task is not None:
+        header = glue_header(recipe.glue_task, file)
+    if file is not None:
+        source, table = file, load_table(file, column_names=header)
+    else:
+        source = f"{recipe.dataset_name} ({split})"
+        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
     if recipe.is_classification:
-        return to_classification_rows(
-            table,
-            source=source,
-            text_column=recipe.text_column,
-            text_pair_column=recipe.text_pair_column,
-            label_column=recipe.label_column or "label",
-            label_names=label_names,
-        )
+        columns = {
+            "text_column": recipe.text_column,
+            "text_pair_column": recipe.text_pair_column,
+            "label_column": recipe.label_column or "label",
+        }
+        if recipe.glue_task is not None and recipe.text_column is None:
+            columns = glue_columns(recipe.glue_task, table, source=source)
+        return to_classification_rows(table, source=source, label_names=label_names, **columns)
     rows = to_causal_lm_rows(
         table,
         source=source,
@@ -131,6 +167,16 @@ def _rows(
     return rows, None
 
 
+def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:
+    """The first so many rows, or, with a seed, so many drawn at random and left in their order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    if recipe.subset_seed is None:
+        return rows.select(range(limit))
+    drawn = np.random.default_rng(recipe.subset_seed).permutation(len(rows))[:limit]
+    return rows.select(sorted(drawn.tolist()))
+
+
 def _texts(recipe: Recipe) -> list[str]:
     if recipe.perplexity_file is None:
         return []
@@ -141,14 +187,6 @@ def _texts(recipe: Recipe) -> list[str]:
             f"there are {', '.join(rows.column_names)}"
         )
     return rows[recipe.perplexity_column][: recipe.max_perplexity_samples]
-
-
-def _read(recipe: Recipe, file: str | None, split: str, limit: int | None) -> Dataset:
-    if file is not None:
-        table = load_table(file, column_names=recipe.column_names)
-    else:
-        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
-    return table if limit is None else table.select(range(min(limit, len(table))))
 
 
 def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:

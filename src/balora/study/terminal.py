@@ -1,0 +1,38 @@
+"""What the program says to its user: libraries kept quiet, errors in one line, an exit status for each end."""
+
+import os
+import signal
+import warnings
+from collections.abc import Callable
+
+import datasets
+import transformers
+
+from balora.errors import BALoraError
+from balora.study.cell import Interrupted
+from balora.study.progress import console
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' notices and bars off the terminal; errors and our own warnings stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def report_errors(action: Callable[[], object]) -> int:
+    """Run an action of the program and say in one line what went wrong; the status to exit with."""
+    try:
+        action()
+    except BALoraError as error:
+        console.print(f"balora: error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except Interrupted as stop:
+        console.print(f"balora: {stop}; the same command goes on from there", markup=False, highlight=False)
+        return 128 + stop.number
+    except KeyboardInterrupt:
+        console.print("balora: stopped before there was anything to save; the same command begins again")
+        return 128 + signal.SIGINT
+    return 0
