@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from balora.adapters import saving, targets
 from balora.adapters.lean import make_lean
-from balora.adapters.pissa import start_from_principal_components
+from balora.adapters.starts import start_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
@@ -35,7 +35,7 @@ def get_balora_model(model: PreTrainedModel, config: BALoraConfig) -> BALoraMode
         _warn_of_constant_terms(model, config)
     adapted = _build(model, config)
     if config.residual:
-        start_from_principal_components(lora_layers(adapted), STUDENT, niter=config.pissa_niter, seed=config.seed)
+        start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
         attach_teacher(adapted)
     return adapted
 

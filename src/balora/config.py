@@ -14,8 +14,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
     "pissa": {},
+    "olora": {},
 }
-RESIDUAL = frozenset({"pissa"})
+RESIDUAL = frozenset({"pissa", "olora"})
 
 Schedule = Literal["constant", "cosine", "two_phase"]
 
@@ -49,7 +50,8 @@ class BALoraConfig(LoraConfig):
     Fields left at `None` take the value the paper prints for the model's task (`balora.config.PUBLISHED`).
 
     Attributes:
-        method: How the adapter starts: `lora`, `rslora`, `dora`, or `pissa`, from the weight's principal components.
+        method: How the adapter starts: `lora`, `rslora`, `dora`; or from part of the weight: `pissa` from its
+            principal components, `olora` from its QR decomposition.
         pissa_niter: `None` for PiSSA by exact SVD; a number for the fast randomized one with that many subspace
             iterations (PEFT's `pissa_niter_N`, seeded).
         seed: Seed of the randomized SVD.
@@ -108,7 +110,8 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"method: unknown {self.method!r}; there are {', '.join(METHODS)}")
         if not isinstance(self.init_lora_weights, bool):
             raise BALoraError(
-                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use method='pissa' or leave it out"
+                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use method='pissa' or "
+                "'olora', or leave it out"
             )
         if self.bias != "none":
             raise BALoraError(

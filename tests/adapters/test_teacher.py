@@ -9,7 +9,7 @@ from tiny_models import CAUSAL, CLASSIFIERS, MODELS, inputs_for, make, train_ste
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.teacher import as_teacher
 
-METHODS = ["lora", "rslora", "dora", "pissa"]
+METHODS = ["lora", "rslora", "dora", "pissa", "olora"]
 EXACT = {"rtol": 0, "atol": 1e-5}
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
@@ -64,7 +64,7 @@ def test_teacher_in_bfloat16_is_within_its_rounding(method):
     assert (logits.float() - expected).norm() < 2**-7 * expected.norm()
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora", "pissa", "olora"])
 def test_gradients_are_the_same_under_gradient_checkpointing(method):
     inputs = inputs_for("llama")
     gradients = []

@@ -56,6 +56,6 @@ def refuse_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> Non
         sharing = owners[id(layer.get_base_layer().weight)]
         if len(sharing) > 1:
             raise BALoraError(
-                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and PiSSA would change "
-                "all of them; leave it out of target_modules or use method='lora'"
+                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it would "
+                "change all of them; leave it out of target_modules or use method='lora'"
             )

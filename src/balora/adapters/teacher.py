@@ -1,8 +1,8 @@
 """The teacher: the pretrained function, seen through the adapted model without a second copy of it.
 
-Where an adapter only adds to the weight (LoRA, rsLoRA, DoRA), passing by it is exact. A residual method (PiSSA) has
-moved part of each weight into the adapter, so the base alone is not the pretrained model; a second, frozen adapter
-holds that part, W = W_res + scaling·B₀·A₀, and the teacher pass runs through it.
+Where an adapter only adds to the weight (LoRA, rsLoRA, DoRA), passing by it is exact. A residual method (PiSSA,
+OLoRA) has moved part of each weight into the adapter, so the base alone is not the pretrained model; a second, frozen
+adapter holds that part, W = W_res + scaling·B₀·A₀, and the teacher pass runs through it.
 """
 
 from collections.abc import Iterator
