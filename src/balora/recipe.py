@@ -12,12 +12,14 @@ from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.world import WorldConfig
 
-#: Methods by the name a table shows: PEFT method, and whether the regularizers are on.
+#: Low-rank methods of ours by the name a table shows: how the adapter starts, and whether the regularizers are on.
 RUN_METHODS: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in METHODS},
     **{f"{name}+reg": (name, True) for name in METHODS if name != "pissa"},
     "ba-lora": ("pissa", True),
 }
+#: Methods to compare with, without regularizers.
+RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora")
 
 
 #: Settings that must be at least 1.
@@ -40,8 +42,8 @@ class Recipe:
     Attributes:
         name: Name of the work, as tables and results show it.
         output_dir: Folder of the run. The same command resumes what it holds; another recipe is refused.
-        method: What `balora train` trains: lora, rslora, dora, pissa; lora+reg, rslora+reg, dora+reg with the
-            regularizers; ba-lora, which is PiSSA with them.
+        method: What `balora train` trains: lora, rslora, dora, pissa, olora; lora+reg, rslora+reg, dora+reg, olora+reg
+            with the regularizers; ba-lora, which is PiSSA with them; full, bitfit, houlsby, pfeiffer, adalora.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
@@ -81,6 +83,7 @@ class Recipe:
         lora_alpha: Scaling is lora_alpha / r.
         lora_dropout: Dropout on the adapter's input.
         target_modules: Module names, or all-linear; null for PEFT's default for the model.
+        bottleneck_size: Width of houlsby's and pfeiffer's adapters.
         modules_to_save: Modules trained in full beside the adapter.
         pissa_niter: Subspace iterations of PiSSA's randomized SVD; null for the exact one.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
@@ -162,6 +165,7 @@ class Recipe:
     lora_dropout: float = 0.0
     target_modules: list[str] | str | None = "all-linear"
     modules_to_save: list[str] | None = None
+    bottleneck_size: int = 16
     pissa_niter: int | None = None
     consistency_weight: float | None = None
     diversity_weight: float | None = None
@@ -204,8 +208,9 @@ class Recipe:
         own = [name for name, settings in self.method_settings.items() if "method" in settings]
         for key, names in (("method", [self.method]), ("methods", self.methods)):
             for method in names:
-                if method not in (*RUN_METHODS, *(own if key == "methods" else ())):
-                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join([*RUN_METHODS, *own])}")
+                known = [*RUN_METHODS, *RIVAL_METHODS, *(own if key == "methods" else ())]
+                if method not in known:
+                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
         for key in ("methods", "seeds"):
             values = getattr(self, key)
             if not values or len(set(values)) < len(values):

@@ -1,35 +1,43 @@
 """Drift: how far the adapted model's outputs are from the pretrained model's on the same inputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from balora.losses.rows import select_rows
-from balora.model import BALoraModel
 from balora.modes import evaluation_mode
 
 
 @torch.no_grad()
-def measure_drift(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+def measure_drift(
+    model: PreTrainedModel | PeftModel,
+    batches: Iterable[dict[str, Tensor]],
+    teacher: Callable[..., Any] | None = None,
+) -> dict[str, float]:
     """Compare student and teacher, token by token (example by example in classification).
 
     Args:
         model: The adapted model; left in the mode it was in.
         batches: Model inputs as tensors; labels are ignored. Padding is left out by `attention_mask`.
+        teacher: The pretrained function; a `BALoraModel` has its own.
 
     Returns:
         `kl_to_base`: mean KL(teacher ‖ student) in nats, temperature 1; `top1_agreement`: share of tokens whose
         likeliest continuation is the same. With one output (regression) `mse_to_base` alone, the mean squared
         difference. Empty when there are no batches.
     """
+    teacher = teacher or model.teacher_forward
     count, totals = 0, {}
     for batch in batches:
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels" and isinstance(v, Tensor)}
         mask = inputs.get("attention_mask")
         with evaluation_mode(model):
-            student, teacher = model(**inputs).logits, model.teacher_forward(**inputs).logits
+            student, teacher = model(**inputs).logits, teacher(**inputs).logits
         mask = mask if mask is not None and mask.shape == student.shape[:-1] else None
         student, teacher = select_rows(student, mask), select_rows(teacher, mask)  # (M, V)
         for name, value in drift_of(student, teacher).items():

@@ -1,20 +1,23 @@
-"""Rivals: the fine-tuning methods to compare with that PEFT does not have.
+"""Rivals: the fine-tuning methods to compare with that are not ours.
 
 Full fine-tuning and BitFit train the model's own parameters; bottleneck adapters add modules. What they give back is
-the Transformers model itself, for any trainer: no teacher, no regularizers.
+the Transformers model itself, for any trainer: no teacher, no regularizers. AdaLoRA is PEFT's, with its schedule kept.
 
     model = make_rival(AutoModelForSequenceClassification.from_pretrained(name), "houlsby", bottleneck_size=16)
 """
 
+from balora.rivals.adalora import AdaLoraCallback, make_adalora
 from balora.rivals.bottleneck import BottleneckAdapter, add_bottlenecks
 from balora.rivals.build import RIVALS, make_rival, trainable_parameters
 from balora.rivals.whole import freeze_but, task_heads, train_all, train_biases
 
 __all__ = [
     "RIVALS",
+    "AdaLoraCallback",
     "BottleneckAdapter",
     "add_bottlenecks",
     "freeze_but",
+    "make_adalora",
     "make_rival",
     "task_heads",
     "train_all",

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -13,17 +14,17 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from balora.build import get_balora_model
-from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.evaluation.classification import classification_metrics, predict
 from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.model import BALoraModel
-from balora.recipe import RUN_METHODS, Recipe
+from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
+from balora.rivals import trainable_parameters
 from balora.study.progress import ProgressCallback
 from balora.study.run_dir import write_text
+from balora.study.student import build_student, callbacks_of, save_student, teacher_of
 from balora.study.trainers import build_trainer, evaluation_sets
 from balora.study.workload import Workload, prepare, preservation_metrics
 from balora.training import InterruptCallback
@@ -67,17 +68,20 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     checkpoint = get_last_checkpoint(str(directory))
     set_seed(seed)
-    model = _adapted_model(workload, label, seed, checkpoint)
+    model = build_student(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()
-    trainer = build_trainer(workload, model, seed, directory, [interrupt, ProgressCallback(f"{label}, seed {seed}")])
+    callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *callbacks_of(recipe.method)]
+    trainer = build_trainer(workload, model, seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     seconds = _train(trainer, checkpoint) if label != PRETRAINED else 0.0
     if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(interrupt.received, trainer.state.global_step)
+    peak_memory_mb = _peak_memory_mb()
     metrics, drift = measure(workload, trainer, model)
     if label != PRETRAINED:
-        model.drift = drift
-        model.save_pretrained(directory)
+        if isinstance(model, BALoraModel):
+            model.drift = drift
+        save_student(model, directory)
         workload.tokenizer.save_pretrained(directory)
         write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
     run = Run(
@@ -86,42 +90,30 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         task=recipe.name,
         metrics={**metrics, **drift},
         train_seconds=seconds,
-        peak_memory_mb=_peak_memory_mb(),
-        trainable_parameters=model.get_nb_trainable_parameters()[0] if label != PRETRAINED else 0,
+        peak_memory_mb=peak_memory_mb,
+        trainable_parameters=trainable_parameters(model) if label != PRETRAINED else 0,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
+    for left in directory.glob("checkpoint-*"):
+        shutil.rmtree(left)
     return run
 
 
-def measure(workload: Workload, trainer: Trainer, model: BALoraModel) -> tuple[dict[str, float], dict[str, float]]:
+def measure(workload: Workload, trainer: Trainer, model: torch.nn.Module) -> tuple[dict[str, float], dict[str, float]]:
     """Task and preservation metrics, and drift from the base, of a model as it stands."""
     metrics: dict[str, float] = {}
     drift: dict[str, float] = {}
+    teacher = teacher_of(workload, model)
     if workload.recipe.is_classification:
         for suffix, dataset in evaluation_sets(trainer).items():
-            said = predict(model, model.teacher_forward, trainer.get_eval_dataloader(dataset))
+            said = predict(model, teacher, trainer.get_eval_dataloader(dataset))
             found = classification_metrics(said.logits.numpy(), said.labels.numpy())
             metrics |= {f"{name}{suffix}": value for name, value in found.items()}
             drift |= {f"{name}{suffix}": value for name, value in drift_of(said.logits, said.teacher_logits).items()}
     elif workload.validation is not None:
         metrics["eval_loss"] = held_out_loss(model, trainer.get_eval_dataloader())
-        drift = measure_drift(model, trainer.get_eval_dataloader())
+        drift = measure_drift(model, trainer.get_eval_dataloader(), teacher)
     return metrics | preservation_metrics(workload, model), drift
-
-
-def _adapted_model(workload: Workload, label: str, seed: int, checkpoint: str | None) -> BALoraModel:
-    base = workload.load_model()
-    if checkpoint is not None:
-        return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
-    recipe = workload.recipe
-    # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
-    adapter, regularized = RUN_METHODS[recipe.method] if label != PRETRAINED else ("lora", False)
-    inherited = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
-    own = [name for name in BALoraConfig(method=adapter).settings() if name not in ("method", "seed")]
-    settings = {name: getattr(recipe, name) for name in (*inherited, *own) if name in vars(recipe)}
-    if not regularized:
-        settings |= {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
-    return get_balora_model(base, BALoraConfig(method=adapter, seed=seed, **settings))
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> float:

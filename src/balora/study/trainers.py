@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
-from trl import SFTConfig
+from peft import PeftModel
+from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
 from balora.data import check_lengths, check_max_length, context_length, tokenize_classification
 from balora.errors import BALoraError
 from balora.model import BALoraModel
+from balora.recipe import Recipe
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.sft import BALoraSFTTrainer
+from balora.training.trainer import ObjectiveTrainerMixin
 
 MISMATCHED = "mismatched"
 #: Fields of TrainingArguments that a recipe has under the same name.
@@ -35,41 +38,82 @@ SAME_NAMES = (
 
 
 def build_trainer(
-    workload: Workload, model: BALoraModel, seed: int, directory: Path, callbacks: list[TrainerCallback]
+    workload: Workload,
+    model: PreTrainedModel | PeftModel,
+    seed: int,
+    directory: Path,
+    callbacks: list[TrainerCallback],
 ) -> Trainer:
-    """A trainer ready to train, its rows tokenized and held against the model's context.
+    """A trainer ready to train: ours for models of ours, the libraries' own for rivals.
+
+    Its rows are tokenized and held against the model's context.
 
     Raises:
         BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
             argument is unknown.
     """
-    recipe, tokenizer = workload.recipe, workload.tokenizer
-    context = context_length(model.config, tokenizer)
+    recipe = workload.recipe
+    context = context_length(model.config, workload.tokenizer)
     check_max_length(recipe.max_length, context)
-    sources = {"train": recipe.train_file or recipe.dataset_name, "validation": recipe.validation_file or "validation"}
     settings = _training_arguments(workload, seed, directory)
-    if recipe.is_classification:
-        limits = {"max_length": recipe.max_length, "context": context}
-        train = tokenize_classification(workload.train, tokenizer, source=sources["train"], **limits)
-        validation = {
-            name: tokenize_classification(rows, tokenizer, source=sources.get(name, name), **limits)
-            for name, rows in (("validation", workload.validation), (MISMATCHED, workload.mismatched))
-            if rows is not None
-        }
-        return BALoraTrainer(
-            model=model,
-            args=_checked(TrainingArguments, settings),
-            train_dataset=train,
-            eval_dataset=validation if MISMATCHED in validation else validation.get("validation"),
-            data_collator=DataCollatorWithPadding(tokenizer),
-            callbacks=callbacks,
+    build = _classification_trainer if recipe.is_classification else _language_trainer
+    trainer = build(workload, model, settings, context, callbacks)
+    if isinstance(trainer, ObjectiveTrainerMixin):
+        trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
+    return trainer
+
+
+def _sources(recipe: Recipe) -> dict[str, str]:
+    """What an error calls each set."""
+    return {
+        "train": recipe.train_file or recipe.dataset_name,
+        "validation": recipe.validation_file or "validation",
+        MISMATCHED: recipe.mismatched_file or MISMATCHED,
+    }
+
+
+def _classification_trainer(
+    workload: Workload,
+    model: PreTrainedModel | PeftModel,
+    settings: dict[str, Any],
+    context: int | None,
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    recipe, tokenizer, sources = workload.recipe, workload.tokenizer, _sources(workload.recipe)
+    sets = {"train": workload.train, "validation": workload.validation, MISMATCHED: workload.mismatched}
+    sets = {
+        name: tokenize_classification(
+            rows, tokenizer, source=sources[name], max_length=recipe.max_length, context=context
         )
+        for name, rows in sets.items()
+        if rows is not None
+    }
+    train = sets.pop("train")
+    trainer = BALoraTrainer if isinstance(model, BALoraModel) else Trainer
+    return trainer(
+        model=model,
+        args=_checked(TrainingArguments, settings),
+        train_dataset=train,
+        eval_dataset=sets if MISMATCHED in sets else sets.get("validation"),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=callbacks,
+    )
+
+
+def _language_trainer(
+    workload: Workload,
+    model: PreTrainedModel | PeftModel,
+    settings: dict[str, Any],
+    context: int | None,
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    recipe, tokenizer, sources = workload.recipe, workload.tokenizer, _sources(workload.recipe)
     if "messages" in workload.train.column_names and tokenizer.chat_template is None:
         raise BALoraError(
             f"{sources['train']}: chat rows need a chat template, and that of {recipe.model_name_or_path} has none; "
             "use an instruction-tuned model's tokenizer, or prompt–completion rows"
         )
-    trainer = BALoraSFTTrainer(
+    trainer = (BALoraSFTTrainer if isinstance(model, BALoraModel) else SFTTrainer)(
         model=model,
         args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
         processing_class=tokenizer,

@@ -13,8 +13,6 @@ from balora.errors import BALoraError, NonFiniteLossError
 from balora.evaluation.drift import measure_drift
 from balora.training.callbacks import ScheduleCallback
 
-DRIFT_BATCHES = 16
-
 
 class ObjectiveTrainerMixin:
     """What `BALoraTrainer` and `BALoraSFTTrainer` add to their libraries' trainers.
@@ -22,10 +20,15 @@ class ObjectiveTrainerMixin:
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
     `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`.
 
+    Attributes:
+        drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
+
     Raises:
         BALoraError: If a loss function or label smoothing is asked for beside the model's own objective.
         NonFiniteLossError: During training, when the loss or a trained weight is no longer finite.
     """
+
+    drift_batches: int = 16
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,9 +120,11 @@ class ObjectiveTrainerMixin:
         output = super().train(*args, **kwargs)
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
-        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
-        dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
-        self.model.drift = measure_drift(self.model, islice(self.get_eval_dataloader(dataset), DRIFT_BATCHES))
+        if self.drift_batches:
+            dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+            dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+            batches = islice(self.get_eval_dataloader(dataset), self.drift_batches)
+            self.model.drift = measure_drift(self.model, batches)
         return output
 
 
