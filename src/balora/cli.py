@@ -4,6 +4,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+#: Settings whose entries hold settings themselves.
+GROUPS = ("tasks", "method_settings")
 USAGE = """balora: low-rank fine-tuning that keeps what the model knew
 
   balora train RECIPE [--key value …]     fine-tune with one method and one seed
@@ -61,6 +63,7 @@ def parse(command: str, arguments: list[str]) -> "Recipe":  # noqa: F821
         BALoraError: If a key is unknown or a value has the wrong type.
     """
     from argparse import ArgumentError
+    from dataclasses import replace
 
     from jsonargparse import ArgumentParser, get_loader, set_loader
 
@@ -83,9 +86,21 @@ def parse(command: str, arguments: list[str]) -> "Recipe":  # noqa: F821
         settings.pop("recipe")
         if settings["world"] is not None:
             settings["world"] = WorldConfig(**settings["world"])
-        return Recipe(**settings)
+        recipe = Recipe(**settings)
+        return replace(recipe, **{group: _typed(parser, group, settings[group]) for group in GROUPS})
     except (ArgumentError, ValueError, TypeError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(_cause(str(error))) from error
+
+
+def _typed(parser: "ArgumentParser", group: str, entries: dict[str, dict]) -> dict[str, dict]:  # noqa: F821
+    """The settings inside tasks or methods, read as those at the top level are."""
+    typed = {}
+    for name, own in entries.items():
+        try:
+            typed[name] = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
+        except Exception as error:
+            raise ValueError(f"{group}: {name}: {_cause(str(error))}") from error
+    return typed
 
 
 def _cause(message: str) -> str:

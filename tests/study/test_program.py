@@ -126,12 +126,21 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     assert stock.peft_config["default"].r == 8
     assert f"| `kl_to_base` | {ba_lora.metrics['kl_to_base']:.6g} |" in (adapter / "README.md").read_text()
 
-    # Another seed goes on in a folder of its own; the same command again runs nothing and gives the same.
+    # The same command again runs nothing; with one more method it runs that alone; other settings are refused.
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]"]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamps
-    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1, 2]"]) == 2
-    assert "holds another run, which differs in seeds ([1] there, [1, 2] now)" in capsys.readouterr().err
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]", "--methods", "[lora, bitfit]"]) == 2
+    assert "bitfit trains biases and LlamaForCausalLM has none" in capsys.readouterr().err
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]", "--methods", "[lora, full]"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    runs = read_results(out / "results.json")
+    assert [run.method for run in runs] == ["pretrained", "lora", "full"]
+    assert runs[2].trainable_parameters > runs[1].trainable_parameters
+    assert runs[2].metrics["kl_to_base"] > 0
+    AutoModelForCausalLM.from_pretrained(out / "runs" / "full-seed1")
+    assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]", "--learning_rate", "0.1"]) == 2
+    assert "holds another run, which differs in learning_rate (0.01 there, 0.1 now)" in capsys.readouterr().err
 
 
 def test_compare_without_anything_to_evaluate_on_still_reports(settings, tmp_path):

@@ -1,0 +1,90 @@
+"""What a recipe's study consists of: settings over one another, and cells in a fair order."""
+
+import pytest
+import yaml
+
+from balora.cli import main, parse
+from balora.errors import BALoraError
+from balora.recipe import Recipe
+from balora.study.plan import plan
+
+STUDY = {
+    "model_name_or_path": "some/model",
+    "tasks": {"cola": {"glue_task": "cola", "num_train_epochs": 5}, "own": {"train_file": "a.jsonl"}},
+    "methods": ["lora", "full", "spectral only"],
+    "seeds": [1, 2],
+    "learning_rate": 1e-3,
+    "method_settings": {
+        "full": {"learning_rate": 1e-4, "num_train_epochs": 2},
+        "spectral only": {"method": "ba-lora", "consistency_weight": 0.0},
+    },
+}
+
+
+def test_every_seed_has_every_task_and_method():
+    cells = plan(Recipe(**STUDY))
+    assert [(c.recipe.name, c.label, c.seed) for c in cells[:2]] == [
+        ("cola", "pretrained", 1),
+        ("own", "pretrained", 1),
+    ]
+    order = [(c.seed, c.recipe.name, c.label) for c in cells[2:]]
+    methods = ["lora", "full", "spectral only"]
+    assert order == [(seed, task, method) for seed in (1, 2) for task in ("cola", "own") for method in methods]
+    assert len({cell.folder for cell in cells}) == len(cells)
+
+
+def test_the_methods_settings_stand_over_the_tasks_and_those_over_the_studys():
+    cells = {(c.recipe.name, c.label): c.recipe for c in plan(Recipe(**STUDY))}
+    assert cells["cola", "lora"].num_train_epochs == 5
+    assert cells["own", "lora"].num_train_epochs == 1
+    assert cells["own", "lora"].learning_rate == 1e-3
+    full = cells["cola", "full"]
+    assert (full.method, full.learning_rate, full.num_train_epochs) == ("full", 1e-4, 2)
+    spectral = cells["cola", "spectral only"]
+    assert (spectral.method, spectral.consistency_weight, spectral.diversity_weight) == ("ba-lora", 0.0, None)
+    assert cells["cola", "pretrained"].is_classification
+    assert not cells["own", "lora"].is_classification
+
+
+def test_a_study_of_one_task_has_plain_folders():
+    cells = plan(Recipe(model_name_or_path="m", train_file="a.jsonl", methods=["lora"], seeds=[3]))
+    assert [str(cell.folder) for cell in cells] == ["runs/pretrained-seed3", "runs/lora-seed3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": {"cola": {"glue_tsk": "cola"}}}, "tasks: cola: unknown key 'glue_tsk'; did you mean 'glue_task'?"),
+        ({"tasks": {"cola": {"seeds": [1]}}}, "tasks: cola: 'seeds' is a setting of the whole study"),
+        (
+            {"method_settings": {"full": {"lerning_rate": 1}}, "methods": ["full"]},
+            "method_settings: full: unknown key 'lerning_rate'",
+        ),
+        ({"method_settings": {"spectral only": {"spectral_weight": 1}}}, "methods: unknown method 'spectral only'"),
+        ({"tasks": {"cola": {"glue_task": "kola"}}}, "glue_task: unknown 'kola'; there are cola, sst2"),
+        ({"tasks": {"cola": {}}}, "train_file, dataset_name: one of the two is missing"),
+        ({"jobs": 0}, "jobs: 0 must be at least 1"),
+        ({"methods": ["spectral only"], "method_settings": {"spectral only": {"method": "x"}}}, "unknown method 'x'"),
+    ],
+)
+def test_a_mistake_in_a_task_or_method_is_named(change, message):
+    with pytest.raises(BALoraError, match=message.replace("?", r"\?")):
+        plan(Recipe(**{**STUDY, **change}))
+
+
+def test_values_are_typed_inside_tasks_and_methods_too(tmp_path, capsys):
+    # YAML itself reads 1e-4 as text.
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "method_settings": {}, "methods": ["full"]}) + "tasks: {a: {r: 1}}\n")
+    typed = parse("compare", [str(path), "--method_settings", "{full: {learning_rate: 1e-4}}"])
+    assert typed.method_settings == {"full": {"learning_rate": 1e-4}}
+    assert main(["compare", str(path), "--method_settings", "{full: {learning_rate: high}}"]) == 2
+    error = capsys.readouterr().err
+    assert "method_settings: full: " in error
+    assert "learning_rate" in error
+
+
+def test_train_takes_one_task(tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(STUDY))
+    assert main(["train", str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "tasks: `balora train` trains on one task" in capsys.readouterr().err
