@@ -44,3 +44,30 @@ def histories(runs: list[Run]) -> dict[str, list[dict]]:
                 rows.append({"step": step, "eval_loss": task + 0.05, "eval_runtime": 0.5})
         made[run.id] = [*rows, {"step": 200, "train_loss": 0.4, "train_runtime": 12.0}]
     return made
+
+
+METRIC_OF = {"cola": "matthews", "stsb": "pearson", "rte": "accuracy"}
+BASES = {"cola": 0.40, "stsb": 0.86, "rte": 0.60}
+GAINS = {"lora": 0.0, "pissa": 0.001, "balora": 0.02}
+
+
+@pytest.fixture
+def metric_of() -> dict[str, str]:
+    return METRIC_OF
+
+
+@pytest.fixture
+def suite() -> list[Run]:
+    """Three tasks of different metrics, three methods, seeds 1 to 3; the untouched model comes last."""
+    made = []
+    for task, base in BASES.items():
+        for method, gain in GAINS.items():
+            for seed in (1, 2, 3):
+                score = base + gain + 0.004 * math.sin(5 * seed * len(task + method))
+                metrics = {METRIC_OF[task]: score, "kl_to_base": 0.5 - 10 * gain * (1 + 0.1 * seed)}
+                made.append(Run(method, seed, task, metrics, 10.0, 800.0, 1000 + len(task)))
+    made += [
+        Run(PRETRAINED, 1, task, {METRIC_OF[task]: base - 0.3, "kl_to_base": 0.0}, 0.0, 600.0, 0)
+        for task, base in BASES.items()
+    ]
+    return made

@@ -75,9 +75,9 @@ def test_curves_have_a_panel_per_component_and_a_name_per_method(runs, histories
 def test_curves_show_the_mean_over_seeds_and_skip_what_is_not_a_number():
     made = [Run("lora", seed, "t", {}, 1.0, 1.0, 1) for seed in (1, 2)]
     logs = {
-        "lora-1": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": math.nan}],
-        "lora-2": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}],
-        "unknown-1": [{"step": 1, "loss": 9.0}],
+        "t-lora-1": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": math.nan}],
+        "t-lora-2": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}],
+        "t-unknown-1": [{"step": 1, "loss": 9.0}],
     }
     (line,) = loss_figure(made, logs).axes[0].lines
     assert line.get_xydata().tolist() == [[1.0, 1.5], [2.0, 0.5]]
@@ -85,7 +85,7 @@ def test_curves_show_the_mean_over_seeds_and_skip_what_is_not_a_number():
 
 def test_no_curves_without_losses(runs):
     assert loss_figure(runs, {}) is None
-    assert loss_figure(runs, {"lora-42": [{"step": 1, "learning_rate": 0.1}]}) is None
+    assert loss_figure(runs, {"mrpc-lora-42": [{"step": 1, "learning_rate": 0.1}]}) is None
 
 
 def test_odd_names_are_drawn_as_they_are():

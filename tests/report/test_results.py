@@ -24,6 +24,11 @@ def test_what_is_written_is_read_back(tmp_path, runs):
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
+def test_ids_tell_tasks_methods_and_seeds_apart(suite):
+    assert len({run.id for run in suite}) == len(suite)
+    assert suite[0].id == "cola-lora-1"
+
+
 def test_numbers_json_does_not_have_become_null_and_then_nan(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, [Run("lora", 1, "mrpc", {"f1": math.nan, "perplexity": math.inf, "skew": 0.5}, 1.0, 2.0, 3)])

@@ -18,13 +18,16 @@ _FEW_POINTS = 12  # up to here each logged point is worth a marker
 History = Sequence[Mapping[str, Any]]
 
 
-def loss_figure(runs: Sequence[Run], histories: Mapping[str, History]) -> Figure | None:
+def loss_figure(
+    runs: Sequence[Run], histories: Mapping[str, History], styles: Mapping[str, tuple[str, str]] | None = None
+) -> Figure | None:
     """Small multiples of the loss components over training steps: mean over seeds, with a band from least to most.
 
     Args:
-        runs: The runs of the study; they give the methods their order and colours.
+        runs: The runs of one task.
         histories: `Run.id` to the rows of the Trainer's `log_history`. Of each row, `loss`, `loss_*` and `eval_loss`
             are drawn; a method is absent from the panels of components it did not log.
+        styles: Colour and marker of each method, in order, where a study of several tasks has settled them.
 
     Returns:
         The figure, or None when no run logged a loss.
@@ -39,7 +42,7 @@ def loss_figure(runs: Sequence[Run], histories: Mapping[str, History]) -> Figure
 
     columns = min(_COLUMNS, len(components))
     rows = math.ceil(len(components) / columns)
-    styles = method_styles(runs)
+    styles = styles or method_styles(runs)
     drawn = [method for method in styles if method in by_method]
     with figure_style():
         legend_rows = math.ceil(len(drawn) / (columns + 1))

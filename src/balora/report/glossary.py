@@ -20,6 +20,9 @@ class Metric:
 
 GLOSSARY: dict[str, Metric] = {
     "accuracy": Metric("higher", "Share of examples answered correctly."),
+    "accuracy_mismatched": Metric(
+        "higher", "Accuracy on examples from sources that were absent in training, as in MNLI's second validation set."
+    ),
     "f1": Metric(
         "higher",
         "Harmonic mean of precision (how many of the flagged examples are right) and recall (how many of the right "
@@ -60,6 +63,15 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "mse_to_base": Metric(
         "lower", "Mean squared difference between this model's scores and the untouched one's: 0 means none."
+    ),
+    "silhouette": Metric(
+        "higher",
+        "How well the classes lie apart in the model's features: 1 is tight groups far apart, 0 is touching groups, "
+        "and below 0 examples lie nearer to another class than to their own.",
+    ),
+    "silhouette_minority": Metric(
+        "higher",
+        "The silhouette of the rarest class's examples alone: how well they lie apart from other classes.",
     ),
     "drift": Metric("lower", "Distance this model has moved from the untouched one: 0 means not at all."),
 }

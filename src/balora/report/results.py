@@ -42,8 +42,8 @@ class Run:
 
     @property
     def id(self) -> str:
-        """`method-seed`, the key under which a study keeps this run's training history."""
-        return f"{self.method}-{self.seed}"
+        """`task-method-seed`, the key under which a study keeps this run's training history."""
+        return f"{self.task}-{self.method}-{self.seed}"
 
 
 def read_results(path: str | Path) -> list[Run]:

@@ -14,8 +14,19 @@ from balora.report.labels import Label, place_labels
 from balora.report.results import PRETRAINED, Run
 
 
-def tradeoff_figure(runs: Sequence[Run], task_metric: str, drift_metric: str) -> Figure | None:
+def tradeoff_figure(
+    runs: Sequence[Run],
+    task_metric: str,
+    drift_metric: str,
+    styles: Mapping[str, tuple[str, str]] | None = None,
+) -> Figure | None:
     """Scatter of drift (x) against task score (y): a small dot per seed, a large one for the mean of each method.
+
+    Args:
+        runs: The runs of one task.
+        task_metric: The metric on the y axis.
+        drift_metric: The metric on the x axis.
+        styles: Colour and marker of each method, where a study of several tasks has settled them.
 
     Returns:
         The figure, or None when no fine-tuned run has both metrics.
@@ -23,7 +34,7 @@ def tradeoff_figure(runs: Sequence[Run], task_metric: str, drift_metric: str) ->
     points = _points(runs, drift_metric, task_metric)
     if not points.keys() - {PRETRAINED}:
         return None
-    styles = method_styles(runs)
+    styles = styles or method_styles(runs)
     with figure_style():
         figure = Figure(figsize=(6.6, 4.4), layout="constrained")
         axes = figure.add_subplot()

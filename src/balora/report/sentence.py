@@ -1,8 +1,13 @@
-"""The one sentence a reader should leave with: who wins the task, who kept most, and whether the seeds can tell."""
+"""The sentences a reader should leave with: who wins, who kept most, and whether the seeds can tell."""
 
+from collections.abc import Sequence
+
+from balora.errors import BALoraError
 from balora.report.glossary import better_direction, format_value
-from balora.report.results import PRETRAINED
+from balora.report.paired import paired_difference, sentence
+from balora.report.results import PRETRAINED, Run
 from balora.report.summary import TaskSummary
+from balora.report.task_metric import TaskMetric, tasks_of
 
 
 def headline(summary: TaskSummary, task_metric: str, drift_metric: str) -> str:
@@ -11,8 +16,33 @@ def headline(summary: TaskSummary, task_metric: str, drift_metric: str) -> str:
     drift = _lead(summary, drift_metric, "keeps most of the original model")
     if task is None and drift is None:
         return f"On {summary.task} there are too few results to compare methods by {task_metric} or {drift_metric}."
-    sentence = f"On {summary.task}, " + "; ".join(part for part in (task, drift) if part)
-    return sentence + _against_pretrained(summary, task_metric) + "."
+    claims = f"On {summary.task}, " + "; ".join(part for part in (task, drift) if part)
+    return claims + _against_pretrained(summary, task_metric) + "."
+
+
+def baseline_of(runs: Sequence[Run], baseline: str | None) -> str | None:
+    """The method that others are compared with: `baseline`, or else the first fine-tuned one, if there is any.
+
+    Raises:
+        BALoraError: No run is of `baseline`, or it is the untouched model, which has no seeds to pair.
+    """
+    methods = dict.fromkeys(run.method for run in runs if run.method != PRETRAINED)
+    if baseline is not None and baseline not in methods:
+        raise BALoraError(
+            f"baseline must be a fine-tuned method of this study ({', '.join(methods)}): {baseline!r} is none."
+        )
+    return baseline or next(iter(methods), None)
+
+
+def comparisons(runs: Sequence[Run], task_metric: TaskMetric, baseline: str) -> list[str]:
+    """A sentence for every other fine-tuned method: its paired difference to the baseline over all tasks.
+
+    Of a single task with a single seed nothing is said that its table does not show.
+    """
+    methods = dict.fromkeys(run.method for run in runs if run.method not in (PRETRAINED, baseline))
+    found = [paired_difference(runs, method, baseline, task_metric) for method in methods]
+    several = len(tasks_of(runs)) > 1
+    return [sentence(difference) for difference in found if difference and (several or difference.low is not None)]
 
 
 def _lead(summary: TaskSummary, metric: str, praise: str) -> str | None:

@@ -5,10 +5,10 @@ Runs of different tasks are never averaged together: there is one summary per ta
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from balora.report.glossary import better_direction
+from balora.report.glossary import Direction, better_direction
 from balora.report.results import PRETRAINED, Run
 
 
@@ -91,7 +91,13 @@ def _summarize_task(task: str, runs: Sequence[Run]) -> TaskSummary:
         by_method.setdefault(run.method, []).append(run)
     metrics = tuple(dict.fromkeys(name for run in runs for name in run.metrics))
     methods = tuple(_summarize_method(method, of_method, metrics) for method, of_method in by_method.items())
-    best = {metric: leader for metric in metrics if (leader := _best(metric, methods))}
+    best = {}
+    for metric in metrics:
+        first = leader(
+            better_direction(metric), {row.method: row.metrics[metric] for row in methods if metric in row.metrics}
+        )
+        if first is not None:
+            best[metric] = first
     return TaskSummary(task, metrics, methods, best)
 
 
@@ -107,20 +113,23 @@ def _summarize_method(method: str, runs: Sequence[Run], metrics: Sequence[str]) 
     )
 
 
-def _best(metric: str, methods: Sequence[MethodSummary]) -> Best | None:
-    direction = better_direction(metric)
-    candidates = {
-        row.method: row.metrics[metric] for row in methods if row.method != PRETRAINED and metric in row.metrics
-    }
+def leader(direction: Direction | None, estimates: Mapping[str, Estimate]) -> Best | None:
+    """The best of the fine-tuned methods, or None when there are fewer than two or nobody knows what is better.
+
+    Args:
+        direction: Which direction is better.
+        estimates: Method to its estimate; that of the untouched model is left out.
+    """
+    candidates = {method: value for method, value in estimates.items() if method != PRETRAINED}
     if direction is None or len(candidates) < 2:
         return None
     choose = max if direction == "higher" else min
-    leader = choose(candidates, key=lambda method: candidates[method].mean)
+    first = choose(candidates, key=lambda method: candidates[method].mean)
     return Best(
-        method=leader,
-        value=candidates[leader],
+        method=first,
+        value=candidates[first],
         rivals=tuple(
-            method for method in candidates if method != leader and candidates[method].overlaps(candidates[leader])
+            method for method in candidates if method != first and candidates[method].overlaps(candidates[first])
         ),
         spread_known=all(value.sd is not None for value in candidates.values()),
     )

@@ -1,8 +1,9 @@
-"""The summary of a task as a table: for the terminal (Rich), for README files (Markdown), and as cells for the page.
+"""Results as tables: for the terminal (Rich), for README files (Markdown), and as cells for the page.
 
 The cells are made once, so that all three say the same.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from balora.report.glossary import format_value, with_arrow
 from balora.report.results import PRETRAINED
-from balora.report.summary import MethodSummary, TaskSummary
+from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary
 
 COST_COLUMNS = ("time (s)", "memory (MB)")
 CLEAR, WITHIN_NOISE = "*", "≈"
@@ -37,25 +38,34 @@ class Grid:
 def summary_grid(summary: TaskSummary) -> Grid:
     """Lay out a task's summary: a row per method, a column per metric, then what training cost."""
     columns = ("method", "seeds", *map(with_arrow, summary.metrics), *COST_COLUMNS, "parameters")
-    return Grid(columns, tuple(_row(summary, row) for row in summary.methods), _legend(summary))
+    legend = grid_legend(any(row.runs > 1 for row in summary.methods), summary.best.values())
+    return Grid(columns, tuple(_row(summary, row) for row in summary.methods), legend)
 
 
 def rich_table(summary: TaskSummary) -> Table:
-    """The summary as a Rich table with a column per method: terminals are narrow, and metrics outnumber methods."""
-    grid = summary_grid(summary)
-    # `Text` keeps square brackets in names from being read as Rich markup.
-    table = Table(title=Text(summary.task), caption=Text(grid.legend), caption_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for name, *_ in grid.rows:
-        table.add_column(Text(name.text), justify="right", style="dim" if name.text == PRETRAINED else "")
-    for title, *cells in list(zip(grid.columns, *grid.rows, strict=True))[1:]:
-        table.add_row(Text(title), *map(_rich_cell, cells))
-    return table
+    """The summary of a task as a Rich table."""
+    return rich_grid(summary_grid(summary), summary.task)
 
 
 def markdown_table(summary: TaskSummary) -> str:
-    """The summary as a Markdown table followed by its legend, ending in a newline."""
-    grid = summary_grid(summary)
+    """The summary of a task as a Markdown table followed by its legend, ending in a newline."""
+    return markdown_grid(summary_grid(summary))
+
+
+def rich_grid(grid: Grid, title: str) -> Table:
+    """The grid as a Rich table with a column per method: terminals are narrow, and metrics outnumber methods."""
+    # `Text` keeps square brackets in names from being read as Rich markup.
+    table = Table(title=Text(title), caption=Text(grid.legend), caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name, *_ in grid.rows:
+        table.add_column(Text(name.text), justify="right", style="dim" if name.text == PRETRAINED else "")
+    for column, *cells in list(zip(grid.columns, *grid.rows, strict=True))[1:]:
+        table.add_row(Text(column), *map(_rich_cell, cells))
+    return table
+
+
+def markdown_grid(grid: Grid) -> str:
+    """The grid as a Markdown table followed by its legend, ending in a newline."""
     lines = [
         _markdown_row(grid.columns),
         _markdown_row(["---"] + ["---:"] * (len(grid.columns) - 1)),
@@ -66,43 +76,54 @@ def markdown_table(summary: TaskSummary) -> str:
     return "\n".join(lines) + "\n"
 
 
+def metric_cell(metric: str, value: Estimate | None, method: str, runs: int, best: Best | None) -> Cell:
+    """Print a method's estimate of a metric, marked where `best` names that method.
+
+    Args:
+        metric: Name of the metric; it decides the number of decimals.
+        value: The estimate, or None where no run gave a number.
+        method: Name of the method.
+        runs: How many runs the estimate should stand on.
+        best: The leader among the methods, if there is one.
+    """
+    if value is None:
+        return Cell("–")
+    text = format_value(metric, value.mean, value.sd)
+    if value.n < runs:
+        # A run that broke must not silently flatter its method's mean.
+        text += f" ({value.n} of {runs})"
+    if best is None or best.method != method:
+        return Cell(text)
+    return Cell(text, WITHIN_NOISE if best.rivals else CLEAR)
+
+
+def grid_legend(several_seeds: bool, best: Collection[Best]) -> str:
+    """What ± and the marks in a grid mean, as far as they occur in it."""
+    parts = []
+    if several_seeds:
+        parts.append("Mean ± sample standard deviation over seeds.")
+    if best:
+        parts.append(f"{CLEAR} marks the best fine-tuned method.")
+    if any(leader.rivals for leader in best):
+        parts.append(f"{WITHIN_NOISE} best mean, but within noise: its mean ± sd overlaps another method's.")
+    if any(not leader.spread_known for leader in best):
+        parts.append("Some methods have a single seed, so their spread is unknown.")
+    return " ".join(parts)
+
+
 def _row(summary: TaskSummary, row: MethodSummary) -> tuple[Cell, ...]:
     untouched = row.method == PRETRAINED
     return (
         Cell(row.method),
         Cell("–" if untouched else str(row.runs)),
-        *(_metric_cell(summary, row, metric) for metric in summary.metrics),
+        *(
+            metric_cell(metric, row.metrics.get(metric), row.method, row.runs, summary.best.get(metric))
+            for metric in summary.metrics
+        ),
         Cell("–" if untouched else f"{row.train_seconds.mean:,.1f}"),
         Cell(f"{row.peak_memory_mb.mean:,.0f}"),
         Cell("–" if untouched else f"{row.trainable_parameters:,}"),
     )
-
-
-def _metric_cell(summary: TaskSummary, row: MethodSummary, metric: str) -> Cell:
-    if metric not in row.metrics:
-        return Cell("–")
-    value = row.metrics[metric]
-    text = format_value(metric, value.mean, value.sd)
-    if value.n < row.runs:
-        # A run that broke must not silently flatter its method's mean.
-        text += f" ({value.n} of {row.runs})"
-    best = summary.best.get(metric)
-    if best is None or best.method != row.method:
-        return Cell(text)
-    return Cell(text, WITHIN_NOISE if best.rivals else CLEAR)
-
-
-def _legend(summary: TaskSummary) -> str:
-    parts = []
-    if any(row.runs > 1 for row in summary.methods):
-        parts.append("Mean ± sample standard deviation over seeds.")
-    if summary.best:
-        parts.append(f"{CLEAR} marks the best fine-tuned method.")
-    if any(best.rivals for best in summary.best.values()):
-        parts.append(f"{WITHIN_NOISE} best mean, but within noise: its mean ± sd overlaps another method's.")
-    if any(not best.spread_known for best in summary.best.values()):
-        parts.append("Some methods have a single seed, so their spread is unknown.")
-    return " ".join(parts)
 
 
 def _rich_cell(cell: Cell) -> Text:

@@ -1,0 +1,168 @@
+"""Two methods side by side on the same tasks and seeds: how far apart they are, and what the seeds say to that.
+
+Runs of one task and seed see the same data in the same order, so their difference is free of much that makes single
+scores vary. The interval is a percentile bootstrap (Efron, 1979) of those differences.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from balora.report.glossary import Direction, better_direction
+from balora.report.results import Run
+from balora.report.task_metric import TaskMetric, mean_metric, metric_for
+
+RESAMPLES = 10_000
+# With five pairs, even all five on one side happen by chance in 2 · 2⁻⁵ = 6 % of studies of two equal methods.
+ENOUGH_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus its rival, over every task and seed that both have.
+
+    Attributes:
+        method: The method.
+        rival: What it is compared with.
+        metric: The metric compared; `score` where tasks have different ones.
+        mean: Mean over tasks of each task's mean difference, so that every task weighs the same.
+        low: Lower end of the 95 % interval of the mean, None where a task has fewer than two pairs.
+        high: Upper end of it, likewise.
+        pairs: Number of (task, seed) pairs.
+        tasks: Number of tasks among them.
+        better: Which direction of `metric` is better, None when unknown.
+    """
+
+    method: str
+    rival: str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+    tasks: int
+    better: Direction | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero and stands on at least `ENOUGH_PAIRS` pairs."""
+        return self.excludes_zero and self.pairs >= ENOUGH_PAIRS
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval, and zero is not in it."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMetric) -> Difference | None:
+    """Compare two methods by a metric, pair by pair of the same task and seed.
+
+    The interval resamples the pairs of each task and averages the tasks' means: the tasks are taken as given. It tells
+    the noise of seeds and not that of the examples, which all seeds share. It is too narrow where seeds are few: by
+    about sqrt((n - 1) / n) with n seeds a task, so that a 95 % interval over eight tasks of three seeds holds the
+    truth in about 89 % of studies, and one over three seeds of a single task in 75 %.
+
+    Args:
+        runs: The runs of a study.
+        method: The method that is compared.
+        rival: The method it is compared with.
+        metric_of: The metric, of all tasks or by task.
+
+    Returns:
+        The difference, or None when the two share no pair with finite values, or when better is up for some tasks'
+        metrics and down for others', so that no mean over tasks says anything.
+    """
+    by_task = _differences(runs, method, rival, metric_of)
+    metric = mean_metric(metric_for(task, metric_of) for task in by_task)
+    if metric is None:
+        return None
+    strata = list(by_task.values())
+    low, high = interval(strata) if min(map(len, strata)) >= 2 else (None, None)
+    return Difference(
+        method=method,
+        rival=rival,
+        metric=metric,
+        mean=_dusted(np.mean([np.mean(stratum) for stratum in strata])),
+        low=low,
+        high=high,
+        pairs=sum(map(len, strata)),
+        tasks=len(strata),
+        better=better_direction(metric_for(next(iter(by_task)), metric_of)),
+    )
+
+
+def interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of the strata's means, resampled within strata."""
+    generator = np.random.default_rng(seed)
+    means = np.zeros(RESAMPLES)
+    for stratum in strata:
+        values = np.asarray(stratum)
+        drawn = generator.integers(len(values), size=(RESAMPLES, len(values)))
+        means += values[drawn].mean(axis=1) / len(strata)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return _dusted(low), _dusted(high)
+
+
+def sentence(difference: Difference) -> str:
+    """Say in plain words which of the two is ahead, by how much, and whether the seeds can tell."""
+    upwards = -1 if difference.better == "lower" else 1
+    ahead = upwards * difference.mean >= 0
+    place, quality = {
+        (True, True): ("ahead of", "better"),
+        (True, False): ("behind", "worse"),
+        (False, True): ("above", "higher"),
+        (False, False): ("below", "lower"),
+    }[difference.better is not None, ahead]
+    # Numbers point the way that the words do.
+    sign = upwards if ahead else -upwards
+    ends = [] if difference.low is None else sorted((sign * difference.low, sign * difference.high))
+    amount, *ends = _print(difference.metric, [sign * difference.mean, *ends])
+
+    several = difference.tasks > 1
+    metric = f"mean {difference.metric}" if several else difference.metric
+    pairs = f"{difference.pairs} pair" + ("s" if difference.pairs > 1 else "")
+    where = f"{pairs} over {difference.tasks} tasks" if several else pairs
+    found = f"95 % interval {' to '.join(ends)}"
+    claim = f"{difference.method} is {place} {difference.rival} by {amount} in {metric}"
+    if difference.low is None:
+        return f"{claim} ({where}; an interval takes two seeds{' of every task' if several else ''})."
+    if not difference.excludes_zero:
+        claim = f"{difference.method} against {difference.rival}: the difference in {metric} is within noise"
+        claim += f", {amount} {quality}"
+    elif not difference.clear:
+        return f"{claim} ({found}), but {pairs} are too few to rule out chance."
+    return f"{claim} ({found}, {where})."
+
+
+def _differences(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMetric) -> dict[str, list[float]]:
+    """Per task, the finite differences of the seeds that both methods have; tasks without any are absent."""
+    values: dict[str, dict[tuple[str, int], float]] = {method: {}, rival: {}}
+    for run in runs:
+        if run.method in values:
+            score = run.metrics.get(metric_for(run.task, metric_of), math.nan)
+            if math.isfinite(score):
+                values[run.method][run.task, run.seed] = score
+    by_task: dict[str, list[float]] = {}
+    for (task, seed), score in values[method].items():
+        if (task, seed) in values[rival]:
+            by_task.setdefault(task, []).append(score - values[rival][task, seed])
+    return by_task
+
+
+def _dusted(value: float) -> float:
+    """Without the dust of binary fractions, which would tell a difference of nothing from zero."""
+    return round(float(value), 12)
+
+
+def _print(metric: str, values: Sequence[float]) -> list[str]:
+    """Numbers that belong together, with enough decimals each to show two digits of the largest."""
+    largest = max(map(abs, values))
+    decimals = 2 if metric == "perplexity" else 3
+    if 0 < largest < 0.01:
+        decimals = 1 - math.floor(math.log10(largest))
+    if any(value and not round(value, decimals) for value in values):
+        decimals += 1
+    # Adding zero turns a rounded -0.0 into 0.0.
+    return [f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−") for value in values]
