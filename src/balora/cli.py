@@ -1,20 +1,27 @@
-"""The program: `balora train RECIPE`, `balora compare RECIPE`, `balora quickstart`."""
+"""The program: `balora train RECIPE`, `balora compare RECIPE`, `balora calibrate RECIPE`, `balora quickstart`."""
 
 import sys
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-#: Settings whose entries hold settings themselves.
-GROUPS = ("tasks", "method_settings")
+if TYPE_CHECKING:
+    from balora.recipe import Recipe
+    from balora.report import Run
+
 USAGE = """balora: low-rank fine-tuning that keeps what the model knew
 
-  balora train RECIPE [--key value …]     fine-tune with one method and one seed
-  balora compare RECIPE [--key value …]   several methods × seeds on the same work: one table, one page
-  balora quickstart [--key value …]       compare on a small synthetic world, in minutes, on a CPU
+  balora train RECIPE [--key value …]      fine-tune with one method and one seed
+  balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
+  balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
+  balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
 
 A recipe is a YAML file of settings; every one can be given on the command line instead. `balora COMMAND --help`
 explains them all. The same command run again goes on where it was stopped.
 """
+
+# Importing torch and its libraries takes seconds: commands import what they need once they are known to be wanted.
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,102 +30,84 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    command, arguments = argv[0], argv[1:]
-    if command not in ("train", "compare", "quickstart"):
-        print(f"balora: error: unknown command {command!r}; there are train, compare and quickstart", file=sys.stderr)
+    commands = {"train": train, "compare": compare, "calibrate": calibrate, "quickstart": quickstart}
+    name, arguments = argv[0], argv[1:]
+    if name not in commands:
+        print(f"balora: error: unknown command {name!r}; there are {', '.join(commands)}", file=sys.stderr)
         return 2
-    # Importing torch and its libraries takes seconds: not before the command is known to be one.
     from balora.study.terminal import quiet_libraries, report_errors
 
     quiet_libraries()
-    return report_errors(lambda: run(command, arguments))
+    return report_errors(lambda: commands[name](arguments))
 
 
-def run(command: str, arguments: list[str]) -> None:
-    """Read the recipe and do what the command says."""
-    from balora.errors import BALoraError
-    from balora.study import compare, run_cell
+def train(arguments: list[str]) -> None:
+    """One method, one seed."""
+    from balora.arguments import parse
+    from balora.study import run_cell
+    from balora.study.plan import single
     from balora.study.run_dir import claimed
 
-    if command == "quickstart":
-        packaged = files("balora") / "recipes" / "quickstart.yaml"
-        arguments = [str(packaged), "--output_dir=outputs/quickstart", *arguments]
-    recipe = parse(command, arguments)
-    if command == "train":
-        if recipe.tasks:
-            raise BALoraError("tasks: `balora train` trains on one task; use `balora compare` for several")
-        with claimed(recipe) as directory:
-            runs = [run_cell(recipe, recipe.method, recipe.seed, directory)]
-        where = f"adapter: {recipe.output_dir}"
-    else:
-        runs = compare(recipe)
-        where = f"report: {Path(recipe.output_dir) / 'report.html'}"
-    show(runs, where)
+    recipe, _ = parse("train", arguments)
+    task = single(recipe)
+    with claimed(recipe) as directory:
+        run = run_cell(task, recipe.method, recipe.seed, directory)
+    show(task, [run], f"adapter: {recipe.output_dir}")
 
 
-def parse(command: str, arguments: list[str]) -> "Recipe":  # noqa: F821
-    """The recipe that the arguments give: its file first, then what the command line sets.
+def compare(arguments: list[str], command: str = "compare") -> None:
+    """Tasks × methods × seeds."""
+    from balora.arguments import parse
+    from balora.study import compare as run_study
 
-    Raises:
-        BALoraError: If a key is unknown or a value has the wrong type.
-    """
-    from argparse import ArgumentError
-    from dataclasses import replace
-
-    from jsonargparse import ArgumentParser, get_loader, set_loader
-
-    from balora.errors import BALoraError
-    from balora.recipe import Recipe, read_recipe
-    from balora.world import WorldConfig
-
-    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
-    yaml_loader = get_loader("yaml")
-    set_loader("recipe", lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text))
-    usage = f"balora {command} RECIPE [--key value …]"
-    parser = ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
-    parser.add_class_arguments(Recipe)
-    parser.add_argument("--recipe", action="config", help="The recipe's file; RECIPE in first place is the same.")
-    if arguments and not arguments[0].startswith("-"):
-        read_recipe(arguments[0])
-        arguments = ["--recipe", arguments[0], *arguments[1:]]
-    try:
-        settings = parser.parse_args(arguments).as_dict()
-        settings.pop("recipe")
-        if settings["world"] is not None:
-            settings["world"] = WorldConfig(**settings["world"])
-        recipe = Recipe(**settings)
-        return replace(recipe, **{group: _typed(parser, group, settings[group]) for group in GROUPS})
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise error if isinstance(error, BALoraError) else BALoraError(_cause(str(error))) from error
+    recipe, _ = parse(command, arguments)
+    show(recipe, run_study(recipe), f"report: {Path(recipe.output_dir) / 'report.html'}")
 
 
-def _typed(parser: "ArgumentParser", group: str, entries: dict[str, dict]) -> dict[str, dict]:  # noqa: F821
-    """The settings inside tasks or methods, read as those at the top level are."""
-    typed = {}
-    for name, own in entries.items():
-        try:
-            typed[name] = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
-        except Exception as error:
-            raise ValueError(f"{group}: {name}: {_cause(str(error))}") from error
-    return typed
+def quickstart(arguments: list[str]) -> None:
+    """`compare` with the recipe that comes with the package."""
+    packaged = files("balora") / "recipes" / "quickstart.yaml"
+    compare([str(packaged), "--output_dir=outputs/quickstart", *arguments], "quickstart")
 
 
-def _cause(message: str) -> str:
-    """jsonargparse's explanation in one line: the first cause it lists, behind the key it is about."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    causes = [line[2:] for line in lines if line.startswith("- ")]
-    return " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)
-
-
-def show(runs: list["Run"], where: str) -> None:  # noqa: F821
-    """Print one table per task, and where the rest lies."""
+def calibrate(arguments: list[str]) -> None:
+    """Measure gradients, search the common factor, write the weights."""
     from rich.console import Console
 
-    from balora.report import rich_table, summarize
+    from balora.arguments import parse
+    from balora.errors import BALoraError
+    from balora.report.calibration import calibration_table
+    from balora.study import calibrate as work
+
+    recipe, settings = parse("calibrate", arguments, work.CalibrationSettings)
+    if not arguments or arguments[0].startswith("-"):
+        raise BALoraError("recipe: `balora calibrate` writes into a copy of one, so name its file first")
+    source = Path(arguments[0])
+    target = work.calibrated_recipe(source, settings)
+    with TemporaryDirectory(prefix="balora-") as scratch:
+        calibration = work.measure_gradients(recipe, settings, Path(scratch))
+    Console().print(calibration_table(calibration))
+    factor = settings.factors[0]
+    if len(settings.factors) > 1:
+        factor, runs = work.search_factor(recipe, calibration, settings.factors)
+        show(recipe, runs, f"common factor: {factor:g}, best on rows held out from training")
+    work.write_calibrated(source, target, calibration.settings(factor))
+    Console().print(f"calibrated recipe: {target}", highlight=False, soft_wrap=True)
+
+
+def show(recipe: "Recipe", runs: list["Run"], where: str) -> None:
+    """Print the suite where there are several tasks, else the task's table, and where the rest lies."""
+    from rich.console import Console
+
+    from balora.report import rich_grid, rich_table, suite_grid, summarize
+    from balora.study.compare import task_metrics
 
     console = Console()
-    for summary in summarize(runs):
-        console.print(rich_table(summary))
+    summaries = summarize(runs)
+    if len(summaries) > 1:
+        console.print(rich_grid(suite_grid(runs, task_metrics(recipe, runs)), recipe.name))
+    else:
+        console.print(rich_table(summaries[0]))
     console.print(where, highlight=False, soft_wrap=True)
 
 

@@ -32,7 +32,7 @@ COUNTS = (
     "r",
 )
 #: Settings of a whole study, which no task or method of it can have for itself.
-OF_THE_STUDY = ("name", "output_dir", "methods", "method_settings", "tasks", "seed", "seeds", "jobs")
+OF_THE_STUDY = ("name", "output_dir", "methods", "method_settings", "tasks", "task", "seed", "seeds", "jobs")
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Recipe:
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
         tasks: Several tasks for `balora compare`, by name: each the settings in which it differs.
+        task: Of several tasks, the one for `balora train` and `balora calibrate`.
         seed: Seed of `balora train`: head, adapter start, data order, dropout.
         seeds: Seeds of `balora compare`.
         jobs: Runs that `balora compare` has going at once.
@@ -64,6 +65,7 @@ class Recipe:
         validation_split: Its split to evaluate on.
         train_file: Local .jsonl, .json, .csv, .tsv, .parquet or .txt.
         validation_file: The same, to evaluate on.
+        validation_share: Evaluate on this share of the training rows, then not trained on, in place of a set.
         mismatched_split: A second split to evaluate on (MNLI's); its metrics end in _mismatched.
         mismatched_file: The same as a file.
         column_names: Names for the columns of a file that has no header row.
@@ -77,7 +79,8 @@ class Recipe:
         class_ratio: Thin training rows out to this ratio of classes, in order of their ids, such as [100, 10, 1].
         max_train_samples: Use so many training rows.
         max_eval_samples: Use so many evaluation rows.
-        subset_seed: Seed that class_ratio, max_train_samples and max_eval_samples draw by; null takes the first rows.
+        subset_seed: Seed that max_train_samples, max_eval_samples, class_ratio and validation_share draw by; with
+            null the first two take the first rows.
         max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
         r: Rank of the adapter.
         lora_alpha: Scaling is lora_alpha / r.
@@ -130,6 +133,7 @@ class Recipe:
     methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: str | None = None
     seed: int = 42
     seeds: list[int] = field(default_factory=lambda: [42])
     jobs: int = 1
@@ -145,6 +149,7 @@ class Recipe:
     validation_split: str = "validation"
     train_file: str | None = None
     validation_file: str | None = None
+    validation_share: float | None = None
     mismatched_split: str | None = None
     mismatched_file: str | None = None
     column_names: list[str] | None = None
@@ -222,15 +227,16 @@ class Recipe:
             raise BALoraError(f"learning_rate: {self.learning_rate} must be positive")
         if self.glue_task is not None and self.glue_task not in GLUE:
             raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise BALoraError(f"validation_share: {self.validation_share} is not a share; use one between 0 and 1")
         if self.packing and self.is_classification:
             raise BALoraError(
                 "packing: a classification row stands alone; use train_sampling_strategy: group_by_length"
             )
         if self.packing and self.max_length is None:
             raise BALoraError("packing: rows are joined up to max_length, which is missing")
-        if self.tasks:
-            for name, settings in self.tasks.items():
-                _refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
+        for name, settings in self.tasks.items():
+            _refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
         for name, settings in self.method_settings.items():
             _refuse_unknown(f"method_settings: {name}", settings, Recipe, besides=OF_THE_STUDY)
         if self.world is None and not self.tasks:

@@ -3,10 +3,11 @@
 import pytest
 import yaml
 
-from balora.cli import main, parse
+from balora.arguments import parse
+from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.study.plan import plan
+from balora.study.plan import plan, single
 
 STUDY = {
     "model_name_or_path": "some/model",
@@ -76,7 +77,7 @@ def test_values_are_typed_inside_tasks_and_methods_too(tmp_path, capsys):
     # YAML itself reads 1e-4 as text.
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump({**STUDY, "method_settings": {}, "methods": ["full"]}) + "tasks: {a: {r: 1}}\n")
-    typed = parse("compare", [str(path), "--method_settings", "{full: {learning_rate: 1e-4}}"])
+    typed, _ = parse("compare", [str(path), "--method_settings", "{full: {learning_rate: 1e-4}}"])
     assert typed.method_settings == {"full": {"learning_rate": 1e-4}}
     assert main(["compare", str(path), "--method_settings", "{full: {learning_rate: high}}"]) == 2
     error = capsys.readouterr().err
@@ -87,4 +88,9 @@ def test_values_are_typed_inside_tasks_and_methods_too(tmp_path, capsys):
 def test_train_takes_one_task(tmp_path, capsys):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(STUDY))
     assert main(["train", str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path / "out")]) == 2
-    assert "tasks: `balora train` trains on one task" in capsys.readouterr().err
+    assert "task: None is not among the recipe's tasks; name one of cola, own" in capsys.readouterr().err
+
+
+def test_the_one_task_has_its_methods_settings_too():
+    one = single(Recipe(**STUDY, task="cola", method="full"))
+    assert (one.name, one.learning_rate, one.tasks) == ("cola", 1e-4, {})

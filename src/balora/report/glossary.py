@@ -9,6 +9,8 @@ from typing import Literal
 
 Direction = Literal["higher", "lower"]
 
+ARROWS: dict[Direction | None, str] = {"higher": " ↑", "lower": " ↓", None: ""}
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -84,8 +86,7 @@ def better_direction(metric: str) -> Direction | None:
 
 def with_arrow(metric: str) -> str:
     """The metric's name followed by ↑ or ↓ where a better direction is known."""
-    arrow = {"higher": " ↑", "lower": " ↓", None: ""}
-    return metric + arrow[better_direction(metric)]
+    return metric + ARROWS[better_direction(metric)]
 
 
 def format_value(metric: str, value: float, sd: float | None = None) -> str:

@@ -24,7 +24,7 @@ def write_markdown(
     *,
     runs: Sequence[Run],
     task_metric: TaskMetric,
-    drift_metric: str,
+    drift_metric: TaskMetric,
     baseline: str | None = None,
     figures: Sequence[tuple[str, str, Figure]] = (),
 ) -> None:
@@ -34,7 +34,7 @@ def write_markdown(
         path: The Markdown file to write.
         runs: The runs of the study.
         task_metric: The metric that tells how well the task was learned; task to metric where they differ.
-        drift_metric: The metric that tells how much of the original model was lost or kept.
+        drift_metric: The metric that tells how much of the original model was lost or kept; likewise.
         baseline: The method that the others are compared with; the first fine-tuned one by default.
         figures: More figures, each with a heading, which names its file too, and a caption.
 
@@ -63,14 +63,14 @@ def write_markdown(
         if figure is not None:
             parts += [picture("suite", figure, f"Every method against {baseline}"), SUITE_CAPTION]
     for summary in summaries:
-        metric = metric_for(summary.task, task_metric)
+        metric, drift = metric_for(summary.task, task_metric), metric_for(summary.task, drift_metric)
         parts += [f"## {summary.task}"] if several else []
-        parts += [headline(summary, metric, drift_metric), *([] if several else [compared])]
+        parts += [headline(summary, metric, drift), *([] if several else [compared])]
         parts.append(markdown_table(summary).strip())
         of_task = [run for run in runs if run.task == summary.task]
-        figure = tradeoff_figure(of_task, metric, drift_metric, method_styles(runs))
+        figure = tradeoff_figure(of_task, metric, drift, method_styles(runs))
         if figure is not None:
-            parts.append(picture("tradeoff", figure, f"{metric} against {drift_metric}"))
+            parts.append(picture("tradeoff", figure, f"{metric} against {drift}"))
     for heading, caption, figure in figures:
         parts += [f"## {heading}", picture(heading, figure, heading), caption]
     parts.append("Ran with " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".")

@@ -30,7 +30,7 @@ def write_page(
     histories: Mapping[str, History],
     recipe_text: str,
     task_metric: TaskMetric,
-    drift_metric: str,
+    drift_metric: TaskMetric,
     baseline: str | None = None,
     notes: Sequence[str] = (),
     figures: Sequence[tuple[str, str, Figure]] = (),
@@ -46,7 +46,7 @@ def write_page(
         histories: `Run.id` to the rows of the Trainer's `log_history`; may lack runs or be empty.
         recipe_text: The recipe the study was run from, shown as it is.
         task_metric: The metric that tells how well the task was learned; task to metric where they differ.
-        drift_metric: The metric that tells how much of the original model was lost or kept.
+        drift_metric: The metric that tells how much of the original model was lost or kept; likewise.
         baseline: The method that the others are compared with; the first fine-tuned one by default.
         notes: Remarks and caveats, a paragraph each, shown right below the headline.
         figures: More figures, each with a heading and a caption.
@@ -70,10 +70,15 @@ def write_page(
         notes=notes,
         suite=_suite_view(runs, task_metric, baseline) if len(summaries) > 1 else None,
         tasks=[
-            _task_view(summary, runs, histories, metric_for(summary.task, task_metric), drift_metric)
+            _task_view(
+                summary,
+                runs,
+                histories,
+                metric_for(summary.task, task_metric),
+                metric_for(summary.task, drift_metric),
+            )
             for summary in summaries
         ],
-        drift_metric=drift_metric,
         figures=[
             (heading, caption, _svg(figure, f"figure-{index}"))
             for index, (heading, caption, figure) in enumerate(figures)
@@ -107,6 +112,7 @@ def _task_view(
         "headline": headline(summary, task_metric, drift_metric),
         "grid": summary_grid(summary),
         "metric": task_metric,
+        "drift_metric": drift_metric,
         "tradeoff": _svg(tradeoff_figure(of_task, task_metric, drift_metric, styles), f"tradeoff-{summary.task}"),
         "curves": _svg(loss_figure(of_task, histories, styles), f"curves-{summary.task}"),
         "run_columns": ["method", "seed", *summary.metrics, *COST_COLUMNS],

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from balora.report.glossary import Direction, better_direction, with_arrow
+from balora.report.glossary import ARROWS, Direction, better_direction, with_arrow
 from balora.report.results import PRETRAINED, Run
 from balora.report.summary import Estimate, estimate, leader
 from balora.report.table import Cell, Grid, grid_legend, metric_cell
@@ -90,5 +90,4 @@ def _average_column(columns: Sequence[_Column]) -> _Column | None:
         mean = statistics.fmean(column.estimates[method].mean for column in columns)
         estimates[method] = Estimate(mean, by_seed and by_seed.sd, by_seed.n if by_seed else 0)
     better = columns[0].better
-    title = "average" + {"higher": " ↑", "lower": " ↓", None: ""}[better]
-    return _Column(title, metric, better, scores, estimates)
+    return _Column("average" + ARROWS[better], metric, better, scores, estimates)

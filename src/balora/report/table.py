@@ -53,10 +53,20 @@ def markdown_table(summary: TaskSummary) -> str:
 
 
 def rich_grid(grid: Grid, title: str) -> Table:
-    """The grid as a Rich table with a column per method: terminals are narrow, and metrics outnumber methods."""
+    """The grid as a Rich table, with a column per method unless there are more methods than other columns.
+
+    Terminals are narrow, and metrics mostly outnumber methods.
+    """
     # `Text` keeps square brackets in names from being read as Rich markup.
     table = Table(title=Text(title), caption=Text(grid.legend), caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
+    if len(grid.rows) >= len(grid.columns):
+        for column in grid.columns[1:]:
+            table.add_column(Text(column), justify="right")
+        for name, *cells in grid.rows:
+            style = "dim" if name.text == PRETRAINED else ""
+            table.add_row(Text(name.text), *map(_rich_cell, cells), style=style)
+        return table
     for name, *_ in grid.rows:
         table.add_column(Text(name.text), justify="right", style="dim" if name.text == PRETRAINED else "")
     for column, *cells in list(zip(grid.columns, *grid.rows, strict=True))[1:]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import Run, write_markdown, write_page, write_results
 from balora.study.cell import RESULT_FILE, history_of, result_of
@@ -53,13 +54,22 @@ def compare(recipe: Recipe) -> list[Run]:
     return runs
 
 
-def write_report(recipe: Recipe, runs: list[Run], histories: dict[str, list[dict]], directory: Path) -> None:
-    """Write `report.html`, and `summary.md` with its picture."""
-    measured = {name for run in runs for name in run.metrics}
-    axes = {
-        "task_metric": recipe.task_metric or next((m for m in TASK_METRICS if m in measured), TASK_METRICS[0]),
-        "drift_metric": recipe.drift_metric or next((m for m in DRIFT_METRICS if m in measured), DRIFT_METRICS[0]),
+def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
+    """By task, the metric that tells how well it was learned: the recipe's, GLUE's, or the first that was measured."""
+    return {
+        task.name: task.task_metric
+        or (GLUE[task.glue_task].metric if task.glue_task else _first_measured(TASK_METRICS, task.name, runs))
+        for task in task_recipes(recipe)
     }
+
+
+def write_report(recipe: Recipe, runs: list[Run], histories: dict[str, list[dict]], directory: Path) -> None:
+    """Write `report.html`, and `summary.md` with its pictures."""
+    drift = {
+        task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs)
+        for task in task_recipes(recipe)
+    }
+    axes = {"task_metric": task_metrics(recipe, runs), "drift_metric": drift}
     write_page(
         directory / "report.html",
         title=recipe.name,
@@ -69,3 +79,8 @@ def write_report(recipe: Recipe, runs: list[Run], histories: dict[str, list[dict
         **axes,
     )
     write_markdown(directory / "summary.md", runs=runs, **axes)
+
+
+def _first_measured(metrics: tuple[str, ...], task: str, runs: list[Run]) -> str:
+    measured = {name for run in runs if run.task == task for name in run.metrics}
+    return next((name for name in metrics if name in measured), metrics[0])

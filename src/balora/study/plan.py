@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 
@@ -35,7 +36,20 @@ def task_recipes(recipe: Recipe) -> list[Recipe]:
     """
     if not recipe.tasks:
         return [recipe]
-    return [replace(recipe, **{"tasks": {}, "name": name, **own}) for name, own in recipe.tasks.items()]
+    return [replace(recipe, **{"tasks": {}, "task": None, "name": name, **own}) for name, own in recipe.tasks.items()]
+
+
+def single(recipe: Recipe) -> Recipe:
+    """The one task that `balora train` and `balora calibrate` work on, with the settings of the recipe's method.
+
+    Raises:
+        BALoraError: If the recipe has several tasks and names none of them, or one that is not there.
+    """
+    tasks = {task.name: task for task in task_recipes(recipe)}
+    if recipe.tasks and recipe.task not in tasks:
+        raise BALoraError(f"task: {recipe.task!r} is not among the recipe's tasks; name one of {', '.join(tasks)}")
+    task = tasks[recipe.task] if recipe.tasks else recipe
+    return replace(task, **recipe.method_settings.get(recipe.method, {}))
 
 
 def plan(recipe: Recipe) -> list[Cell]:

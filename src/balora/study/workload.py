@@ -106,10 +106,12 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         )
     train = _subset(recipe, train, recipe.max_train_samples)
     validation = mismatched = None
-    if recipe.validation_file or recipe.dataset_name:
+    if recipe.validation_share is not None:
+        train, validation = _hold_out(recipe, train)
+    elif recipe.validation_file or recipe.dataset_name:
         validation, _ = _split(recipe, recipe.validation_file, recipe.validation_split, label_names)
         validation = _subset(recipe, validation, recipe.max_eval_samples)
-    if recipe.mismatched_file or recipe.mismatched_split:
+    if recipe.validation_share is None and (recipe.mismatched_file or recipe.mismatched_split):
         mismatched, _ = _split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
         mismatched = _subset(recipe, mismatched, recipe.max_eval_samples)
     return Workload(recipe, tokenizer, train, validation, mismatched, _texts(recipe), label_names, world)
@@ -175,6 +177,12 @@ def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:
         return rows.select(range(limit))
     drawn = np.random.default_rng(recipe.subset_seed).permutation(len(rows))[:limit]
     return rows.select(sorted(drawn.tolist()))
+
+
+def _hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, Dataset]:
+    """The rows to train on, and those to evaluate on in place of an evaluation set."""
+    parts = rows.train_test_split(test_size=recipe.validation_share, seed=recipe.subset_seed or 0)
+    return parts["train"], parts["test"]
 
 
 def _texts(recipe: Recipe) -> list[str]:

@@ -1,0 +1,70 @@
+"""From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
+
+from argparse import ArgumentError
+from dataclasses import fields, replace
+from typing import Any
+
+from jsonargparse import ArgumentParser, get_loader, set_loader
+
+from balora.errors import BALoraError
+from balora.recipe import Recipe, read_recipe
+from balora.world import WorldConfig
+
+#: Settings whose entries hold settings themselves.
+GROUPS = ("tasks", "method_settings")
+
+
+def parse(command: str, arguments: list[str], extra: type | None = None) -> tuple[Recipe, Any]:
+    """The recipe that the arguments give, and the command's own settings beside it.
+
+    Args:
+        command: Name of the command, for its help.
+        arguments: `RECIPE [--key value …]`.
+        extra: Dataclass of settings that the command has beside a recipe's.
+
+    Returns:
+        The recipe, and an instance of `extra`, `None` where there is none.
+
+    Raises:
+        BALoraError: If a key is unknown or a value has the wrong type.
+    """
+    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
+    yaml_loader = get_loader("yaml")
+    set_loader("recipe", lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text))
+    usage = f"balora {command} RECIPE [--key value …]"
+    parser = ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+    if extra is not None:
+        parser.add_class_arguments(extra)
+    parser.add_class_arguments(Recipe)
+    parser.add_argument("--recipe", action="config", help="The recipe's file; RECIPE in first place is the same.")
+    if arguments and not arguments[0].startswith("-"):
+        read_recipe(arguments[0])
+        arguments = ["--recipe", arguments[0], *arguments[1:]]
+    try:
+        settings = parser.parse_args(arguments).as_dict()
+        settings.pop("recipe")
+        own = None if extra is None else extra(**{f.name: settings.pop(f.name) for f in fields(extra)})
+        if settings["world"] is not None:
+            settings["world"] = WorldConfig(**settings["world"])
+        recipe = Recipe(**settings)
+        return replace(recipe, **{group: _typed(parser, group, settings[group]) for group in GROUPS}), own
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise error if isinstance(error, BALoraError) else BALoraError(_cause(str(error))) from error
+
+
+def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings inside tasks or methods, read as those at the top level are."""
+    typed = {}
+    for name, own in entries.items():
+        try:
+            typed[name] = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
+        except (ArgumentError, ValueError, TypeError) as error:
+            raise ValueError(f"{group}: {name}: {_cause(str(error))}") from error
+    return typed
+
+
+def _cause(message: str) -> str:
+    """jsonargparse's explanation in one line: the first cause it lists, behind the key it is about."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = [line[2:] for line in lines if line.startswith("- ")]
+    return " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)

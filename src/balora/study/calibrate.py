@@ -1,0 +1,125 @@
+"""`balora calibrate`: weights that suit a recipe's task, measured, searched, and written into a copy of the recipe.
+
+BA-LoRA's tuning recipe (appendix D.1): scale each λ on a calibration batch so that its gradient is a set fraction of
+the task's, keep the ratios, search one common factor.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from balora.calibration import FACTORS, FRACTIONS, Calibration, calibrate
+from balora.errors import BALoraError
+from balora.model import BALoraModel
+from balora.recipe import Recipe
+from balora.recipe_edit import with_settings
+from balora.report import PRETRAINED, Run, better_direction
+from balora.study.compare import compare, task_metrics
+from balora.study.plan import single
+from balora.study.progress import ProgressCallback
+from balora.study.run_dir import write_text
+from balora.study.student import build_student
+from balora.study.trainers import build_trainer
+from balora.study.workload import prepare
+
+#: Share of the training rows that judge the factors.
+HELD_OUT = 0.2
+
+
+@dataclass
+class CalibrationSettings:
+    """Settings of `balora calibrate`.
+
+    Attributes:
+        calibration_steps: Optimizer steps on the task alone before anything is measured: at the start the student is
+            the teacher, and consistency has no gradient.
+        calibration_batches: Micro-batches that the gradients are measured on.
+        fractions: Share of the task's gradient that each term's is to have; 0 turns a term off.
+        factors: Common factors to try, each by training on 4/5 of the training rows with the recipe's seeds and
+            scoring the rest, in output_dir; [1] tries none.
+        calibrated_recipe: File to write; null puts `.calibrated` into the name of the recipe's.
+    """
+
+    calibration_steps: int = 20
+    calibration_batches: int = 4
+    fractions: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
+    factors: list[float] = field(default_factory=lambda: list(FACTORS))
+    calibrated_recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("calibration_steps", "calibration_batches"):
+            if getattr(self, key) < 1:
+                raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
+        if not self.factors or not all(factor > 0 for factor in self.factors):
+            raise BALoraError(f"factors: {self.factors} must name at least one, all positive")
+        if unknown := set(self.fractions) - set(FRACTIONS):
+            raise BALoraError(f"fractions: unknown term {min(unknown)!r}; there are {', '.join(FRACTIONS)}")
+
+
+def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: Path) -> Calibration:
+    """Train some steps on the task alone, then hold each term's gradient against the task's.
+
+    Raises:
+        BALoraError: If the recipe's method has no regularizers, or something in recipe or data is wrong.
+    """
+    recipe = replace(single(recipe), max_steps=settings.calibration_steps, lr_scheduler_type="constant_with_warmup")
+    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    set_seed(recipe.seed)
+    model = build_student(workload, recipe.method, recipe.seed, None)
+    if not isinstance(model, BALoraModel):
+        raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
+    regularized = model.balora_config
+    trainer = build_trainer(workload, model, recipe.seed, directory, [ProgressCallback("the task alone")])
+    trainer.remove_callback(PrinterCallback)
+    model.balora_config = replace(regularized, consistency_weight=0.0, diversity_weight=0.0, spectral_weight=0.0)
+    trainer.train()
+    model.balora_config = regularized
+    batches = islice(trainer.get_train_dataloader(), settings.calibration_batches)
+    return calibrate(model, batches, settings.fractions)
+
+
+def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]) -> tuple[float, list[Run]]:
+    """Train with each common factor, on part of the training rows, and score on the rest.
+
+    Args:
+        recipe: Its `output_dir` holds the study, which the same call goes on with.
+        calibration: The weights that the factors multiply.
+        factors: Tried in this order; the first of equals wins.
+
+    Returns:
+        The factor with the best mean over seeds, and all runs.
+    """
+    names = {f"× {factor:g}": factor for factor in factors}
+    variants = {name: {"method": recipe.method, **calibration.settings(factor)} for name, factor in names.items()}
+    study = replace(single(recipe), methods=list(variants), method_settings=variants, validation_share=HELD_OUT)
+    runs = compare(study)
+    metric = task_metrics(study, runs)[study.name]
+    scores = {name: [run.metrics[metric] for run in runs if run.method == name] for name in names}
+    means = {name: sum(values) / len(values) for name, values in scores.items()}
+    best = (min if better_direction(metric) == "lower" else max)(means, key=means.__getitem__)
+    return names[best], [run for run in runs if run.method != PRETRAINED]
+
+
+def calibrated_recipe(source: Path, settings: CalibrationSettings) -> Path:
+    """The file to write, which must not be there yet.
+
+    Raises:
+        BALoraError: If it is.
+    """
+    target = Path(settings.calibrated_recipe or source.with_suffix(f".calibrated{source.suffix}"))
+    if target.exists():
+        raise BALoraError(f"calibrated_recipe: {target} is there already; name another file")
+    return target
+
+
+def write_calibrated(source: Path, target: Path, weights: dict[str, float]) -> None:
+    """The recipe's text with these weights in it, as a file of its own.
+
+    Raises:
+        BALoraError: If the text does not take them.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, with_settings(source.read_text(encoding="utf-8"), weights))
