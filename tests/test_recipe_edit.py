@@ -42,6 +42,7 @@ def recipes(draw):
 @given(recipe=recipes(), values=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=4))
 @example(recipe=("a: 1", {"a": True}), values={"beta": 1e-5})
 @example(recipe=("a: 1\n", {"a": True}), values={"a": "two\nlines", "beta": "\x85"})
+@example(recipe=("beta:", {"beta": True}), values={"a": 0, "beta": 0})
 @example(recipe=("a: |\n  text", {"a": False}), values={"beta": 1})  # the newline it lacks is part of its value
 def test_a_recipe_parses_to_the_old_mapping_plus_the_settings(recipe, values):
     text, replaceable = recipe

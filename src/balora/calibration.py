@@ -3,8 +3,8 @@
 The paper scales each λ on a calibration batch so that the norm of its gradient is a set fraction of the task's, keeps
 the ratios, and searches one common factor. The gradients are those of the model's own objective, one term at a time.
 
-Calibrate after some steps on the task alone: at the start the student is the teacher, so consistency is at its minimum
-and has no gradient that a weight could scale.
+Calibrate after some steps on the task alone: at the start the student is the teacher, so consistency has no gradient,
+and a fresh classifier's logits hardly differ, while covariance's gradient grows as their cube.
 """
 
 import math
@@ -70,7 +70,7 @@ class Calibration:
 def calibrate(
     model: BALoraModel, batches: Iterable[dict[str, Tensor]], fractions: Mapping[str, float] = FRACTIONS
 ) -> Calibration:
-    """Measure the gradients on these batches and find the weights: `gradient_norms`, then `calibrated_weights`."""
+    """Measure the gradients on these batches, and find the weights: `gradient_norms`, then `calibrated_weights`."""
     norms = gradient_norms(model, batches)
     weights = calibrated_weights(norms, fractions)
     present = {name: getattr(model.balora_config, f"{name}_weight") for name in TERMS}
@@ -85,39 +85,38 @@ def gradient_norms(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> 
     entropy over all their tokens, and covariance and spectral share, functions of a micro-batch's own matrix, are
     averaged over them. So batches should be of the size that will be trained on.
 
-    Dropout is off, and so the norms are not one draw's; with it gradient checkpointing, which Transformers ties to
-    training mode. Nothing of the model is changed afterwards, its `.grad` included, and no random number is drawn.
+    Dropout is off, and gradient checkpointing too, which Transformers ties to training mode. The model is left as it
+    was, `.grad` included (a teacher cache keeps what it saw), and no random number is drawn.
 
     Args:
-        model: The adapted model, best some steps from its start.
+        model: The adapted model.
         batches: Model inputs as tensors, `labels` among them; moved to the model's device.
 
     Returns:
-        `task`, `consistency`, `diversity` and `spectral`; 0 for a term that the task does not have.
+        For `task`, `consistency`, `diversity` and `spectral`; 0 where the task has no such term.
 
     Raises:
-        BALoraError: If there is no batch, a batch has no labels, nothing is trainable, or a gradient is not finite.
+        BALoraError: If there is nothing labelled or nothing trainable, or a gradient is not finite.
     """
     batches = [{k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor)} for batch in batches]
-    if not all("labels" in batch for batch in batches):
-        raise BALoraError("calibration: a batch has no labels; give batches as training has them")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise BALoraError("calibration: nothing of the model is trainable; load it with is_trainable=True")
-    items = sum(_items(model, batch) for batch in batches)
-    tokens = sum(_tokens(model, batch) for batch in batches)
+    if not all("labels" in batch for batch in batches):
+        raise BALoraError("calibration: a batch has no labels; give batches as training has them")
+    items, tokens = (sum(count(model, batch) for batch in batches) for count in (_items, _tokens))
     if not items:
         raise BALoraError("calibration: the batches hold no label; give at least one batch of training rows")
     norms = {"task": _norm(_gradient(model, batches, None, torch.tensor(items), tokens))}
     # Divided by infinitely many items the cross-entropy is exactly 0, so nothing has to be subtracted from a term but
     # what the base model adds to its loss by itself (a router's auxiliary loss), in most models nothing.
-    none = torch.tensor(math.inf)
-    added = _gradient(model, batches, None, none, tokens)
+    infinite = torch.tensor(math.inf)
+    added = _gradient(model, batches, None, infinite, tokens)
     for term in TERMS:
-        gradient = _gradient(model, batches, term, none, tokens)
+        gradient = _gradient(model, batches, term, infinite, tokens)
         norms[term] = _norm([g - a for g, a in zip(gradient, added, strict=True)])
-    for name, norm in norms.items():
-        if not math.isfinite(norm):
-            raise BALoraError(f"calibration: the gradient of {name} is not finite; look for a bad row or a bad weight")
+    broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
+    if broken:
+        raise BALoraError(f"calibration: the gradient of {broken[0]} is not finite; look for a bad row or weight")
     return norms
 
 
@@ -131,7 +130,7 @@ def calibrated_weights(
         fractions: Of the terms to calibrate; 0 turns one off.
 
     Returns:
-        The weight of each of these terms; `None` where it has no gradient to scale (`NEGLIGIBLE`).
+        Each term's weight; `None` where it has no gradient to scale (`NEGLIGIBLE`).
 
     Raises:
         BALoraError: If a fraction is out of range or of an unknown term, or the task has no gradient.

@@ -35,21 +35,18 @@ def with_settings(text: str, settings: Mapping[str, float | int | str]) -> str:
     """
     root, old, end = _parse(text)
     places = {key.value: (key, value) for key, value in root.value if key.tag == "tag:yaml.org,2002:str"}
-    edits = []
-    for key in settings.keys() & places.keys():
-        start, stop = _span(*places[key])
-        # A key without a value has its mark right behind the colon.
-        edits.append((start, stop, " " * (start == stop) + _scalar(settings[key])))
+    edited = text
     new = {key: value for key, value in settings.items() if key not in places}
     if new:
         newline = "\r\n" if "\r\n" in text else "\n"
         indent = " " * root.value[0][0].start_mark.column
         lines = [HEADING, *(f"{_scalar(key)}: {_scalar(value)}" for key, value in new.items())]
         before = newline if text[:end].endswith("\n") else 2 * newline
-        edits.append((end, end, before + "".join(indent + line + newline for line in lines)))
-    edited = text
-    for start, stop, replacement in sorted(edits, reverse=True):
-        edited = edited[:start] + replacement + edited[stop:]
+        edited = text[:end] + before + "".join(indent + line + newline for line in lines) + text[end:]
+    # From the last to the first, so that what is yet to be replaced stands where the parser saw it.
+    for (start, stop), key in sorted(((_span(*places[key]), key) for key in settings.keys() - new), reverse=True):
+        # A key without a value has its mark right behind the colon.
+        edited = edited[:start] + " " * (start == stop) + _scalar(settings[key]) + edited[stop:]
     try:
         kept = yaml.safe_load(edited) == old | dict(settings)
     except (yaml.YAMLError, ValueError):
