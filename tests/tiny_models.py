@@ -2,6 +2,7 @@
 
 import torch
 import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 SMALL = {
@@ -21,6 +22,34 @@ GPT2 = {
     "n_positions": 64,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+
+T5 = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 97,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+BART = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "vocab_size": 97,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 3,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": 1,
 }
 
 CAUSAL = {
@@ -43,27 +72,78 @@ CLASSIFIERS = {
         hf.LlamaConfig(**GROUPED, num_labels=3, pad_token_id=0)
     ),
 }
-MODELS = CAUSAL | CLASSIFIERS
+
+
+def t5_with_its_own_head() -> hf.PreTrainedModel:
+    """T5 1.1 as Transformers loads it: a checkpoint with `tie_word_embeddings` false and a head beside `shared`."""
+    config = hf.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    model = hf.T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.2)
+    return model
+
+
+def with_added_bias(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
+    model.final_logits_bias.normal_()
+    return model
+
+
+SEQ2SEQ = {
+    "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
+    "t5-untied": t5_with_its_own_head,
+    "mt5": lambda: hf.MT5ForConditionalGeneration(hf.MT5Config(**T5, initializer_factor=0.2)),
+    "umt5": lambda: hf.UMT5ForConditionalGeneration(hf.UMT5Config(**T5)),
+    "bart": lambda: with_added_bias(hf.BartForConditionalGeneration(hf.BartConfig(**BART))),
+    "pegasus": lambda: with_added_bias(hf.PegasusForConditionalGeneration(hf.PegasusConfig(**BART))),
+    "m2m100": lambda: hf.M2M100ForConditionalGeneration(hf.M2M100Config(**BART)),
+    "t5gemma": lambda: hf.T5GemmaForConditionalGeneration(
+        hf.T5GemmaConfig(
+            # No decoder input is the padding token: without a cache T5Gemma masks it, with one it does not.
+            encoder={**GROUPED, "head_dim": 8, "pad_token_id": 95},
+            decoder={**GROUPED, "head_dim": 8, "pad_token_id": 95, "final_logit_softcapping": 3.0},
+            vocab_size=97,
+        )
+    ),
+}
+ALL = CAUSAL | CLASSIFIERS | SEQ2SEQ
+#: One of each kind, for what does not depend on how a head is made.
+MODELS = CAUSAL | CLASSIFIERS | {name: SEQ2SEQ[name] for name in ("t5-untied", "bart")}
 
 
 def make(name: str) -> hf.PreTrainedModel:
     """The model of that name, the same weights each time, in evaluation mode."""
     torch.manual_seed(0)
-    return MODELS[name]().eval()
+    return ALL[name]().eval()
 
 
 def inputs_for(name: str, rows: int = 4, length: int = 12, seed: int = 1) -> dict[str, Tensor]:
-    """Ids with right padding in the first row, and labels that suit the task."""
+    """Ids with right padding in the first row, and labels that suit the task, for a decoder with their own padding."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 90, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, length - 4 :] = 0
     if name in CLASSIFIERS:
         labels = torch.arange(rows) % 3
+    elif name in SEQ2SEQ:
+        labels = torch.randint(5, 90, (rows, length - 5), generator=generator)  # a decoder's length, not the encoder's
+        labels[1, 3:] = -100
+        read = torch.cat([torch.zeros_like(ids[:, :1]), labels[:, :-1].clamp(min=0)], 1)
+        return {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": read, "labels": labels}
     else:
         labels = ids.masked_fill(mask == 0, -100)
         labels[:, :3] = -100  # a prompt
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def word_tokenizer(closes: bool = True) -> hf.PreTrainedTokenizerFast:
+    """A tokenizer of few words with T5's special tokens; one that `closes` ends every text with `</s>`."""
+    words = ["<pad>", "</s>", "<unk>", "a", "b", "c", "b:", "entailment", "not_entailment", "2.6", "0.0", "5.0"]
+    words += ["nan", "inf"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if closes:
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def without_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

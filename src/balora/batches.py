@@ -1,8 +1,9 @@
-"""A part of a batch: some of its examples."""
+"""What is done to a batch on its way to the model: some of its examples picked, the decoder's inputs filled in."""
 
 from typing import Any
 
-from torch import Tensor
+from peft.utils import shift_tokens_right
+from torch import Tensor, nn
 
 
 def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
@@ -13,3 +14,23 @@ def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
         name: value[picked] if isinstance(value, Tensor) and value.shape[:1] == picked.shape else value
         for name, value in inputs.items()
     }
+
+
+def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
+    """The inputs of a sequence-to-sequence model, with what its decoder reads when these are its labels.
+
+    Args:
+        model: The model, adapted or not.
+        inputs: Labels aside. Decoder inputs among them stay as they are.
+        labels: `(B, S)`, −100 where there is none; logits for them come out at the same positions.
+    """
+    if inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None:
+        return inputs
+    shift_right = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift_right is None:
+        # M2M100 and Blenderbot have the common rule, but only inside their forward.
+        config = model.config
+        ids = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+    else:
+        ids = shift_right(labels)
+    return {**inputs, "decoder_input_ids": ids}

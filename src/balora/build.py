@@ -23,7 +23,7 @@ def get_balora_model(model: PreTrainedModel, config: BALoraConfig) -> BALoraMode
     """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
     Args:
-        model: A causal language model or a sequence classifier; changed in place.
+        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place.
         config: Left as it is; the model keeps a copy with the task type and the published values filled in.
 
     Raises:

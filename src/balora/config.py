@@ -21,16 +21,18 @@ RESIDUAL = frozenset({"pissa", "olora"})
 Schedule = Literal["constant", "cosine", "two_phase"]
 
 #: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
+_GENERATION: dict[str, Any] = {
+    "consistency_weight": 0.025,
+    "diversity_weight": 0.005,
+    "spectral_weight": 0.005,
+    "spectral_k": 10,
+    "consistency_schedule": "cosine",
+    "diversity_schedule": "two_phase",
+    "spectral_schedule": "two_phase",
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    TaskType.CAUSAL_LM: {
-        "consistency_weight": 0.025,
-        "diversity_weight": 0.005,
-        "spectral_weight": 0.005,
-        "spectral_k": 10,
-        "consistency_schedule": "cosine",
-        "diversity_schedule": "two_phase",
-        "spectral_schedule": "two_phase",
-    },
+    TaskType.CAUSAL_LM: _GENERATION,
+    TaskType.SEQ_2_SEQ_LM: _GENERATION,
     TaskType.SEQ_CLS: {
         "consistency_weight": 0.15,
         "diversity_weight": 0.03,

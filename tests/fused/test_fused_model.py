@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import transformers as hf
-from tiny_models import CAUSAL, GROUPED, inputs_for, make, train_steps
+from tiny_models import CAUSAL, GROUPED, SEQ2SEQ, inputs_for, make, train_steps
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import balora.fused.chunks
@@ -60,14 +60,14 @@ def assert_same(fused, plain, inputs, rtol=1e-4, **call):
             torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=rtol, atol=rtol * scale + 1e-9)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_every_architecture(name, direction):
     fused, plain = pair(name, consistency_direction=direction)
     assert_same(fused, plain, inputs_for(name))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "phi", "granite"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi", "granite", "t5-untied", "bart"])
 def test_a_trained_head_gets_its_own_gradient_and_the_teacher_keeps_the_old_one(name):
     fused, plain = pair(name, modules_to_save=["lm_head"])
     assert any("lm_head" in n and p.requires_grad for n, p in fused.named_parameters())
@@ -150,13 +150,13 @@ class Widest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "phi"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi", "t5", "bart", "t5gemma"])
 def test_no_tensor_of_tokens_by_vocabulary_exists(name, monkeypatch):
     monkeypatch.setattr(balora.fused.chunks, "CHUNK_ELEMENTS", {"cpu": 0})
     monkeypatch.setattr(balora.fused.chunks, "FEWEST_ROWS", 8)
     monkeypatch.setattr(balora.fused.spectrum, "VOCABULARY_CHUNK", 10)
     inputs = inputs_for(name, rows=8)  # 96 tokens
-    model = adapted(make(name), fused=True, modules_to_save=["lm_head"]).train()
+    model = adapted(make(name), fused=True, modules_to_save=None if name == "t5gemma" else ["lm_head"]).train()
     model(**inputs).loss.backward()  # the start-up check looks at 12 tokens' logits
     with Widest(97) as seen:
         model(**inputs).loss.backward()

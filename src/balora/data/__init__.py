@@ -1,7 +1,8 @@
 """From the user's data to `datasets.Dataset`s in the standard forms, one clear error for each way to be wrong.
 
 A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
-for one task (`causal_lm`, `classification`), and rows are held against the model's context (`lengths`).
+for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
+(`lengths`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
@@ -9,6 +10,7 @@ from balora.data.classification import to_classification_rows
 from balora.data.expand import expand_path
 from balora.data.lengths import check_lengths, check_max_length, context_length
 from balora.data.sources import load_table
+from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
 from balora.data.tokenization import tokenize_classification
 
 __all__ = [
@@ -19,5 +21,7 @@ __all__ = [
     "load_table",
     "to_causal_lm_rows",
     "to_classification_rows",
+    "to_text_to_text_rows",
     "tokenize_classification",
+    "tokenize_seq2seq",
 ]

@@ -1,6 +1,6 @@
 """How long a row may be: never longer than the model's context, and never cut unless the user said where.
 
-The same rule holds for both tasks. `max_length` is the user's permission to truncate; without it a row that is too
+The same rule holds for every task. `max_length` is the user's permission to truncate; without it a row that is too
 long is an error, not a quietly shorter row.
 """
 
@@ -24,8 +24,8 @@ def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
     return min(positions, tokenizer.model_max_length)
 
 
-def check_max_length(max_length: int | None, context: int | None) -> None:
-    """Hold the user's `max_length` against the model's context.
+def check_max_length(max_length: int | None, context: int | None, *, setting: str = "max_length") -> None:
+    """Hold the user's `max_length`, or another setting of its kind, against the model's context.
 
     Raises:
         BALoraError: If it is below 1 or beyond the context.
@@ -33,14 +33,21 @@ def check_max_length(max_length: int | None, context: int | None) -> None:
     if max_length is None:
         return
     if max_length < 1:
-        raise BALoraError(f"max_length: {max_length} is not a number of tokens; use at least 1")
+        raise BALoraError(f"{setting}: {max_length} is not a number of tokens; use at least 1")
     if context is not None and max_length > context:
         raise BALoraError(
-            f"max_length: {max_length} is beyond the model's context of {context} tokens; use at most that"
+            f"{setting}: {max_length} is beyond the model's context of {context} tokens; use at most that"
         )
 
 
-def check_lengths(lengths: Iterable[int], *, source: str, max_length: int | None, context: int | None) -> None:
+def check_lengths(
+    lengths: Iterable[int],
+    *,
+    source: str,
+    max_length: int | None,
+    context: int | None,
+    setting: str = "max_length",
+) -> None:
     """Require that every row fits the context, unless `max_length` says where to cut it.
 
     Args:
@@ -48,16 +55,17 @@ def check_lengths(lengths: Iterable[int], *, source: str, max_length: int | None
         source: File or Hub name the rows came from, for errors.
         max_length: The user's limit, to which rows may be truncated.
         context: Tokens the model takes, from `context_length`.
+        setting: The limit's name, for errors.
 
     Raises:
         BALoraError: If `max_length` does not fit the model, or is not set and a row is too long.
     """
-    check_max_length(max_length, context)
+    check_max_length(max_length, context, setting=setting)
     if max_length is not None or context is None:
         return
     for row, length in enumerate(lengths, start=1):
         if length > context:
             raise BALoraError(
                 f"{source}, row {row}: {length} tokens, but the model's context is {context}; "
-                f"set max_length: {context} to truncate"
+                f"set {setting}: {context} to truncate"
             )

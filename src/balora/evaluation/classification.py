@@ -57,13 +57,18 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
             "pearson": float(pearsonr(predictions, labels).statistic),
             "spearman": float(spearmanr(predictions, labels).statistic),
         }
-    predictions = logits.argmax(-1)
+    return class_scores(logits.argmax(-1), labels, logits.shape[-1])
+
+
+def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
+    """As `classification_metrics`, of predicted class ids `(N,)`; −1 is no class, and a wrong answer."""
     present, counts = np.unique(labels, return_counts=True)
     minority = present[::-1][counts[::-1].argmin()]
-    average = "binary" if logits.shape[-1] == 2 else "macro"
+    # Among more than two classes F1 is a mean over those there are, of which "no class" is none.
+    scored = [1] if classes == 2 else sorted({*present, *predictions} - {-1})
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
-        "f1": float(f1_score(labels, predictions, average=average, zero_division=0)),
+        "f1": float(f1_score(labels, predictions, labels=scored, average="macro", zero_division=0)),
         "matthews": float(matthews_corrcoef(labels, predictions)),
         "minority_recall": float(recall_score(labels, predictions, labels=[minority], average="macro")),
     }

@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from balora.batches import with_decoder_inputs
 from balora.losses.rows import select_rows
 from balora.modes import evaluation_mode
 
@@ -23,7 +24,8 @@ def measure_drift(
 
     Args:
         model: The adapted model; left in the mode it was in.
-        batches: Model inputs as tensors; labels are ignored. Padding is left out by `attention_mask`.
+        batches: Model inputs as tensors. Padding is left out by `attention_mask`; in sequence-to-sequence models
+            labels say what the decoder reads and which of its tokens count. Otherwise they are ignored.
         teacher: The pretrained function; a `BALoraModel` has its own.
 
     Returns:
@@ -34,8 +36,11 @@ def measure_drift(
     teacher = teacher or model.teacher_forward
     count, totals = 0, {}
     for batch in batches:
-        inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels" and isinstance(v, Tensor)}
-        mask = inputs.get("attention_mask")
+        inputs = {k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
+        # A classifier on an encoder-decoder has one label a row.
+        if model.config.is_encoder_decoder and labels.ndim == 2:
+            inputs, mask = with_decoder_inputs(model, inputs, labels), labels != -100
         with evaluation_mode(model):
             student, teacher = model(**inputs).logits, teacher(**inputs).logits
         mask = mask if mask is not None and mask.shape == student.shape[:-1] else None

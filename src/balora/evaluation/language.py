@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from balora.batches import with_decoder_inputs
 from balora.modes import evaluation_mode
 
 IGNORED = -100
@@ -18,16 +19,21 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> flo
     """Mean negative log-likelihood in nats over every labelled token of all batches.
 
     Args:
-        model: A causal language model.
-        batches: Inputs with `labels`, −100 where a token does not count. Labels are shifted here.
+        model: A causal or sequence-to-sequence language model.
+        batches: Inputs with `labels`, −100 where a token does not count, as the model takes them: a causal model's
+            logits predict the label one position on, a sequence-to-sequence model's the one at their own.
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for batch in batches:
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-        labels = inputs.pop("labels")[:, 1:]  # (B, S − 1)
+        labels = inputs.pop("labels")  # (B, S)
+        shift = 1
+        if model.config.is_encoder_decoder:
+            inputs, shift = with_decoder_inputs(model, inputs, labels), 0
         with evaluation_mode(model):
-            logits = model(**inputs).logits[:, :-1]  # (B, S − 1, V)
+            logits = model(**inputs).logits  # (B, S, V)
+        logits, labels = logits[:, : labels.shape[1] - shift], labels[:, shift:]
         counts = labels != IGNORED
         total += F.cross_entropy(logits[counts].float(), labels[counts], reduction="sum").item()
         count += int(counts.sum())

@@ -39,6 +39,7 @@ def fused_generation_loss(
     weights: dict[str, float],
     spectrum: HeadSpectrum,
     *,
+    shift: int = 1,
     total_items: Tensor | int,
     share: Tensor | float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,19 +48,20 @@ def fused_generation_loss(
     Args:
         hidden: `(B, S, d)`, the student's, as the head gets them.
         head: The student's.
-        labels: `(B, S)`, not shifted; −100 where there is none.
+        labels: `(B, S)`, as the model takes them; −100 where there is none.
         mask: `(B, S)`, tokens that are not padding; `None` for all.
         taught: The teacher's part; `None` where consistency has no weight or no sequence was picked.
         config: Temperature, direction, top_k, spectral_k.
         weights: λ of each term; one at 0 is not computed.
         spectrum: Of this head.
+        shift: The hidden state at position t predicts `labels[t + shift]`.
         total_items: What the task loss's sum is divided by.
         share: What the regularizers, means over this micro-batch's M tokens, are multiplied by.
 
     Returns:
         The loss, and each component unweighted, multiplied by its share, without gradient.
     """
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()  # (B·S,)
+    targets = torch.nn.functional.pad(labels[:, shift:], (0, shift), value=-100).flatten()  # (B·S,)
     mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.bool()
     tokens = mask.sum().clamp(min=1)  # M
     shown = mask & taught.picked.unsqueeze(-1) if taught is not None else torch.zeros_like(mask)

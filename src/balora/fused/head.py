@@ -17,6 +17,10 @@ from balora.modes import evaluation_mode
 
 #: Tokens that the start-up check runs on.
 CHECKED_TOKENS = 16
+#: What BART and its kin add to their head's output, `(1, V)`.
+ADDED_BIAS = "final_logits_bias"
+#: Inputs that the check looks at; the logits stand over the last of those there are.
+CHECKED_INPUTS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,18 @@ def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
         module = module.original_module if pretrained else module.modules_to_save[STUDENT]
     if type(module) is not nn.Linear:
         return None
+    bias, added = module.bias, getattr(model, ADDED_BIAS, None)
+    if added is not None:
+        bias = added[0] if bias is None else bias + added[0]
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(module.weight, module.bias, scale / divisor, softcap)
+    return Head(module.weight, bias, scale / divisor, softcap)
+
+
+def _contains(outer: nn.Module, module: nn.Module) -> bool:
+    return any(inner is module for inner in outer.modules() if inner is not outer)
 
 
 @contextmanager
@@ -75,14 +86,19 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         return hidden[..., :1]
 
     module.forward = keep
+    added = getattr(model, ADDED_BIAS, None)
+    if added is not None:
+        setattr(model, ADDED_BIAS, added[:, :1])  # a whole one would spread that column over the vocabulary again
     try:
         yield received
     finally:
         del module.forward
+        if added is not None:
+            setattr(model, ADDED_BIAS, added)
 
 
 @torch.no_grad()
-def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any]) -> str | None:
+def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int) -> str | None:
     """Why the objective must be computed from this model's own logits; `None` where hidden states and head will do.
 
     A few tokens go through the model as it is, and through its hidden states and what we believe its head to be; both
@@ -90,26 +106,34 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any]) -> str | None:
 
     Args:
         model: The base model, adapters included.
-        inputs: The first batch's `input_ids` `(B, S)` or `inputs_embeds` `(B, S, d)`; what else it holds is not used.
+        inputs: The first batch's `input_ids` `(B, S)` or `inputs_embeds` `(B, S, d)`, and the decoder's where it has
+            its own; what else it holds is not used.
+        shift: The logits at position t predict `labels[t + shift]`.
     """
-    head = head_of(model)
+    module, head = model.get_output_embeddings(), head_of(model)
     if head is None:
-        return f"its head is a {type(model.get_output_embeddings()).__name__}, not a plain linear layer"
-    name = "input_ids" if "input_ids" in inputs else "inputs_embeds"
-    example = {name: inputs[name][:1, :CHECKED_TOKENS]}  # (1, s)
-    labels = torch.arange(example[name].shape[1], device=example[name].device).unsqueeze(0) % len(head.weight)
+        return f"its head is a {type(module).__name__}, not a plain linear layer"
+    if any(isinstance(m, ModulesToSaveWrapper) and _contains(m, module) for m in model.modules()):
+        return "its head is part of a larger module that is trained in full"
+    given = [name for name in CHECKED_INPUTS if inputs.get(name) is not None]
+    example = {name: inputs[name][:1, :CHECKED_TOKENS] for name in given}  # (1, s)
+    written = example[given[-1]]
+    labels = torch.arange(written.shape[1], device=written.device).unsqueeze(0) % len(head.weight)
     with evaluation_mode(model):
         expected = model(**example, labels=labels, use_cache=False)
         with head_aside(model) as received:
             model(**example, use_cache=False)
     if len(received) != 1 or received[0].shape[:-1] != labels.shape:
         return "its head is not called once on all hidden states"
-    logits = head.logits(received[0].to(head.weight.dtype)).float()
-    difference = (logits - expected.logits.float()).abs().amax() / expected.logits.abs().amax().clamp(min=1e-30)
+    logits = head.logits(received[0].to(head.weight.dtype))
+    largest = expected.logits.abs().amax().clamp(min=1e-30)
+    difference = (logits.float() - expected.logits.float()).abs().amax() / largest
     tolerance = TOLERANCE[expected.logits.dtype]
     if not difference <= tolerance:
         return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
-    loss = F.cross_entropy(logits[0, :-1], labels[0, 1:]) if labels.shape[1] > 1 else expected.loss
+    predicted = labels.shape[1] - shift
+    logits = logits.to(expected.loss.dtype)  # some models take their loss in the logits' precision, some in float32
+    loss = F.cross_entropy(logits[0, :predicted], labels[0, shift:]) if predicted else expected.loss
     if not (loss - expected.loss).abs() <= tolerance * expected.loss.abs().clamp(min=1):
         return f"its loss is not the cross-entropy of its logits ({expected.loss:.6g}, not {loss:.6g})"
     return None

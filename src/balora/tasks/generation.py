@@ -1,0 +1,149 @@
+"""What models that write text share: the generation objective, from hidden states where possible, else from logits.
+
+A task says how its labels stand to its logits (`shift`), which tokens the regularizers see (`_counted`), and what the
+model must be given besides (`_complete`).
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balora.batches import select_examples
+from balora.fused import HeadSpectrum, Taught, fused_generation_loss, head_aside, head_of, why_not_fused
+from balora.model import BALoraModel, BALoraOutput, combined
+from balora.objective import generation_terms
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """A micro-batch, and how much of it counts.
+
+    Attributes:
+        inputs: What the model takes, labels aside.
+        labels: `(B, S)`.
+        mask: `(B, S)`, tokens that the regularizers see; `None` for all.
+        picked: `(B,)`, sequences that the teacher sees.
+        items: Labelled tokens here.
+        total: What the task loss's sum is divided by.
+        share: What the regularizers are multiplied by.
+    """
+
+    inputs: dict[str, Any]
+    labels: Tensor
+    mask: Tensor | None
+    picked: Tensor
+    items: Tensor
+    total: Tensor | int
+    share: Tensor | float
+
+
+class BALoraModelForGeneration(BALoraModel):
+    """A language model with an adapter and the generation objective.
+
+    Attributes:
+        shift: The logits at position t predict `labels[t + shift]`.
+    """
+
+    shift: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fused: bool | None = None if self.balora_config.fused_lm_head else False
+        self._spectrum = HeadSpectrum(seed=self.balora_config.seed)
+
+    def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As `BALoraModel.teacher_forward`; nothing is generated, so no cache is filled unless asked for."""
+        return super().teacher_forward(*args, **{"use_cache": False, **kwargs})
+
+    def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
+        """The inputs with all that the model needs to give logits for these labels without being given them."""
+        raise NotImplementedError
+
+    def _counted(self, inputs: dict[str, Any], labels: Tensor) -> Tensor | None:
+        """Which tokens the regularizers see, `(B, S)`; `None` for all."""
+        raise NotImplementedError
+
+    def _objective(
+        self,
+        inputs: dict[str, Any],
+        labels: Tensor,
+        weights: dict[str, float],
+        num_items_in_batch: Tensor | int | None,
+        num_tokens_in_batch: Tensor | int | None,
+    ) -> BALoraOutput:
+        inputs = self._complete({"use_cache": False, **inputs}, labels)
+        if self._fused is None:
+            self._fused = self._can_fuse(inputs)
+        items = (labels[..., self.shift :] != -100).sum()
+        # Dividing by at least one keeps a micro-batch without labelled tokens at 0 instead of NaN.
+        total = items.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        mask = self._counted(inputs, labels)
+        if num_tokens_in_batch is not None:
+            share = (labels.numel() if mask is None else mask.sum()) / num_tokens_in_batch
+        else:
+            share = 1.0 if num_items_in_batch is None else items / total
+        picked = self._pick_sequences(len(labels)) if weights["consistency"] else torch.zeros(len(labels)).bool()
+        batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), items, total, share)
+        return self._from_hidden_states(batch, weights) if self._fused else self._from_logits(batch, weights)
+
+    def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
+        base = self.get_base_model()
+        taught = None
+        if batch.picked.any():
+            with head_aside(base) as received:
+                self.teacher_forward(**select_examples(batch.inputs, batch.picked))
+            taught = Taught(received[0], head_of(base, pretrained=True), batch.picked, self.balora_config.sample_rate)
+        with head_aside(base) as received:
+            self._student(**batch.inputs)
+        loss, components = fused_generation_loss(
+            received[0],
+            head_of(base),
+            batch.labels,
+            batch.mask,
+            taught,
+            self.balora_config,
+            weights,
+            self._spectrum,
+            shift=self.shift,
+            total_items=batch.total,
+            share=batch.share,
+        )
+        return BALoraOutput(loss=loss, components=components)
+
+    def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
+        teacher_logits = None
+        if batch.picked.any():
+            teacher_logits = self.teacher_forward(**select_examples(batch.inputs, batch.picked)).logits
+        # The model's own loss, so that what it adds (a router's auxiliary loss) stays. It is a mean over the labelled
+        # tokens here: not every model would take their number in the whole batch.
+        output = self._student(**batch.inputs, labels=batch.labels)
+        task_loss = torch.where(batch.items > 0, output.loss, 0.0) * (batch.items / batch.total)
+        terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
+        return combined(output, task_loss, terms, batch.share, weights)
+
+    def _student(self, **inputs: Any) -> Any:
+        """The forward of PEFT's class for the task."""
+        return super(BALoraModel, self).forward(**inputs)
+
+    def _pick_sequences(self, count: int) -> Tensor:
+        """Which of `count` sequences the teacher sees, `(count,)`: each with the same chance, `sample_rate`.
+
+        As near to `sample_rate`·count of them as whole numbers allow, rounded up or down at random.
+        """
+        rate = self.balora_config.sample_rate
+        if rate == 1:
+            return torch.ones(count, dtype=torch.bool)
+        number = int(rate * count + torch.rand(()).item())
+        return torch.randperm(count) < number
+
+    def _can_fuse(self, inputs: dict[str, Any]) -> bool:
+        reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
+        if reason is not None:
+            warnings.warn(
+                f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
+                f"memory: {reason}"
+            )
+        return reason is None
