@@ -65,7 +65,7 @@ def test_scores_without_unparsed_texts_are_classification_s_and_with_them_lower(
     scores = text_to_text_metrics(parsed, labels, names)
     assert scores.pop("unparsed") == 0
     assert scores == pytest.approx({name: known[name] for name in scores})
-    assert {"accuracy", "f1", "minority_recall"} == scores.keys()
+    assert {"accuracy", "f1", "matthews", "minority_recall"} == scores.keys()
     worse = text_to_text_metrics(written, labels, names)
     assert worse["unparsed"] == (written == -1).mean()
     assert worse["accuracy"] == accuracy_score(labels, written)

@@ -42,10 +42,10 @@ def measure_drift(
         if model.config.is_encoder_decoder and labels.ndim == 2:
             inputs, mask = with_decoder_inputs(model, inputs, labels), labels != -100
         with evaluation_mode(model):
-            student, teacher = model(**inputs).logits, teacher(**inputs).logits
+            student, taught = model(**inputs).logits, teacher(**inputs).logits
         mask = mask if mask is not None and mask.shape == student.shape[:-1] else None
-        student, teacher = select_rows(student, mask), select_rows(teacher, mask)  # (M, V)
-        for name, value in drift_of(student, teacher).items():
+        student, taught = select_rows(student, mask), select_rows(taught, mask)  # (M, V)
+        for name, value in drift_of(student, taught).items():
             totals[name] = totals.get(name, 0.0) + value * len(student)
         count += len(student)
     return {name: total / count for name, total in totals.items()}
