@@ -54,7 +54,8 @@ class Recipe:
         jobs: Runs that `balora compare` has going at once.
         model_name_or_path: Hub name, local folder, or `package:NAME/folder` for one inside a Python package.
         dtype: Precision the base model is loaded in.
-        task_type: CAUSAL_LM or SEQ_CLS; null means SEQ_CLS when label_column is given, else CAUSAL_LM.
+        task_type: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM (T5), which writes classes as text; null means SEQ_CLS when
+            label_column or glue_task is given, else CAUSAL_LM.
         world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
         glue_task: GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte. Names columns, labels and metric, and the
             Hub's rows where no file is named.
@@ -82,6 +83,7 @@ class Recipe:
         subset_seed: Seed that max_train_samples, max_eval_samples, class_ratio and validation_share draw by; with
             null the first two take the first rows.
         max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
+        max_target_length: The same for what a sequence-to-sequence model is to write.
         r: Rank of the adapter.
         lora_alpha: Scaling is lora_alpha / r.
         lora_dropout: Dropout on the adapter's input.
@@ -139,7 +141,7 @@ class Recipe:
     jobs: int = 1
     model_name_or_path: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    task_type: Literal["CAUSAL_LM", "SEQ_CLS"] | None = None
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     world: WorldConfig | None = None
     glue_task: str | None = None
     glue_dir: str | None = None
@@ -165,6 +167,7 @@ class Recipe:
     max_eval_samples: int | None = None
     subset_seed: int | None = None
     max_length: int | None = None
+    max_target_length: int | None = None
     r: int = 16
     lora_alpha: int = 16
     lora_dropout: float = 0.0
@@ -229,10 +232,13 @@ class Recipe:
             raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise BALoraError(f"validation_share: {self.validation_share} is not a share; use one between 0 and 1")
-        if self.packing and self.is_classification:
+        if self.packing and (self.is_classification or self.is_seq2seq):
             raise BALoraError(
-                "packing: a classification row stands alone; use train_sampling_strategy: group_by_length"
+                "packing: rows of a causal language model alone can be joined; use train_sampling_strategy: "
+                "group_by_length"
             )
+        if self.perplexity_file is not None and (self.is_classification or self.is_seq2seq):
+            raise BALoraError("perplexity_file: causal language models alone have a perplexity; leave it out")
         if self.packing and self.max_length is None:
             raise BALoraError("packing: rows are joined up to max_length, which is missing")
         for name, settings in self.tasks.items():
@@ -251,11 +257,19 @@ class Recipe:
             raise BALoraError("train_file, dataset_name: one of the two is missing (or glue_task)")
 
     @property
+    def has_labels(self) -> bool:
+        """Whether rows are texts with a class or a number."""
+        return self.label_column is not None or self.glue_task is not None or self.task_type == "SEQ_CLS"
+
+    @property
     def is_classification(self) -> bool:
-        """Whether this is sequence classification (or regression) rather than language modelling."""
-        if self.task_type is None:
-            return self.label_column is not None or self.glue_task is not None
-        return self.task_type == "SEQ_CLS"
+        """Whether a model with a classification (or regression) head is trained."""
+        return self.has_labels if self.task_type is None else self.task_type == "SEQ_CLS"
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """Whether a sequence-to-sequence model is trained, classes being text to it."""
+        return self.task_type == "SEQ_2_SEQ_LM"
 
     def to_yaml(self) -> str:
         """Every setting, defaults included, as YAML."""

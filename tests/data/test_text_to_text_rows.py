@@ -22,6 +22,12 @@ def test_pairs_become_t5_s_inputs_and_class_names():
     assert text.column_names == ["prompt", "completion"]
 
 
+def test_fields_stand_in_alphabetical_order_with_their_own_texts():
+    rows = Dataset.from_dict({"text": ["it rains"], "text_pair": ["it is wet"], "label": [0]})
+    text = to_text_to_text_rows(rows, ["entailment", "neutral"], task="mnli", fields=["premise", "hypothesis"])
+    assert text["prompt"][:] == ["mnli hypothesis: it is wet premise: it rains"]
+
+
 def test_a_single_text_and_names_given():
     table = Dataset.from_dict({"sentence": ["good", "bad"], "label": [1, 0]})
     rows, names = to_classification_rows(table, source="x", label_names=["negative", "positive"])

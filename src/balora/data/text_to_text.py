@@ -26,8 +26,8 @@ def to_text_to_text_rows(dataset: Dataset, label_names: list[str], *, task: str,
         label_names: Names by class id, which become the targets; empty for regression, whose targets are numbers
             rounded to the nearest 0.2 and written with one decimal.
         task: Name that begins every input, such as `mrpc`.
-        fields: What the texts are called in the input, in order. T5 has a task's field names in alphabetical order:
-            for MNLI `hypothesis` before `premise`.
+        fields: What the texts are called in the input. They stand there in the names' alphabetical order, as T5 has
+            them: MNLI's `hypothesis` before its `premise`.
 
     Returns:
         The same rows in the same order, with columns `prompt` and `completion`.
@@ -40,10 +40,10 @@ def to_text_to_text_rows(dataset: Dataset, label_names: list[str], *, task: str,
         raise BALoraError(
             f"fields: {', '.join(fields) or 'none'}, but the texts of a row are {' and '.join(texts)}; name each"
         )
-    columns = [dataset[name][:] for name in texts]
+    named = sorted(zip(fields, (dataset[name][:] for name in texts), strict=True), key=lambda pair: pair[0])
     prompts = [
-        " ".join([task, *(f"{field}: {text}" for field, text in zip(fields, row, strict=True))])
-        for row in zip(*columns, strict=True)
+        " ".join([task, *(f"{field}: {text}" for (field, _), text in zip(named, row, strict=True))])
+        for row in zip(*(column for _, column in named), strict=True)
     ]
     labels = dataset["label"][:]
     completions = [label_names[label] for label in labels] if label_names else [number_as_text(x) for x in labels]

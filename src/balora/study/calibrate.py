@@ -7,16 +7,17 @@ the task's, keep the ratios, search one common factor.
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from transformers import set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from balora.calibration import FACTORS, FRACTIONS, Calibration, calibrate
 from balora.errors import BALoraError
-from balora.model import BALoraModel
-from balora.recipe import Recipe
+from balora.recipe import RUN_METHODS, Recipe
 from balora.recipe_edit import with_settings
-from balora.report import PRETRAINED, Run, better_direction
+from balora.report import PRETRAINED, Run
+from balora.report.glossary import better_direction
 from balora.study.compare import compare, task_metrics
 from balora.study.plan import single
 from balora.study.progress import ProgressCallback
@@ -34,8 +35,9 @@ class CalibrationSettings:
     """Settings of `balora calibrate`.
 
     Attributes:
-        calibration_steps: Optimizer steps on the task alone before anything is measured: at the start the student is
-            the teacher, and consistency has no gradient.
+        calibration_warmup: Share of training done on the task alone before anything is measured: at the start the
+            student is the teacher, and consistency has no gradient. Null for 0.3 in classification, where the classes
+            have to come apart first, and 0.1 in generation.
         calibration_batches: Micro-batches that the gradients are measured on.
         fractions: Share of the task's gradient that each term's is to have; 0 turns a term off.
         factors: Common factors to try, each by training on 4/5 of the training rows with the recipe's seeds and
@@ -43,42 +45,61 @@ class CalibrationSettings:
         calibrated_recipe: File to write; null puts `.calibrated` into the name of the recipe's.
     """
 
-    calibration_steps: int = 20
+    calibration_warmup: float | None = None
     calibration_batches: int = 4
     fractions: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
     factors: list[float] = field(default_factory=lambda: list(FACTORS))
     calibrated_recipe: str | None = None
 
     def __post_init__(self) -> None:
-        for key in ("calibration_steps", "calibration_batches"):
-            if getattr(self, key) < 1:
-                raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
+        if self.calibration_warmup is not None and not 0 < self.calibration_warmup <= 1:
+            raise BALoraError(f"calibration_warmup: {self.calibration_warmup} is not a share; use one up to 1")
+        if self.calibration_batches < 1:
+            raise BALoraError(f"calibration_batches: {self.calibration_batches} must be at least 1")
         if not self.factors or not all(factor > 0 for factor in self.factors):
             raise BALoraError(f"factors: {self.factors} must name at least one, all positive")
         if unknown := set(self.fractions) - set(FRACTIONS):
             raise BALoraError(f"fractions: unknown term {min(unknown)!r}; there are {', '.join(FRACTIONS)}")
 
 
+class _StopAt(TrainerCallback):
+    """Ends training when a share of it is done, its learning-rate schedule being that of the whole."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_training_stop |= state.global_step >= self.share * state.max_steps
+
+
 def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: Path) -> Calibration:
-    """Train some steps on the task alone, then hold each term's gradient against the task's.
+    """Train for a while on the task alone, then hold each term's gradient against the task's.
 
     Raises:
-        BALoraError: If the recipe's method has no regularizers, or something in recipe or data is wrong.
+        BALoraError: If the recipe's method has no regularizers, the student has not left the teacher yet, or something
+            in recipe or data is wrong.
     """
-    recipe = replace(single(recipe), max_steps=settings.calibration_steps, lr_scheduler_type="constant_with_warmup")
+    recipe = single(recipe)
+    if not RUN_METHODS.get(recipe.method, (None, False))[1]:
+        raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     set_seed(recipe.seed)
     model = build_student(workload, recipe.method, recipe.seed, None)
-    if not isinstance(model, BALoraModel):
-        raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
-    regularized = model.balora_config
-    trainer = build_trainer(workload, model, recipe.seed, directory, [ProgressCallback("the task alone")])
+    warmup = settings.calibration_warmup or (0.3 if recipe.is_classification else 0.1)
+    callbacks = [_StopAt(warmup), ProgressCallback("the task alone")]
+    trainer = build_trainer(workload, model, recipe.seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
+    regularized = model.balora_config
     model.balora_config = replace(regularized, consistency_weight=0.0, diversity_weight=0.0, spectral_weight=0.0)
     trainer.train()
     model.balora_config = regularized
     batches = islice(trainer.get_train_dataloader(), settings.calibration_batches)
-    return calibrate(model, batches, settings.fractions)
+    calibration = calibrate(model, batches, settings.fractions)
+    if "consistency" in calibration.reasons:
+        raise BALoraError(f"calibration_warmup: {warmup} is too short ({calibration.reasons['consistency']})")
+    return calibration
 
 
 def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]) -> tuple[float, list[Run]]:

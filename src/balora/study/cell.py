@@ -15,18 +15,16 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from balora.errors import BALoraError
-from balora.evaluation.classification import classification_metrics, predict
-from balora.evaluation.drift import drift_of, measure_drift
-from balora.evaluation.language import held_out_loss
 from balora.model import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.rivals import trainable_parameters
+from balora.study.measure import measure
 from balora.study.progress import ProgressCallback
 from balora.study.run_dir import write_text
-from balora.study.student import build_student, callbacks_of, save_student, teacher_of
-from balora.study.trainers import build_trainer, evaluation_sets
-from balora.study.workload import Workload, prepare, preservation_metrics
+from balora.study.student import build_student, callbacks_of, save_student
+from balora.study.trainers import build_trainer
+from balora.study.workload import prepare
 from balora.training import InterruptCallback
 
 RESULT_FILE = "result.json"
@@ -97,23 +95,6 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     for left in directory.glob("checkpoint-*"):
         shutil.rmtree(left)
     return run
-
-
-def measure(workload: Workload, trainer: Trainer, model: torch.nn.Module) -> tuple[dict[str, float], dict[str, float]]:
-    """Task and preservation metrics, and drift from the base, of a model as it stands."""
-    metrics: dict[str, float] = {}
-    drift: dict[str, float] = {}
-    teacher = teacher_of(workload, model)
-    if workload.recipe.is_classification:
-        for suffix, dataset in evaluation_sets(trainer).items():
-            said = predict(model, teacher, trainer.get_eval_dataloader(dataset))
-            found = classification_metrics(said.logits.numpy(), said.labels.numpy())
-            metrics |= {f"{name}{suffix}": value for name, value in found.items()}
-            drift |= {f"{name}{suffix}": value for name, value in drift_of(said.logits, said.teacher_logits).items()}
-    elif workload.validation is not None:
-        metrics["eval_loss"] = held_out_loss(model, trainer.get_eval_dataloader())
-        drift = measure_drift(model, trainer.get_eval_dataloader(), teacher)
-    return metrics | preservation_metrics(workload, model), drift
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> float:

@@ -1,17 +1,31 @@
 """From a workload to the trainer that runs it: TRL's for language models, Transformers' for classification."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import SFTConfig, SFTTrainer
 
-from balora.data import check_lengths, check_max_length, context_length, tokenize_classification
+from balora.data import (
+    check_lengths,
+    check_max_length,
+    context_length,
+    tokenize_classification,
+    tokenize_seq2seq,
+)
 from balora.errors import BALoraError
 from balora.model import BALoraModel
-from balora.recipe import Recipe
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.sft import BALoraSFTTrainer
@@ -56,20 +70,13 @@ def build_trainer(
     context = context_length(model.config, workload.tokenizer)
     check_max_length(recipe.max_length, context)
     settings = _training_arguments(workload, seed, directory)
-    build = _classification_trainer if recipe.is_classification else _language_trainer
+    build = _language_trainer
+    if recipe.is_classification or recipe.is_seq2seq:
+        build = _seq2seq_trainer if recipe.is_seq2seq else _classification_trainer
     trainer = build(workload, model, settings, context, callbacks)
     if isinstance(trainer, ObjectiveTrainerMixin):
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
-
-
-def _sources(recipe: Recipe) -> dict[str, str]:
-    """What an error calls each set."""
-    return {
-        "train": recipe.train_file or recipe.dataset_name,
-        "validation": recipe.validation_file or "validation",
-        MISMATCHED: recipe.mismatched_file or MISMATCHED,
-    }
 
 
 def _classification_trainer(
@@ -79,23 +86,55 @@ def _classification_trainer(
     context: int | None,
     callbacks: list[TrainerCallback],
 ) -> Trainer:
-    recipe, tokenizer, sources = workload.recipe, workload.tokenizer, _sources(workload.recipe)
-    sets = {"train": workload.train, "validation": workload.validation, MISMATCHED: workload.mismatched}
+    tokenizer, max_length = workload.tokenizer, workload.recipe.max_length
     sets = {
-        name: tokenize_classification(
-            rows, tokenizer, source=sources[name], max_length=recipe.max_length, context=context
-        )
-        for name, rows in sets.items()
-        if rows is not None
+        name: tokenize_classification(rows, tokenizer, source=source, max_length=max_length, context=context)
+        for name, (rows, source) in _sets(workload).items()
     }
+    return _transformers_trainer(model, settings, sets, DataCollatorWithPadding(tokenizer), callbacks)
+
+
+def _seq2seq_trainer(
+    workload: Workload,
+    model: PreTrainedModel | PeftModel,
+    settings: dict[str, Any],
+    context: int | None,
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    recipe, tokenizer = workload.recipe, workload.tokenizer
+    limits = {"max_length": recipe.max_length, "max_target_length": recipe.max_target_length, "context": context}
+    sets = {
+        name: tokenize_seq2seq(workload.as_text(rows), tokenizer, source=source, **limits)
+        for name, (rows, source) in _sets(workload).items()
+    }
+    return _transformers_trainer(model, settings, sets, DataCollatorForSeq2Seq(tokenizer, model=model), callbacks)
+
+
+def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
+    """Each set of rows that there is, and what an error calls it."""
+    recipe = workload.recipe
+    sets = {
+        "train": (workload.train, recipe.train_file or recipe.dataset_name),
+        "validation": (workload.validation, recipe.validation_file or "validation"),
+        MISMATCHED: (workload.mismatched, recipe.mismatched_file or MISMATCHED),
+    }
+    return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
+
+
+def _transformers_trainer(
+    model: PreTrainedModel | PeftModel,
+    settings: dict[str, Any],
+    sets: dict[str, Dataset],
+    collator: Callable[..., Any],
+    callbacks: list[TrainerCallback],
+) -> Trainer:
     train = sets.pop("train")
-    trainer = BALoraTrainer if isinstance(model, BALoraModel) else Trainer
-    return trainer(
+    return (BALoraTrainer if isinstance(model, BALoraModel) else Trainer)(
         model=model,
         args=_checked(TrainingArguments, settings),
         train_dataset=train,
         eval_dataset=sets if MISMATCHED in sets else sets.get("validation"),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=collator,
         callbacks=callbacks,
     )
 
@@ -107,7 +146,8 @@ def _language_trainer(
     context: int | None,
     callbacks: list[TrainerCallback],
 ) -> Trainer:
-    recipe, tokenizer, sources = workload.recipe, workload.tokenizer, _sources(workload.recipe)
+    recipe, tokenizer = workload.recipe, workload.tokenizer
+    sources = {name: source for name, (_, source) in _sets(workload).items()}
     if "messages" in workload.train.column_names and tokenizer.chat_template is None:
         raise BALoraError(
             f"{sources['train']}: chat rows need a chat template, and that of {recipe.model_name_or_path} has none; "
@@ -126,14 +166,6 @@ def _language_trainer(
             lengths = map(len, dataset["input_ids"])
             check_lengths(lengths, source=sources[name], max_length=recipe.max_length, context=context)
     return trainer
-
-
-def evaluation_sets(trainer: Trainer) -> dict[str, Any]:
-    """The trainer's evaluation sets by the suffix that their metrics get."""
-    sets = trainer.eval_dataset
-    if not isinstance(sets, dict):
-        return {} if sets is None else {"": sets}
-    return {"" if name == "validation" else f"_{name}": rows for name, rows in sets.items()}
 
 
 def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[str, Any]:

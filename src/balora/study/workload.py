@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -15,7 +16,14 @@ from transformers import (
     TrainerCallback,
 )
 
-from balora.data import context_length, expand_path, load_table, to_causal_lm_rows, to_classification_rows
+from balora.data import (
+    context_length,
+    expand_path,
+    load_table,
+    to_causal_lm_rows,
+    to_classification_rows,
+    to_text_to_text_rows,
+)
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
 from balora.errors import BALoraError
 from balora.evaluation.language import perplexity
@@ -33,11 +41,12 @@ class Workload:
     Attributes:
         recipe: The recipe, with paths expanded and a world's files filled in.
         tokenizer: The model's.
-        train: Training rows: prompt–completion, messages, text, or text (pair) and label.
+        train: Training rows: prompt–completion, messages, text, or text (pair) and label, which a
+            sequence-to-sequence model gets as prompt and completion (`as_text`).
         validation: Evaluation rows of the same form, or `None`.
         mismatched: A second set of them, or `None`.
         texts: What the model should not forget: text to measure perplexity on.
-        label_names: Names of the classes in classification; `None` in language modelling, empty in regression.
+        label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
         world: The controlled world, where the recipe asks for one.
     """
 
@@ -54,7 +63,8 @@ class Workload:
         """The pretrained model, fresh. In classification its head is drawn from the global generator."""
         name, dtype = self.recipe.model_name_or_path, getattr(torch, self.recipe.dtype)
         if not self.recipe.is_classification:
-            return _from_hub(AutoModelForCausalLM, name, dtype=dtype)
+            auto = AutoModelForSeq2SeqLM if self.recipe.is_seq2seq else AutoModelForCausalLM
+            return _from_hub(auto, name, dtype=dtype)
         labels = self.label_names or ["score"]
         model = _from_hub(
             AutoModelForSequenceClassification,
@@ -65,6 +75,14 @@ class Workload:
         )
         model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
+
+    def as_text(self, rows: Dataset) -> Dataset:
+        """Rows as prompts and completions, for a sequence-to-sequence model: labels as T5 writes them."""
+        if not self.recipe.has_labels:
+            return rows
+        task = self.recipe.glue_task or self.recipe.name
+        fields = GLUE[task].texts[0] if self.recipe.glue_task else [n for n in rows.column_names if n != "label"]
+        return to_text_to_text_rows(rows, self.label_names, task=task, fields=fields)
 
 
 def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Workload:
@@ -148,7 +166,7 @@ def _split(
     else:
         source = f"{recipe.dataset_name} ({split})"
         table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
-    if recipe.is_classification:
+    if recipe.has_labels:
         columns = {
             "text_column": recipe.text_column,
             "text_pair_column": recipe.text_pair_column,

@@ -1,0 +1,68 @@
+"""What a run is judged by: how well its task was learned, and what was kept of the pretrained model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
+
+from balora.evaluation.classification import classification_metrics, predict
+from balora.evaluation.drift import drift_of, measure_drift
+from balora.evaluation.language import held_out_loss
+from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.study.student import teacher_of
+from balora.study.trainers import MISMATCHED
+from balora.study.workload import Workload, preservation_metrics
+
+Metrics = dict[str, float]
+
+
+def measure(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel) -> tuple[Metrics, Metrics]:
+    """Task and preservation metrics, and drift from the base, of a model as it stands."""
+    teacher = teacher_of(workload, model)
+    metrics, drift = {}, {}
+    for name, (rows, tokens) in _evaluation_sets(workload, trainer).items():
+        if workload.recipe.is_classification:
+            parts = _of_classes(trainer, model, teacher, tokens)
+        else:
+            parts = _of_text(trainer, model, teacher, tokens)
+            if workload.recipe.has_labels:
+                parts[0].update(_of_written_classes(workload, trainer, model, rows, tokens))
+        suffix = "" if name == "validation" else f"_{name}"
+        for gathered, part in zip((metrics, drift), parts, strict=True):
+            gathered.update({f"{key}{suffix}": value for key, value in part.items()})
+    return metrics | preservation_metrics(workload, model), drift
+
+
+def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:
+    """By name, each set as rows and as the trainer has it."""
+    rows = {"validation": workload.validation, MISMATCHED: workload.mismatched}
+    tokens = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"validation": trainer.eval_dataset}
+    return {name: (rows[name], tokens[name]) for name in tokens if tokens[name] is not None}
+
+
+def _of_classes(
+    trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
+) -> tuple[Metrics, Metrics]:
+    said = predict(model, teacher, trainer.get_eval_dataloader(tokens))
+    scores = classification_metrics(said.logits.numpy(), said.labels.numpy())
+    return scores, drift_of(said.logits, said.teacher_logits)
+
+
+def _of_text(
+    trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
+) -> tuple[Metrics, Metrics]:
+    loss = held_out_loss(model, trainer.get_eval_dataloader(tokens))
+    return {"eval_loss": loss}, measure_drift(model, trainer.get_eval_dataloader(tokens), teacher)
+
+
+def _of_written_classes(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
+) -> Metrics:
+    # Answers are held against the rows' labels one by one, and the trainer's own loader may sort rows by length.
+    batches = DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
+    predictions = predict_labels(model, batches, workload.tokenizer, workload.label_names)
+    return text_to_text_metrics(predictions, np.array(rows["label"]), workload.label_names)

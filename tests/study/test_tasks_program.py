@@ -1,0 +1,139 @@
+"""Studies over several tasks from a recipe to a report: encoders and T5, rivals, imbalance, calibration."""
+
+import json
+
+import pytest
+import torch
+import transformers as hf
+import yaml
+from datasets import Dataset
+from tiny_models import T5, word_tokenizer
+
+from balora.cli import main
+from balora.report import read_results
+
+WORDS = ["a", "b", "c", "d"]
+
+
+def rows(count: int) -> list[dict]:
+    """Sentences that say their class twice."""
+    return [{"sentence": f"{WORDS[i % 3]} {WORDS[i % 3]} d", "label": ["no", "yes"][i % 3 == 1]} for i in range(count)]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two tasks for a tiny BERT, one of them of scores."""
+    tokenizer = word_tokenizer()
+    for name, content in {
+        "train": rows(48),
+        "dev": rows(12),
+        "scores": [{"sentence": row["sentence"], "label": float(i % 3) + 0.5} for i, row in enumerate(rows(24))],
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    bert = hf.BertModel(hf.BertConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=32, pad_token_id=0))
+    for folder, model in {"bert": bert, "t5": hf.T5ForConditionalGeneration(_t5(len(tokenizer)))}.items():
+        model.save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    return {
+        "name": "two tasks",
+        "model_name_or_path": str(tmp_path / "bert"),
+        "output_dir": str(tmp_path / "out"),
+        "label_column": "label",
+        "train_file": str(tmp_path / "train.jsonl"),
+        "validation_file": str(tmp_path / "dev.jsonl"),
+        "tasks": {"classes": {}, "scores": {"train_file": str(tmp_path / "scores.jsonl"), "validation_share": 0.25}},
+        "methods": ["lora", "ba-lora"],
+        "seeds": [1],
+        "r": 2,
+        "max_steps": 6,
+        "learning_rate": 0.02,
+        "training_arguments": {"use_cpu": True},
+    }
+
+
+def _t5(vocabulary: int) -> hf.T5Config:
+    return hf.T5Config(**{**T5, "vocab_size": vocabulary, "dropout_rate": 0.0})
+
+
+def run(settings: dict, tmp_path, command: str = "compare", *arguments: str) -> int:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return main([command, str(tmp_path / "recipe.yaml"), *arguments])
+
+
+def test_two_tasks_side_by_side(study, tmp_path, capsys):
+    assert run(study, tmp_path, "compare", "--jobs", "2") == 0
+    runs = {(run.task, run.method): run for run in read_results(tmp_path / "out/results.json")}
+    assert set(runs) == {(task, method) for task in study["tasks"] for method in ("pretrained", "lora", "ba-lora")}
+    assert {"accuracy", "matthews", "kl_to_base"} <= runs["classes", "lora"].metrics.keys()
+    assert {"pearson", "mse_to_base"} <= runs["scores", "lora"].metrics.keys()
+    printed = capsys.readouterr().out
+    assert "classes (accuracy" in printed
+    assert "scores (pearson" in printed
+    summary = (tmp_path / "out/summary.md").read_text()
+    assert "| method | classes (accuracy ↑) | scores (pearson ↑) | average ↑ | parameters |" in summary
+    assert "accuracy against kl_to_base" in summary
+    assert "pearson against mse_to_base" in summary
+    assert not list((tmp_path / "out").rglob("checkpoint-*"))
+
+
+def test_rivals_train_what_they_are_named_for(study, tmp_path):
+    study |= {"tasks": {}, "methods": ["full", "bitfit", "houlsby", "pfeiffer", "adalora", "olora"]}
+    study |= {"bottleneck_size": 3, "method_settings": {"full": {"learning_rate": 0.001}}}
+    assert run(study, tmp_path) == 0
+    runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
+    counts = {method: run.trainable_parameters for method, run in runs.items()}
+    assert counts["pretrained"] == 0
+    assert counts["houlsby"] - counts["pfeiffer"] == 2 * 16 * 3 + 16 + 3
+    assert counts["bitfit"] < counts["full"]
+    for method in ("full", "bitfit", "houlsby", "pfeiffer", "olora"):
+        assert runs[method].metrics["kl_to_base"] > 0, method
+    saved = tmp_path / "out/runs"
+    assert (saved / "houlsby-seed1/trained_parameters.safetensors").exists()
+    hf.AutoModelForSequenceClassification.from_pretrained(saved / "full-seed1")
+    config = json.loads((saved / "adalora-seed1/adapter_config.json").read_text())
+    assert (config["peft_type"], config["target_r"], config["init_r"]) == ("ADALORA", 2, 3)
+    assert (config["total_step"], config["tfinal"]) == (6, 1)
+    assert config["rank_pattern"]
+
+
+def test_t5_writes_classes_and_numbers(study, tmp_path):
+    study |= {"model_name_or_path": str(tmp_path / "t5"), "task_type": "SEQ_2_SEQ_LM", "methods": ["ba-lora", "full"]}
+    study |= {"target_modules": "all-linear", "max_length": 16, "max_target_length": 8}
+    assert run(study, tmp_path) == 0
+    runs = {(run.task, run.method): run for run in read_results(tmp_path / "out/results.json")}
+    for metrics in (runs[key].metrics for key in runs if key[0] == "classes"):
+        assert {"eval_loss", "kl_to_base", "accuracy", "unparsed"} <= metrics.keys()
+    assert runs["classes", "pretrained"].metrics["kl_to_base"] == 0
+    assert runs["classes", "ba-lora"].metrics["kl_to_base"] > 0
+    assert runs["classes", "full"].metrics["kl_to_base"] > 0
+    assert runs["classes", "ba-lora"].metrics["eval_loss"] < runs["classes", "pretrained"].metrics["eval_loss"]
+    assert {"pearson", "unparsed"} <= runs["scores", "ba-lora"].metrics.keys()
+
+
+def test_a_second_evaluation_set_has_its_own_metrics(study, tmp_path):
+    Dataset.from_list(rows(9)).to_json(tmp_path / "other.jsonl")
+    study |= {"tasks": {}, "methods": ["lora"], "mismatched_file": str(tmp_path / "other.jsonl")}
+    assert run(study, tmp_path) == 0
+    metrics = read_results(tmp_path / "out/results.json")[1].metrics
+    assert {"accuracy", "accuracy_mismatched", "kl_to_base", "kl_to_base_mismatched"} <= metrics.keys()
+
+
+def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
+    study |= {"tasks": {"classes": {}}, "task": "classes", "method": "lora+reg", "max_steps": 8}
+    extra = ("--factors", "[0.5, 2]", "--calibration_warmup", "0.7", "--calibration_batches", "1")
+    assert run(study, tmp_path, "calibrate", *extra) == 0
+    printed = capsys.readouterr().out
+    assert "× 0.5" in printed
+    assert "common factor: " in printed
+    calibrated = yaml.safe_load((tmp_path / "recipe.calibrated.yaml").read_text())
+    assert calibrated["consistency_weight"] > 0
+    assert {key: calibrated[key] for key in study} == study
+    assert run(study, tmp_path, "calibrate", *extra) == 2
+    assert "recipe.calibrated.yaml is there already" in capsys.readouterr().err
+
+
+def test_calibrate_refuses_what_has_no_regularizers(study, tmp_path, capsys):
+    assert run(study | {"tasks": {}, "method": "bitfit"}, tmp_path, "calibrate") == 2
+    assert "bitfit takes no regularizers" in capsys.readouterr().err
