@@ -1,0 +1,88 @@
+"""A classification set whose classes stand in a wanted ratio, made from a larger one by leaving rows out.
+
+For studies of imbalance: the same rows balanced (1:1:1) and long-tailed (100:10:1).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset
+
+from balora.data.columns import column_values
+from balora.errors import BALoraError
+
+
+def subsample_to_ratio(
+    dataset: Dataset,
+    ratio: Sequence[float],
+    *,
+    seed: int,
+    source: str,
+    label_names: list[str] | None = None,
+    total: int | None = None,
+) -> Dataset:
+    """Leave out rows until the classes stand in a ratio.
+
+    Class c keeps round(s·ratio_c) rows, at least one, with one scale s for all classes (Webster's apportionment): the
+    largest s that the scarcest class has rows for, or the one that gives `total` rows. A higher total holds all rows
+    of a lower one with the same seed.
+
+    Args:
+        dataset: Rows as `balora.data.to_classification_rows` makes them.
+        ratio: A positive number per class, by class id; only their proportions count. Equal numbers balance.
+        seed: Chooses the rows of each class. The global generators play no part.
+        source: File or Hub name the rows came from, for errors.
+        label_names: Names by class id. Default: as many classes as the highest id tells.
+        total: Number of rows to keep, exactly; default as many as can be had.
+
+    Returns:
+        The rows kept, in their order.
+
+    Raises:
+        BALoraError: If the labels are a regression's, the ratio does not suit the classes, a class has no rows, or the
+            rows do not suffice for `total`.
+    """
+    labels = np.asarray(column_values(dataset, "label", source=source))
+    if label_names == [] or not np.issubdtype(labels.dtype, np.integer):
+        raise BALoraError(f"{source}: the labels are a regression's numbers; a class ratio needs classes")
+    classes = int(labels.max()) + 1 if label_names is None else len(label_names)
+    _check_ratio(ratio, classes, source)
+    available = np.bincount(labels, minlength=classes)
+    if not available.all():
+        absent = int(available.argmin())
+        name = "" if label_names is None else f" ({label_names[absent]!r})"
+        raise BALoraError(f"{source}: no row has class {absent}{name}; every class of the ratio needs one")
+    counts = _apportion(available, np.asarray(ratio, dtype=float), total, source)
+    generator = np.random.default_rng(seed)
+    # The whole class is shuffled, so that which rows come first does not depend on how many are kept.
+    shuffled = [generator.permutation(np.flatnonzero(labels == c)) for c in range(classes)]
+    kept = np.concatenate([rows[:count] for rows, count in zip(shuffled, counts, strict=True)])
+    return dataset.select(np.sort(kept))
+
+
+def _check_ratio(ratio: Sequence[float], classes: int, source: str) -> None:
+    if len(ratio) != classes:
+        raise BALoraError(f"{source}: ratio has {len(ratio)} numbers for {classes} classes; give one per class id")
+    wrong = next((share for share in ratio if not (0 < share < math.inf)), None)
+    if wrong is not None:
+        raise BALoraError(f"{source}: ratio has {wrong}; every class needs a positive number")
+
+
+def _apportion(available: np.ndarray, ratio: np.ndarray, total: int | None, source: str) -> np.ndarray:
+    """Rows to keep of each class, `(D,)`.
+
+    A class's next row after k of them is due at the scale (k + ½)/ratio, where s·ratio would be rounded up to it.
+    """
+    classes = np.repeat(np.arange(len(ratio)), available - 1)  # of each row but the first, which is kept anyway
+    due = np.concatenate([(np.arange(1, n) + 0.5) / share for n, share in zip(available, ratio, strict=True)])
+    attainable = due <= (available / ratio).min()
+    most = len(ratio) + int(attainable.sum())
+    if total is None:
+        total = most
+    if not len(ratio) <= total <= most:
+        raise BALoraError(
+            f"{source}: total is {total}; at this ratio the rows give from {len(ratio)} (one of each class) to {most}"
+        )
+    first = np.argsort(due, kind="stable")[: total - len(ratio)]
+    return 1 + np.bincount(classes[first], minlength=len(ratio))
