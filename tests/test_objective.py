@@ -77,6 +77,24 @@ def test_classification_objective_is_the_sum_of_its_losses():
     torch.testing.assert_close(model.train()(**inputs).loss, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_diversity_of_classes_may_be_their_entropy():
+    inputs = inputs_for("bert")
+    only = {"consistency_weight": 0.0, "diversity_weight": 1.0, "spectral_weight": 0.0}
+    model = adapted("bert", **only, diversity_loss="entropy")
+    train_steps(model, inputs)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    p = model(**without_labels(inputs)).logits.softmax(-1)
+    expected = (p * p.log()).sum() / len(p)
+    torch.testing.assert_close(model.train()(**inputs).components["diversity"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_generation_has_no_covariance():
+    with pytest.raises(BALoraError, match="diversity_loss: a covariance of next-token logits"):
+        adapted("llama", diversity_loss="covariance")
+
+
 def test_the_teacher_s_gradient_does_not_reach_the_live_head():
     inputs = inputs_for("bert")
     model = adapted("bert", **WEIGHTS).eval()

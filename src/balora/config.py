@@ -38,6 +38,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "diversity_weight": 0.03,
         "spectral_weight": 0.03,
         "spectral_k": 5,
+        "diversity_loss": "covariance",
         "consistency_schedule": "constant",
         "diversity_schedule": "constant",
         "spectral_schedule": "constant",
@@ -58,11 +59,13 @@ class BALoraConfig(LoraConfig):
             iterations (PEFT's `pissa_niter_N`, seeded).
         seed: Seed of the randomized SVD.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
-        diversity_weight: λ2, weight of top-K entropy (generation) or covariance (classification).
+        diversity_weight: λ2, weight of the diversity term.
+        diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
+            entropy alone, since a covariance would be vocabulary × vocabulary.
         spectral_weight: λ3, weight of the leading share of the logits' spectrum.
         temperature: T of the consistency term.
         consistency_direction: `forward` is KL(teacher ‖ student), `reverse` KL(student ‖ teacher).
-        top_k: K of the entropy term (generation).
+        top_k: K of the entropy term.
         spectral_k: k of the spectral term.
         clip_spectral_k: In classification, take k as at most the number of classes − 1. With k ≥ classes, as printed
             for GLUE, the term is −1 whatever the logits and trains nothing.
@@ -89,6 +92,9 @@ class BALoraConfig(LoraConfig):
     seed: int = field(default=0, metadata={"help": "Seed of the randomized SVD."})
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
+    diversity_loss: Literal["covariance", "entropy"] | None = field(
+        default=None, metadata={"help": "What λ2 weighs; null: covariance of classes, entropy of tokens."}
+    )
     spectral_weight: float | None = field(default=None, metadata={"help": "λ3; null: as published."})
     temperature: float = field(default=2.0, metadata={"help": "T of the consistency term."})
     consistency_direction: Literal["forward", "reverse"] = field(
@@ -138,6 +144,8 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
         if self.consistency_direction not in ("forward", "reverse"):
             raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
+        if self.diversity_loss not in (None, "covariance", "entropy"):
+            raise BALoraError(f"diversity_loss: unknown {self.diversity_loss!r}; use covariance or entropy")
         for name in ("consistency_schedule", "diversity_schedule", "spectral_schedule"):
             if getattr(self, name) not in (None, "constant", "cosine", "two_phase"):
                 raise BALoraError(f"{name}: unknown {getattr(self, name)!r}; use constant, cosine or two_phase")
@@ -155,6 +163,10 @@ class BALoraConfig(LoraConfig):
         """
         if task_type not in PUBLISHED:
             raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+        if task_type != TaskType.SEQ_CLS and self.diversity_loss == "covariance":
+            raise BALoraError(
+                "diversity_loss: a covariance of next-token logits would be vocabulary × vocabulary; use 'entropy'"
+            )
         if task_type == TaskType.SEQ_CLS and self.sample_rate != 1:
             raise BALoraError(
                 f"sample_rate: {self.sample_rate} is for generation; in classification the teacher sees each example "

@@ -72,7 +72,12 @@ def classification_terms(
             student_logits, teacher_logits, temperature=config.temperature, direction=config.consistency_direction
         )
     if weights["diversity"]:
-        terms["diversity"] = covariance_diversity_loss(student_logits)
+        by_entropy = config.diversity_loss == "entropy"
+        terms["diversity"] = (
+            topk_entropy_loss(student_logits, top_k=config.top_k)
+            if by_entropy
+            else covariance_diversity_loss(student_logits)
+        )
     if weights["spectral"]:
         k = min(config.spectral_k, classes - 1) if config.clip_spectral_k else config.spectral_k
         terms["spectral"] = spectral_loss(student_logits, k=k, normalization="nuclear")

@@ -32,7 +32,18 @@ COUNTS = (
     "r",
 )
 #: Settings of a whole study, which no task or method of it can have for itself.
-OF_THE_STUDY = ("name", "output_dir", "methods", "method_settings", "tasks", "task", "seed", "seeds", "jobs")
+OF_THE_STUDY = (
+    "name",
+    "output_dir",
+    "methods",
+    "baseline",
+    "method_settings",
+    "tasks",
+    "task",
+    "seed",
+    "seeds",
+    "jobs",
+)
 
 
 @dataclass
@@ -47,6 +58,7 @@ class Recipe:
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
+        baseline: The method that the report compares the others with; null for the first of `methods`.
         tasks: Several tasks for `balora compare`, by name: each the settings in which it differs.
         task: Of several tasks, the one for `balora train` and `balora calibrate`.
         seed: Seed of `balora train`: head, adapter start, data order, dropout.
@@ -94,9 +106,10 @@ class Recipe:
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
+        diversity_loss: What λ2 weighs: covariance (of classes) or entropy (among the top K); null by task.
         temperature: T of the consistency term.
         consistency_direction: forward is KL(teacher ‖ student), reverse KL(student ‖ teacher).
-        top_k: K of the entropy term (generation).
+        top_k: K of the entropy term.
         spectral_k: k of the spectral term; null for the published value (10, 5).
         clip_spectral_k: Keep k below the number of classes, where the term would otherwise be constant.
         consistency_schedule: constant, cosine or two_phase; null as published.
@@ -125,6 +138,8 @@ class Recipe:
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
         perplexity_column: Its text column.
         max_perplexity_samples: Use the first so many texts.
+        geometry: Measure how a classifier's representations and logits separate the classes (silhouettes), and draw
+            maps and confusion matrices in the report.
         task_metric: Metric of the task axis in the report; null picks by task.
         drift_metric: Metric of the drift axis in the report; null picks by task.
     """
@@ -133,6 +148,7 @@ class Recipe:
     output_dir: str | None = None
     method: str = "ba-lora"
     methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
+    baseline: str | None = None
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str | None = None
@@ -177,6 +193,7 @@ class Recipe:
     pissa_niter: int | None = None
     consistency_weight: float | None = None
     diversity_weight: float | None = None
+    diversity_loss: Literal["covariance", "entropy"] | None = None
     spectral_weight: float | None = None
     temperature: float = 2.0
     consistency_direction: Literal["forward", "reverse"] = "forward"
@@ -209,6 +226,7 @@ class Recipe:
     perplexity_file: str | None = None
     perplexity_column: str = "text"
     max_perplexity_samples: int | None = None
+    geometry: bool = False
     task_metric: str | None = None
     drift_metric: str | None = None
 
@@ -223,6 +241,8 @@ class Recipe:
             values = getattr(self, key)
             if not values or len(set(values)) < len(values):
                 raise BALoraError(f"{key}: {values} must name at least one, and none twice")
+        if self.baseline is not None and self.baseline not in self.methods:
+            raise BALoraError(f"baseline: {self.baseline!r} is not among the methods {', '.join(self.methods)}")
         for key in COUNTS:
             if getattr(self, key) < 1:
                 raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
@@ -237,6 +257,8 @@ class Recipe:
                 "packing: rows of a causal language model alone can be joined; use train_sampling_strategy: "
                 "group_by_length"
             )
+        if self.geometry and not self.is_classification and not self.tasks:
+            raise BALoraError("geometry: classifiers alone have a representation of each class; leave it out")
         if self.perplexity_file is not None and (self.is_classification or self.is_seq2seq):
             raise BALoraError("perplexity_file: causal language models alone have a perplexity; leave it out")
         if self.packing and self.max_length is None:

@@ -120,6 +120,27 @@ def test_a_second_evaluation_set_has_its_own_metrics(study, tmp_path):
     assert {"accuracy", "accuracy_mismatched", "kl_to_base", "kl_to_base_mismatched"} <= metrics.keys()
 
 
+def test_imbalance_is_made_measured_and_drawn(study, tmp_path):
+    study |= {"geometry": True, "methods": ["lora"], "validation_file": str(tmp_path / "dev.jsonl")}
+    study["tasks"] = {"balanced": {"class_ratio": [1, 1]}, "imbalanced": {"class_ratio": [8, 1]}}
+    assert run(study, tmp_path) == 0
+    runs = {(run.task, run.method): run.metrics for run in read_results(tmp_path / "out/results.json")}
+    measured = {"silhouette", "silhouette_minority", "silhouette_logits", "silhouette_minority_logits"}
+    assert all(measured <= metrics.keys() for metrics in runs.values())
+    for picture in ("maps-of-the-classes.png", "confusion.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+    assert "Maps of the classes" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [([1], "ratio has 1 numbers for 2 classes"), ([1, 0], "every class needs a positive number")],
+)
+def test_a_wrong_ratio_is_named_before_training(ratio, message, study, tmp_path, capsys):
+    assert run(study | {"tasks": {}, "class_ratio": ratio}, tmp_path) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
     study |= {"tasks": {"classes": {}}, "task": "classes", "method": "lora+reg", "max_steps": 8}
     extra = ("--factors", "[0.5, 2]", "--calibration_warmup", "0.7", "--calibration_batches", "1")

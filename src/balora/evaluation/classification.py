@@ -36,18 +36,19 @@ def predict(model: nn.Module, teacher: Callable[..., Any], batches: Iterable[dic
     return Predictions(torch.cat(logits), torch.cat(taught), torch.cat(labels))
 
 
-def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def classification_metrics(logits: np.ndarray, labels: np.ndarray, *, minority: int | None = None) -> dict[str, float]:
     """Scores of predictions.
 
     Args:
         logits: `(N, D)`; D = 1 is a regression.
         labels: `(N,)`.
+        minority: The class that `minority_recall` is of, such as the scarcest in training; by default the class with
+            the fewest examples among `labels`, the larger id on a tie.
 
     Returns:
         `accuracy`; `f1`, of class 1 where there are two classes (as GLUE has it) and the unweighted mean over classes
         where there are more; `matthews`, the correlation of predicted and true classes; `minority_recall`, the recall
-        of the class with the fewest examples among `labels`, the larger id on a tie. In regression `pearson` and
-        `spearman`, 0 for constant predictions.
+        of the minority. In regression `pearson` and `spearman`, 0 for constant predictions.
     """
     if logits.shape[-1] == 1:
         predictions = logits[:, 0]
@@ -57,18 +58,22 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
             "pearson": float(pearsonr(predictions, labels).statistic),
             "spearman": float(spearmanr(predictions, labels).statistic),
         }
-    return class_scores(logits.argmax(-1), labels, logits.shape[-1])
+    return class_scores(logits.argmax(-1), labels, logits.shape[-1], minority=minority)
 
 
-def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
+def class_scores(
+    predictions: np.ndarray, labels: np.ndarray, classes: int, *, minority: int | None = None
+) -> dict[str, float]:
     """As `classification_metrics`, of predicted class ids `(N,)`; −1 is no class, and a wrong answer."""
     present, counts = np.unique(labels, return_counts=True)
-    minority = present[::-1][counts[::-1].argmin()]
+    if minority is None:
+        minority = present[::-1][counts[::-1].argmin()]
+    recall = float(recall_score(labels, predictions, labels=[minority], average="macro", zero_division=0))
     # Among more than two classes F1 is a mean over those there are, of which "no class" is none.
     scored = [1] if classes == 2 else sorted({*present, *predictions} - {-1})
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1_score(labels, predictions, labels=scored, average="macro", zero_division=0)),
         "matthews": float(matthews_corrcoef(labels, predictions)),
-        "minority_recall": float(recall_score(labels, predictions, labels=[minority], average="macro")),
+        "minority_recall": recall,
     }

@@ -53,13 +53,16 @@ def predict_labels(
     return np.array([ids.get(text.strip(), UNPARSED) for text in texts], dtype=np.int64)
 
 
-def text_to_text_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: list[str]) -> dict[str, float]:
+def text_to_text_metrics(
+    predictions: np.ndarray, labels: np.ndarray, label_names: list[str], *, minority: int | None = None
+) -> dict[str, float]:
     """Scores of what `predict_labels` read.
 
     Args:
         predictions: `(N,)`, from `predict_labels`.
         labels: `(N,)`, class ids or numbers.
         label_names: Names by class id; empty for regression.
+        minority: See `classification_metrics`.
 
     Returns:
         What `classification_metrics` has, and `unparsed`, the share of texts that were no class or number. Such a text
@@ -73,7 +76,10 @@ def text_to_text_metrics(predictions: np.ndarray, labels: np.ndarray, label_name
     unparsed = predictions == UNPARSED
     if len(label_names) == 2:
         predictions = np.where(unparsed, 1 - labels, predictions)
-    return {**class_scores(predictions, labels, len(label_names)), "unparsed": float(unparsed.mean())}
+    return {
+        **class_scores(predictions, labels, len(label_names), minority=minority),
+        "unparsed": float(unparsed.mean()),
+    }
 
 
 def _number(text: str) -> float:

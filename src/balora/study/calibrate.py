@@ -115,7 +115,9 @@ def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]
     """
     names = {f"× {factor:g}": factor for factor in factors}
     variants = {name: {"method": recipe.method, **calibration.settings(factor)} for name, factor in names.items()}
-    study = replace(single(recipe), methods=list(variants), method_settings=variants, validation_share=HELD_OUT)
+    study = replace(
+        single(recipe), methods=list(variants), baseline=None, method_settings=variants, validation_share=HELD_OUT
+    )
     runs = compare(study)
     metric = task_metrics(study, runs)[study.name]
     scores = {name: [run.metrics[metric] for run in runs if run.method == name] for name in names}

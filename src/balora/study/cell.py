@@ -75,7 +75,7 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(interrupt.received, trainer.state.global_step)
     peak_memory_mb = _peak_memory_mb()
-    metrics, drift = measure(workload, trainer, model)
+    metrics, drift = measure(workload, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
             model.drift = drift

@@ -6,6 +6,7 @@ from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import Run, write_markdown, write_page, write_results
 from balora.study.cell import RESULT_FILE, history_of, result_of
+from balora.study.geometry import geometry_figures
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
@@ -49,8 +50,7 @@ def compare(recipe: Recipe) -> list[Run]:
         waiting = [cell for cell in cells if cell not in finished]
         run_in_processes(waiting, directory, recipe.jobs, announce, note)
         runs = [result_of(directory / cell.folder) for cell in cells]
-        histories = {run.id: history_of(directory / cell.folder) for run, cell in zip(runs, cells, strict=True)}
-        write_report(recipe, runs, histories, directory)
+        write_report(recipe, cells, runs, directory)
     return runs
 
 
@@ -63,22 +63,27 @@ def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
     }
 
 
-def write_report(recipe: Recipe, runs: list[Run], histories: dict[str, list[dict]], directory: Path) -> None:
-    """Write `report.html`, and `summary.md` with its pictures."""
-    drift = {
-        task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs)
-        for task in task_recipes(recipe)
+def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: Path) -> None:
+    """Write `report.html`, and `summary.md` with its pictures, of all cells' runs."""
+    tasks = task_recipes(recipe)
+    shown = {
+        "runs": runs,
+        "task_metric": task_metrics(recipe, runs),
+        "drift_metric": {
+            task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs) for task in tasks
+        },
+        "baseline": recipe.baseline,
+        "figures": geometry_figures(cells, runs, directory),
     }
-    axes = {"task_metric": task_metrics(recipe, runs), "drift_metric": drift}
+    histories = {run.id: history_of(directory / cell.folder) for run, cell in zip(runs, cells, strict=True)}
     write_page(
         directory / "report.html",
         title=recipe.name,
-        runs=runs,
         histories={name: rows for name, rows in histories.items() if rows},
         recipe_text=recipe.to_yaml(),
-        **axes,
+        **shown,
     )
-    write_markdown(directory / "summary.md", runs=runs, **axes)
+    write_markdown(directory / "summary.md", **shown)
 
 
 def _first_measured(metrics: tuple[str, ...], task: str, runs: list[Run]) -> str:

@@ -1,6 +1,7 @@
 """What a run is judged by: how well its task was learned, and what was kept of the pretrained model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from balora.evaluation.classification import classification_metrics, predict
 from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.study.geometry import measure_geometry
 from balora.study.student import teacher_of
 from balora.study.trainers import MISMATCHED
 from balora.study.workload import Workload, preservation_metrics
@@ -20,13 +22,22 @@ from balora.study.workload import Workload, preservation_metrics
 Metrics = dict[str, float]
 
 
-def measure(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel) -> tuple[Metrics, Metrics]:
-    """Task and preservation metrics, and drift from the base, of a model as it stands."""
+def measure(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+) -> tuple[Metrics, Metrics]:
+    """Task and preservation metrics, and drift from the base, of a model as it stands.
+
+    Args:
+        workload: Of the run.
+        trainer: For its evaluation sets and their batches.
+        model: The student.
+        directory: The run's folder, for what the report draws of the classes' geometry.
+    """
     teacher = teacher_of(workload, model)
     metrics, drift = {}, {}
     for name, (rows, tokens) in _evaluation_sets(workload, trainer).items():
         if workload.recipe.is_classification:
-            parts = _of_classes(trainer, model, teacher, tokens)
+            parts = _of_classes(workload, trainer, model, teacher, tokens)
         else:
             parts = _of_text(trainer, model, teacher, tokens)
             if workload.recipe.has_labels:
@@ -34,6 +45,9 @@ def measure(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftM
         suffix = "" if name == "validation" else f"_{name}"
         for gathered, part in zip((metrics, drift), parts, strict=True):
             gathered.update({f"{key}{suffix}": value for key, value in part.items()})
+    if workload.recipe.geometry:
+        batches = trainer.get_eval_dataloader(_evaluation_sets(workload, trainer)["validation"][1])
+        metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
     return metrics | preservation_metrics(workload, model), drift
 
 
@@ -45,10 +59,14 @@ def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Da
 
 
 def _of_classes(
-    trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
+    workload: Workload,
+    trainer: Trainer,
+    model: PreTrainedModel | PeftModel,
+    teacher: Callable[..., Any],
+    tokens: Dataset,
 ) -> tuple[Metrics, Metrics]:
     said = predict(model, teacher, trainer.get_eval_dataloader(tokens))
-    scores = classification_metrics(said.logits.numpy(), said.labels.numpy())
+    scores = classification_metrics(said.logits.numpy(), said.labels.numpy(), minority=workload.minority())
     return scores, drift_of(said.logits, said.teacher_logits)
 
 
@@ -65,4 +83,5 @@ def _of_written_classes(
     # Answers are held against the rows' labels one by one, and the trainer's own loader may sort rows by length.
     batches = DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
     predictions = predict_labels(model, batches, workload.tokenizer, workload.label_names)
-    return text_to_text_metrics(predictions, np.array(rows["label"]), workload.label_names)
+    labels = np.array(rows["label"])
+    return text_to_text_metrics(predictions, labels, workload.label_names, minority=workload.minority())

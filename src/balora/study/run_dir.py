@@ -15,7 +15,7 @@ from balora.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 #: Settings that say which runs a study has and how they are run: a study may grow.
-FREE = ("output_dir", "methods", "seeds", "jobs", "tasks", "task", "method_settings")
+FREE = ("output_dir", "methods", "baseline", "seeds", "jobs", "tasks", "task", "method_settings")
 GROUPS = ("tasks.", "method_settings.")
 
 

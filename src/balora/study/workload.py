@@ -25,6 +25,7 @@ from balora.data import (
     to_text_to_text_rows,
 )
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
+from balora.data.imbalance import subsample_to_ratio
 from balora.errors import BALoraError
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
@@ -76,6 +77,13 @@ class Workload:
         model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
 
+    def minority(self) -> int | None:
+        """The class that is scarcest in training, the larger id on a tie; `None` without classes."""
+        if not self.label_names:
+            return None
+        counts = np.bincount(self.train["label"], minlength=len(self.label_names))
+        return len(counts) - 1 - int(counts[::-1].argmin())
+
     def as_text(self, rows: Dataset) -> Dataset:
         """Rows as prompts and completions, for a sequence-to-sequence model: labels as T5 writes them."""
         if not self.recipe.has_labels:
@@ -113,13 +121,12 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
     train, label_names = _split(recipe, recipe.train_file, recipe.train_split, known)
     if recipe.class_ratio is not None:
-        from balora.data.imbalance import subsample_to_ratio
-
         train = subsample_to_ratio(
             train,
             recipe.class_ratio,
             seed=recipe.subset_seed or 0,
             source=recipe.train_file or recipe.dataset_name,
+            label_names=label_names,
             total=recipe.max_train_samples,
         )
     train = _subset(recipe, train, recipe.max_train_samples)

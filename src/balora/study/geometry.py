@@ -1,0 +1,86 @@
+"""The classes' geometry in a study: measured and kept with each run, drawn side by side in the report.
+
+BA-LoRA's study of imbalance (section 3.2.3, figure 3, table 12).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from balora.evaluation.confusion import confusion
+from balora.evaluation.representation import final_representation, project, silhouettes
+from balora.report import Run
+from balora.report.imbalance import confusion_figure, tsne_figure
+from balora.study.plan import Cell
+
+GEOMETRY_FILE = "geometry.npz"
+MAPS = (
+    "Maps of the classes",
+    "t-SNE (perplexity 30, 1,000 iterations, seed 42) of the final representation of the evaluation set, one seed. "
+    "Distances between clusters and axes mean nothing.",
+)
+CONFUSIONS = ("Confusion", "Which class is taken for which, on the evaluation set, one seed.")
+
+
+def measure_geometry(
+    model: PreTrainedModel | PeftModel,
+    batches: Iterable[dict[str, Tensor]],
+    label_names: list[str],
+    minority: int,
+    directory: Path,
+) -> dict[str, float]:
+    """Silhouettes of the final representation and of the logits; what the report draws is kept in the run's folder.
+
+    Args:
+        model: A sequence classifier.
+        batches: The evaluation set.
+        label_names: Of the classes.
+        minority: The class that is scarcest in training.
+        directory: The run's folder.
+    """
+    features, logits, labels = final_representation(model, batches)
+    np.savez(
+        directory / GEOMETRY_FILE, points=project(features), logits=logits, labels=labels, label_names=label_names
+    )
+    of_logits = silhouettes(logits, labels, minority=minority)
+    return silhouettes(features, labels, minority=minority) | {f"{k}_logits": v for k, v in of_logits.items()}
+
+
+def geometry_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
+    """Maps and confusion matrices of a study's first seed, a panel for each task and method whose geometry was kept.
+
+    Args:
+        cells: All cells of the study.
+        runs: Theirs, in the same order.
+        directory: The study's folder.
+
+    Returns:
+        Heading, caption and figure of each: two for every set of classes, since panels share a legend.
+    """
+    maps: dict[tuple[str, ...], dict[str, Any]] = {}
+    matrices: dict[tuple[str, ...], dict[str, Any]] = {}
+    for cell, run in zip(cells, runs, strict=True):
+        file = directory / cell.folder / GEOMETRY_FILE
+        if cell.seed != cells[0].seed or not file.exists():
+            continue
+        title, found = f"{cell.recipe.name}: {cell.label}", run.metrics
+        silhouette = f"{title}\nsilhouette {found['silhouette']:.2f}, minority {found['silhouette_minority']:.2f}"
+        recall = f"{title}\nminority recall {found['minority_recall']:.2f}"
+        with np.load(file) as kept:
+            names = tuple(kept["label_names"].tolist())
+            maps.setdefault(names, {})[silhouette] = (kept["points"], kept["labels"])
+            matrices.setdefault(names, {})[recall] = confusion(kept["logits"], kept["labels"], len(names))
+    return [
+        figure
+        for names in maps
+        for figure in (
+            (*MAPS, tsne_figure(maps[names], names)),
+            (*CONFUSIONS, confusion_figure(matrices[names], names)),
+        )
+    ]
