@@ -1,0 +1,59 @@
+"""The recipes that ship: each reads, plans, and says of the model what it prints."""
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers as hf
+
+from balora.arguments import parse
+from balora.study.plan import plan
+from balora.study.workload import prepare
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
+#: Those that read local files and a model from a package, so that they can be prepared here.
+LOCAL = [name for name in RECIPES if "minilm" in name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_reads_and_plans(name):
+    recipe, _ = parse("compare", [str(FOLDER / name)])
+    cells = plan(recipe)
+    assert len(cells) == max(len(recipe.tasks), 1) * (1 + len(recipe.methods) * len(recipe.seeds))
+    text = (FOLDER / name).read_text()
+    assert text.startswith("# ")
+    assert f"balora compare recipes/{name} --output_dir" in text
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_local_recipe_s_data_is_there(name, data_dir, monkeypatch):
+    monkeypatch.setenv("BALORA_DATA", str(data_dir))
+    recipe, _ = parse("compare", [str(FOLDER / name)])
+    for cell in plan(recipe)[: max(len(recipe.tasks), 1)]:
+        workload = prepare(cell.recipe)
+        assert 2000 <= len(workload.train) <= 2000
+        assert len(workload.validation) > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in RECIPES if "model_name_or_path: microsoft/deberta-v3-base" in (FOLDER / name).read_text()],
+)
+def test_deberta_recipes_adapt_the_six_matrices_of_each_layer(name):
+    recipe, _ = parse("compare", [str(FOLDER / name)])
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "num_attention_heads": 12}
+    config = hf.DebertaV2Config(
+        **sizes, vocab_size=128100, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=256,
+        norm_rel_ebd="layer_norm", share_att_key=True, position_biased_input=False, type_vocab_size=0,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = hf.DebertaV2ForSequenceClassification(config)
+        settings = {"r": recipe.r, "target_modules": recipe.target_modules, "modules_to_save": recipe.modules_to_save}
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", **settings))
+    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert f"{adapters / 1e6:.2f}" == "1.33"
+    assert not any("pooler" in name and "lora_" in name for name, _ in model.named_parameters())
+    trained = {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    assert trained == {"classifier", "pooler"}
