@@ -33,7 +33,7 @@ def test_a_local_recipe_s_data_is_there(name, data_dir, monkeypatch):
     recipe, _ = parse("compare", [str(FOLDER / name)])
     for cell in plan(recipe)[: max(len(recipe.tasks), 1)]:
         workload = prepare(cell.recipe)
-        assert len(workload.train) == 2000
+        assert len(workload.train) == 2000 * (1 - (recipe.validation_share or 0))
         assert len(workload.validation) > 0
 
 
