@@ -40,6 +40,19 @@ class BALoraOutput(ModelOutput):
     components: dict[str, Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class BatchCounts:
+    """What the whole accumulated batch holds, of which a forward sees one micro-batch; `None` where nobody counted.
+
+    Attributes:
+        items: Labelled items, over which the task loss is a mean.
+        tokens: Tokens that are not padding (examples, in classification), over which the regularizers are.
+    """
+
+    items: Tensor | int | None
+    tokens: Tensor | int | None
+
+
 def combined(
     output: ModelOutput, task_loss: Tensor, terms: dict[str, Tensor], share: Tensor | float, weights: dict[str, float]
 ) -> BALoraOutput:
@@ -109,8 +122,8 @@ class BALoraModel(PeftModel):
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch
             return super().forward(labels=labels, **inputs)
-        weights = self._weights_in_training()
-        return self._objective(inputs, labels, weights, num_items_in_batch, num_tokens_in_batch)
+        counts = BatchCounts(num_items_in_batch, num_tokens_in_batch)
+        return self._objective(inputs, labels, self._weights_in_training(), counts)
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pretrained model's output for these inputs: evaluation mode, no gradient, nothing left changed.
@@ -124,12 +137,7 @@ class BALoraModel(PeftModel):
             return super().forward(*args, **kwargs)
 
     def _objective(
-        self,
-        inputs: dict[str, Any],
-        labels: Tensor,
-        weights: dict[str, float],
-        num_items_in_batch: Tensor | int | None,
-        num_tokens_in_batch: Tensor | int | None,
+        self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         """The task's part: teacher pass, student pass, loss and components.
 

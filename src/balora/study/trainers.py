@@ -1,6 +1,5 @@
 """From a workload to the trainer that runs it: TRL's for language models, Transformers' for classification."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from balora.model import BALoraModel
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.sft import BALoraSFTTrainer
-from balora.training.trainer import ObjectiveTrainerMixin
 
 MISMATCHED = "mismatched"
 #: Fields of TrainingArguments that a recipe has under the same name.
@@ -70,44 +68,55 @@ def build_trainer(
     context = context_length(model.config, workload.tokenizer)
     check_max_length(recipe.max_length, context)
     settings = _training_arguments(workload, seed, directory)
-    build = _language_trainer
+    own = isinstance(model, BALoraModel)
     if recipe.is_classification or recipe.is_seq2seq:
-        build = _seq2seq_trainer if recipe.is_seq2seq else _classification_trainer
-    trainer = build(workload, model, settings, context, callbacks)
-    if isinstance(trainer, ObjectiveTrainerMixin):
+        sets = _tokenized(workload, context)
+        collator = (
+            DataCollatorForSeq2Seq(workload.tokenizer, model=model)
+            if recipe.is_seq2seq
+            else DataCollatorWithPadding(workload.tokenizer)
+        )
+        trainer = (BALoraTrainer if own else Trainer)(
+            model=model,
+            args=_checked(TrainingArguments, settings),
+            train_dataset=sets.pop("train"),
+            eval_dataset=sets if MISMATCHED in sets else sets.get("validation"),
+            data_collator=collator,
+            callbacks=callbacks,
+        )
+    else:
+        _check_chat_template(workload)
+        trainer = (BALoraSFTTrainer if own else SFTTrainer)(
+            model=model,
+            args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
+            processing_class=workload.tokenizer,
+            train_dataset=workload.train,
+            eval_dataset=workload.validation,
+            callbacks=callbacks,
+        )
+        tokenized = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+        for name, (_, source) in _sets(workload).items():
+            lengths = map(len, tokenized[name]["input_ids"])
+            check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
+    if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
 
 
-def _classification_trainer(
-    workload: Workload,
-    model: PreTrainedModel | PeftModel,
-    settings: dict[str, Any],
-    context: int | None,
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    tokenizer, max_length = workload.tokenizer, workload.recipe.max_length
-    sets = {
-        name: tokenize_classification(rows, tokenizer, source=source, max_length=max_length, context=context)
-        for name, (rows, source) in _sets(workload).items()
-    }
-    return _transformers_trainer(model, settings, sets, DataCollatorWithPadding(tokenizer), callbacks)
-
-
-def _seq2seq_trainer(
-    workload: Workload,
-    model: PreTrainedModel | PeftModel,
-    settings: dict[str, Any],
-    context: int | None,
-    callbacks: list[TrainerCallback],
-) -> Trainer:
+def _tokenized(workload: Workload, context: int | None) -> dict[str, Dataset]:
+    """Every set as the model's inputs: for a classification head, or for an encoder and a decoder."""
     recipe, tokenizer = workload.recipe, workload.tokenizer
-    limits = {"max_length": recipe.max_length, "max_target_length": recipe.max_target_length, "context": context}
-    sets = {
-        name: tokenize_seq2seq(workload.as_text(rows), tokenizer, source=source, **limits)
+    limits = {"max_length": recipe.max_length, "context": context}
+    if recipe.is_seq2seq:
+        limits["max_target_length"] = recipe.max_target_length
+        return {
+            name: tokenize_seq2seq(workload.as_text(rows), tokenizer, source=source, **limits)
+            for name, (rows, source) in _sets(workload).items()
+        }
+    return {
+        name: tokenize_classification(rows, tokenizer, source=source, **limits)
         for name, (rows, source) in _sets(workload).items()
     }
-    return _transformers_trainer(model, settings, sets, DataCollatorForSeq2Seq(tokenizer, model=model), callbacks)
 
 
 def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
@@ -121,51 +130,13 @@ def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
     return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
 
 
-def _transformers_trainer(
-    model: PreTrainedModel | PeftModel,
-    settings: dict[str, Any],
-    sets: dict[str, Dataset],
-    collator: Callable[..., Any],
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    train = sets.pop("train")
-    return (BALoraTrainer if isinstance(model, BALoraModel) else Trainer)(
-        model=model,
-        args=_checked(TrainingArguments, settings),
-        train_dataset=train,
-        eval_dataset=sets if MISMATCHED in sets else sets.get("validation"),
-        data_collator=collator,
-        callbacks=callbacks,
-    )
-
-
-def _language_trainer(
-    workload: Workload,
-    model: PreTrainedModel | PeftModel,
-    settings: dict[str, Any],
-    context: int | None,
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    recipe, tokenizer = workload.recipe, workload.tokenizer
-    sources = {name: source for name, (_, source) in _sets(workload).items()}
-    if "messages" in workload.train.column_names and tokenizer.chat_template is None:
+def _check_chat_template(workload: Workload) -> None:
+    if "messages" in workload.train.column_names and workload.tokenizer.chat_template is None:
         raise BALoraError(
-            f"{sources['train']}: chat rows need a chat template, and that of {recipe.model_name_or_path} has none; "
-            "use an instruction-tuned model's tokenizer, or prompt–completion rows"
+            f"{_sets(workload)['train'][1]}: chat rows need a chat template, and that of "
+            f"{workload.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer, or "
+            "prompt–completion rows"
         )
-    trainer = (BALoraSFTTrainer if isinstance(model, BALoraModel) else SFTTrainer)(
-        model=model,
-        args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
-        processing_class=tokenizer,
-        train_dataset=workload.train,
-        eval_dataset=workload.validation,
-        callbacks=callbacks,
-    )
-    for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
-        if dataset is not None:
-            lengths = map(len, dataset["input_ids"])
-            check_lengths(lengths, source=sources[name], max_length=recipe.max_length, context=context)
-    return trainer
 
 
 def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[str, Any]:

@@ -16,19 +16,12 @@ from transformers import (
     TrainerCallback,
 )
 
-from balora.data import (
-    context_length,
-    expand_path,
-    load_table,
-    to_causal_lm_rows,
-    to_classification_rows,
-    to_text_to_text_rows,
-)
-from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
-from balora.data.imbalance import subsample_to_ratio
+from balora.data import context_length, expand_path, load_table, to_text_to_text_rows
+from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
+from balora.study.sets import read_sets, with_glue_data
 from balora.world import World, build_world, measure_world
 
 #: Settings that are paths.
@@ -118,36 +111,16 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
-    train, label_names = _split(recipe, recipe.train_file, recipe.train_split, known)
-    if recipe.class_ratio is not None:
-        train = subsample_to_ratio(
-            train,
-            recipe.class_ratio,
-            seed=recipe.subset_seed or 0,
-            source=recipe.train_file or recipe.dataset_name,
-            label_names=label_names,
-            total=recipe.max_train_samples,
-        )
-    train = _subset(recipe, train, recipe.max_train_samples)
-    validation = mismatched = None
-    if recipe.validation_share is not None:
-        train, validation = _hold_out(recipe, train)
-    elif recipe.validation_file or recipe.dataset_name:
-        validation, _ = _split(recipe, recipe.validation_file, recipe.validation_split, label_names)
-        validation = _subset(recipe, validation, recipe.max_eval_samples)
-    if recipe.validation_share is None and (recipe.mismatched_file or recipe.mismatched_split):
-        mismatched, _ = _split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
-        mismatched = _subset(recipe, mismatched, recipe.max_eval_samples)
-    return Workload(recipe, tokenizer, train, validation, mismatched, _texts(recipe), label_names, world)
-
-
-def with_glue_data(recipe: Recipe) -> Recipe:
-    """The recipe with its GLUE task's files or Hub splits filled in, where it names no data of its own."""
-    if recipe.glue_task is None or recipe.train_file or recipe.dataset_name:
-        return recipe
-    return replace(
-        recipe, **(glue_files(recipe.glue_task, recipe.glue_dir) if recipe.glue_dir else glue_on_hub(recipe.glue_task))
+    sets = read_sets(recipe)
+    return Workload(
+        recipe,
+        tokenizer,
+        sets.train,
+        sets.validation,
+        sets.mismatched,
+        _texts(recipe),
+        sets.label_names,
+        world,
     )
 
 
@@ -159,55 +132,6 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
         return {}
     context = context_length(model.config, workload.tokenizer)
     return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
-
-
-def _split(
-    recipe: Recipe, file: str | None, split: str, label_names: list[str] | None
-) -> tuple[Dataset, list[str] | None]:
-    """A split's rows in the form of the recipe's task, and the names of the classes in classification."""
-    header = recipe.column_names
-    if header is None and recipe.glue_task is not None:
-        header = glue_header(recipe.glue_task, file)
-    if file is not None:
-        source, table = file, load_table(file, column_names=header)
-    else:
-        source = f"{recipe.dataset_name} ({split})"
-        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
-    if recipe.has_labels:
-        columns = {
-            "text_column": recipe.text_column,
-            "text_pair_column": recipe.text_pair_column,
-            "label_column": recipe.label_column or "label",
-        }
-        if recipe.glue_task is not None and recipe.text_column is None:
-            columns = glue_columns(recipe.glue_task, table, source=source)
-        return to_classification_rows(table, source=source, label_names=label_names, **columns)
-    rows = to_causal_lm_rows(
-        table,
-        source=source,
-        prompt_column=recipe.prompt_column,
-        completion_column=recipe.completion_column,
-        prompt_template=recipe.prompt_template,
-        messages_column=recipe.messages_column,
-        text_column=recipe.text_column,
-    )
-    return rows, None
-
-
-def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:
-    """The first so many rows, or, with a seed, so many drawn at random and left in their order."""
-    if limit is None or limit >= len(rows):
-        return rows
-    if recipe.subset_seed is None:
-        return rows.select(range(limit))
-    drawn = np.random.default_rng(recipe.subset_seed).permutation(len(rows))[:limit]
-    return rows.select(sorted(drawn.tolist()))
-
-
-def _hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, Dataset]:
-    """The rows to train on, and those to evaluate on in place of an evaluation set."""
-    parts = rows.train_test_split(test_size=recipe.validation_share, seed=recipe.subset_seed or 0)
-    return parts["train"], parts["test"]
 
 
 def _texts(recipe: Recipe) -> list[str]:

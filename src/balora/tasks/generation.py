@@ -13,7 +13,7 @@ from torch import Tensor
 
 from balora.batches import select_examples
 from balora.fused import HeadSpectrum, Taught, fused_generation_loss, head_aside, head_of, why_not_fused
-from balora.model import BALoraModel, BALoraOutput, combined
+from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import generation_terms
 
 
@@ -67,24 +67,19 @@ class BALoraModelForGeneration(BALoraModel):
         raise NotImplementedError
 
     def _objective(
-        self,
-        inputs: dict[str, Any],
-        labels: Tensor,
-        weights: dict[str, float],
-        num_items_in_batch: Tensor | int | None,
-        num_tokens_in_batch: Tensor | int | None,
+        self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         inputs = self._complete({"use_cache": False, **inputs}, labels)
         if self._fused is None:
             self._fused = self._can_fuse(inputs)
         items = (labels[..., self.shift :] != -100).sum()
         # Dividing by at least one keeps a micro-batch without labelled tokens at 0 instead of NaN.
-        total = items.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        total = items.clamp(min=1) if counts.items is None else counts.items
         mask = self._counted(inputs, labels)
-        if num_tokens_in_batch is not None:
-            share = (labels.numel() if mask is None else mask.sum()) / num_tokens_in_batch
+        if counts.tokens is not None:
+            share = (labels.numel() if mask is None else mask.sum()) / counts.tokens
         else:
-            share = 1.0 if num_items_in_batch is None else items / total
+            share = 1.0 if counts.items is None else items / total
         picked = self._pick_sequences(len(labels)) if weights["consistency"] else torch.zeros(len(labels)).bool()
         batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), items, total, share)
         return self._from_hidden_states(batch, weights) if self._fused else self._from_logits(batch, weights)

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModelForSequenceClassification
 from torch import Tensor
 
-from balora.model import BALoraModel, BALoraOutput, combined
+from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import classification_terms
 from balora.teacher_cache import TeacherCache
 
@@ -39,16 +39,11 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
         return self.teacher_cache.teacher_logits(self, inputs)
 
     def _objective(
-        self,
-        inputs: dict[str, Any],
-        labels: Tensor,
-        weights: dict[str, float],
-        num_items_in_batch: Tensor | int | None,
-        num_tokens_in_batch: Tensor | int | None,
+        self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         teacher_logits = self._teacher_logits(inputs) if weights["consistency"] else None
         output = PeftModelForSequenceClassification.forward(self, **inputs, labels=labels)
-        task_share = 1.0 if num_items_in_batch is None else (labels != -100).sum() / num_items_in_batch
-        share = task_share if num_tokens_in_batch is None else len(labels) / num_tokens_in_batch
+        task_share = 1.0 if counts.items is None else (labels != -100).sum() / counts.items
+        share = task_share if counts.tokens is None else len(labels) / counts.tokens
         terms = classification_terms(output.logits, teacher_logits, self.balora_config, weights)
         return combined(output, output.loss * task_share, terms, share, weights)

@@ -1,0 +1,109 @@
+"""The rows that a recipe names: read, brought into their task's form, thinned out, held out."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from datasets import Dataset
+
+from balora.data import load_table, to_causal_lm_rows, to_classification_rows
+from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
+from balora.data.imbalance import subsample_to_ratio
+from balora.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Rows in the form of the recipe's task; see `balora.study.workload.Workload`."""
+
+    train: Dataset
+    validation: Dataset | None
+    mismatched: Dataset | None
+    label_names: list[str] | None
+
+
+def read_sets(recipe: Recipe) -> Sets:
+    """Read every set of rows that a recipe names, its paths being expanded.
+
+    Raises:
+        BALoraError: Naming the file, row or setting that is wrong.
+    """
+    known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
+    train, label_names = _split(recipe, recipe.train_file, recipe.train_split, known)
+    if recipe.class_ratio is not None:
+        train = subsample_to_ratio(
+            train,
+            recipe.class_ratio,
+            seed=recipe.subset_seed or 0,
+            source=recipe.train_file or recipe.dataset_name,
+            label_names=label_names,
+            total=recipe.max_train_samples,
+        )
+    train = _subset(recipe, train, recipe.max_train_samples)
+    validation = mismatched = None
+    if recipe.validation_share is not None:
+        train, validation = _hold_out(recipe, train)
+    elif recipe.validation_file or recipe.dataset_name:
+        validation, _ = _split(recipe, recipe.validation_file, recipe.validation_split, label_names)
+        validation = _subset(recipe, validation, recipe.max_eval_samples)
+    if recipe.validation_share is None and (recipe.mismatched_file or recipe.mismatched_split):
+        mismatched, _ = _split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
+        mismatched = _subset(recipe, mismatched, recipe.max_eval_samples)
+    return Sets(train, validation, mismatched, label_names)
+
+
+def with_glue_data(recipe: Recipe) -> Recipe:
+    """The recipe with its GLUE task's files or Hub splits filled in, where it names no data of its own."""
+    if recipe.glue_task is None or recipe.train_file or recipe.dataset_name:
+        return recipe
+    return replace(
+        recipe, **(glue_files(recipe.glue_task, recipe.glue_dir) if recipe.glue_dir else glue_on_hub(recipe.glue_task))
+    )
+
+
+def _split(
+    recipe: Recipe, file: str | None, split: str, label_names: list[str] | None
+) -> tuple[Dataset, list[str] | None]:
+    """A split's rows in the form of the recipe's task, and the names of the classes in classification."""
+    header = recipe.column_names
+    if header is None and recipe.glue_task is not None:
+        header = glue_header(recipe.glue_task, file)
+    if file is not None:
+        source, table = file, load_table(file, column_names=header)
+    else:
+        source = f"{recipe.dataset_name} ({split})"
+        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
+    if recipe.has_labels:
+        columns = {
+            "text_column": recipe.text_column,
+            "text_pair_column": recipe.text_pair_column,
+            "label_column": recipe.label_column or "label",
+        }
+        if recipe.glue_task is not None and recipe.text_column is None:
+            columns = glue_columns(recipe.glue_task, table, source=source)
+        return to_classification_rows(table, source=source, label_names=label_names, **columns)
+    rows = to_causal_lm_rows(
+        table,
+        source=source,
+        prompt_column=recipe.prompt_column,
+        completion_column=recipe.completion_column,
+        prompt_template=recipe.prompt_template,
+        messages_column=recipe.messages_column,
+        text_column=recipe.text_column,
+    )
+    return rows, None
+
+
+def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:
+    """The first so many rows, or, with a seed, so many drawn at random and left in their order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    if recipe.subset_seed is None:
+        return rows.select(range(limit))
+    drawn = np.random.default_rng(recipe.subset_seed).permutation(len(rows))[:limit]
+    return rows.select(sorted(drawn.tolist()))
+
+
+def _hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, Dataset]:
+    """The rows to train on, and those to evaluate on in place of an evaluation set."""
+    parts = rows.train_test_split(test_size=recipe.validation_share, seed=recipe.subset_seed or 0)
+    return parts["train"], parts["test"]
