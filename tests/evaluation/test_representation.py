@@ -101,9 +101,12 @@ def test_with_padding_on_the_left_a_decoder_s_last_token_decides():
     np.testing.assert_allclose(features, torch.cat(hidden), rtol=1e-5, atol=1e-6)
 
 
-def test_in_bfloat16_the_deciding_position_is_still_found():
-    for name, position in (("roberta", 0), ("llama-classifier", -1)):
+def test_in_bfloat16_the_deciding_position_is_found_though_others_agree_too():
+    for name, position in (("roberta", 0), ("deberta", 0), ("llama-classifier", -1)):
         model, batches = make(name).to(torch.bfloat16).eval(), batches_for(name, side="left")
+        if position == 0:
+            last_linear = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+            last_linear.bias.data.fill_(2)  # so that no position changes the logits by more than the tolerance
         features, _, _ = final_representation(model, batches)
         with torch.no_grad():
             hidden = [getattr(model, model.base_model_prefix)(**without_labels(b))[0][:, position] for b in batches]
@@ -207,9 +210,9 @@ def test_projection_is_reproducible_and_keeps_clusters_apart():
     generator = np.random.default_rng(0)
     centres, labels = generator.normal(size=(2, 200)), np.arange(40) % 2
     features = 5 * centres[labels] + generator.normal(size=(40, 200))
-    points = project(features)
+    points = project(features, iterations=500)
     assert points.shape == (40, 2)
-    np.testing.assert_array_equal(points, project(features))
+    np.testing.assert_array_equal(points, project(features, iterations=500))
     distances = np.linalg.norm(points[:, None] - points, axis=-1) + np.diag([np.inf] * 40)
     assert (labels[distances.argmin(1)] == labels).all()
 

@@ -59,8 +59,8 @@ def project(features: np.ndarray, *, perplexity: float = 30, iterations: int = 1
         features: `(N, d)`.
         perplexity: About how many neighbours an example has; at most a third of the other examples, as customary, so
             it is lowered to (N − 1)/3 where N is small.
-        iterations: Steps of gradient descent, at least 250.
-        seed: Of the start, a PCA by a randomized solver; where features are few, the PCA is exact and no seed matters.
+        iterations: Steps of gradient descent, at least 250; the first 250 only gather what is near, so give more.
+        seed: Of the start, which is a PCA by a randomized solver, so that it decides little.
 
     Raises:
         BALoraError: If there are fewer than 3 examples or 2 features.

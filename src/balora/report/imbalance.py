@@ -5,7 +5,7 @@ The pictures of BA-LoRA's study of imbalance (figure 3): one panel per method or
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +18,10 @@ from balora.report.figures import COLOURS, INK, MARKERS, MUTED, figure_style
 
 _COLUMNS = 4
 _MAP = 2.4  # inches, width and height of a map
-_LINE = 0.17  # inches, height of a line of text
-_CHARACTER = 0.075  # inches, width of one
+_LINE, _CHARACTER = 0.17, 0.085  # inches, height of a line of text and width of a wide letter
 _FRAME = "#c4cbd3"
 _SHARES = LinearSegmentedColormap.from_list("shares", ["white", COLOURS[0]])
+_DARK = 0.85  # share of the true class from which white is read better than ink
 
 
 def tsne_figure(
@@ -37,10 +37,11 @@ def tsne_figure(
         minority: The class drawn on top of the others; by default that with the fewest examples in the panel.
     """
     with figure_style():
-        figure, axes_by_title = _grid(panels, _MAP, _MAP, extra=2 * _LINE)
-        for title, (points, labels) in panels.items():
-            _draw_map(axes_by_title[title], np.asarray(points), np.asarray(labels), minority)
+        figure, grid = _grid(list(panels), _MAP, beside=0.1)
+        for axes, (points, labels) in zip(_used(grid), panels.values(), strict=True):
+            _draw_map(axes, np.asarray(points), np.asarray(labels), minority)
         _legend(figure, label_names)
+        _trim(figure)
     return figure
 
 
@@ -52,33 +53,54 @@ def confusion_figure(matrices: Mapping[str, np.ndarray], label_names: Sequence[s
         label_names: Names by class id.
     """
     digits = max(len(f"{count:,}") for matrix in matrices.values() for count in np.ravel(matrix))
-    cell = max(0.55, (digits + 1.5) * _CHARACTER)
+    cell = max(0.55, (digits + 1) * _CHARACTER)
     longest = _CHARACTER * max(map(len, label_names))
-    side = cell * len(label_names)
     with figure_style():
-        figure, axes_by_title = _grid(matrices, side + 0.3, side + 0.3, extra=longest + 2 * _LINE)
-        for title, matrix in matrices.items():
-            mesh = _draw_matrix(axes_by_title[title], np.asarray(matrix), label_names, upright=longest < cell)
-        _scale(figure, mesh, list(axes_by_title.values()))
+        figure, grid = _grid(list(matrices), cell * len(label_names), beside=longest + 1.4)
+        for axes, matrix in zip(_used(grid), matrices.values(), strict=True):
+            mesh = _draw_matrix(axes, np.asarray(matrix))
+        for row, column in np.ndindex(grid.shape):
+            if grid[row, column] is not None:
+                lowest = row + 1 == len(grid) or grid[row + 1, column] is None
+                _name_classes(grid[row, column], label_names, left=column == 0, below=lowest, upright=longest < cell)
+        _scale(figure, mesh, _used(grid))
+        _trim(figure)
     return figure
 
 
-def _grid(titles: Iterable[str], width: float, height: float, *, extra: float) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel of that size in inches per title, `extra` inches around them, in even rows."""
-    titles = list(titles)
+def _grid(titles: Sequence[str], side: float, *, beside: float) -> tuple[Figure, np.ndarray]:
+    """A figure with a square panel of that side in inches per title, in rows as even as can be.
+
+    Returns:
+        The figure, `beside` inches wider than its panels and higher than it need be; its axes `(rows, columns)`, None
+        where the last row is short.
+    """
     rows = math.ceil(len(titles) / _COLUMNS)
     columns = math.ceil(len(titles) / rows)
-    wrapped = [_wrapped(title, int(width / _CHARACTER)) for title in titles]
-    lines = max(title.count("\n") + 1 for title in wrapped)
-    size = (columns * (width + 0.1) + extra, rows * (height + 0.1 + lines * _LINE) + extra)
+    wrapped = [_wrapped(title, int(1.15 * side / _CHARACTER)) for title in titles]
+    lines = 2 + max(title.count("\n") for title in wrapped)
+    size = (columns * (side + 0.15) + beside, rows * (side + lines * _LINE) + beside + 1)
     figure = Figure(figsize=size, layout="compressed")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, title in zip(panels, wrapped, strict=False):
-        axes.set_title(title, loc="left", fontsize="medium", color=INK, parse_math=False)
+    figure.get_layout_engine().set(rect=(0.01, 0, 0.98, 1))  # what it estimates can be a few pixels short
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for position, axes in enumerate(grid.ravel()):
+        if position >= len(titles):
+            axes.remove()
+            grid.flat[position] = None
+            continue
+        axes.set_title(wrapped[position], loc="left", fontsize="medium", color=INK, parse_math=False)
         axes.grid(False)
-    for axes in panels[len(titles) :]:
-        axes.remove()
-    return figure, dict(zip(titles, panels, strict=False))
+    return figure, grid
+
+
+def _used(grid: np.ndarray) -> list[Axes]:
+    return [axes for axes in grid.ravel() if axes is not None]
+
+
+def _trim(figure: Figure) -> None:
+    """Take the empty space above and below away."""
+    figure.draw_without_rendering()
+    figure.set_figheight(figure.get_tightbbox().height + 0.1)
 
 
 def _wrapped(title: str, width: int) -> str:
@@ -93,9 +115,9 @@ def _draw_map(axes: Axes, points: np.ndarray, labels: np.ndarray, minority: int 
     present, counts = np.unique(labels, return_counts=True)
     order = sorted(zip(present.tolist(), counts.tolist(), strict=True), key=lambda c: (c[0] == minority, -c[1], c[0]))
     for class_id, count in order:
-        size = 64 * count**-0.25  # square points: 36 for ten examples, 11 for a thousand
+        size = 100 * count**-0.36  # square points: 44 for ten examples, 8 for a thousand
         at = points[labels == class_id]
-        axes.scatter(*at.T, s=size, alpha=0.75, edgecolors="white", linewidths=0.3, **_style(class_id))
+        axes.scatter(*at.T, s=size, alpha=0.85, edgecolors="white", linewidths=0.08 * size**0.5, **_style(class_id))
     axes.set(xticks=[], yticks=[])
     axes.set_box_aspect(1)
     axes.set_aspect("equal", adjustable="datalim")
@@ -103,36 +125,44 @@ def _draw_map(axes: Axes, points: np.ndarray, labels: np.ndarray, minority: int 
 
 
 def _legend(figure: Figure, label_names: Sequence[str]) -> None:
+    widest = 0.5 + _CHARACTER * max(map(len, label_names))
+    columns = min(len(label_names), max(1, int(figure.get_figwidth() / widest)))
     handles = [Line2D([], [], linestyle="", markersize=6, **_style(c)) for c in range(len(label_names))]
     # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
     legend = figure.legend(
-        handles, [" "] * len(handles), loc="outside upper left", ncols=len(handles), frameon=False, handletextpad=0.1
+        handles, [" "] * len(handles), loc="outside upper left", ncols=columns, frameon=False, handletextpad=0.1
     )
     for text, name in zip(legend.get_texts(), label_names, strict=True):
         text.set(text=name, parse_math=False)
 
 
-def _draw_matrix(axes: Axes, matrix: np.ndarray, label_names: Sequence[str], *, upright: bool) -> QuadMesh:
+def _draw_matrix(axes: Axes, matrix: np.ndarray) -> QuadMesh:
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # (D, D); a class without examples stays white
     mesh = axes.pcolormesh(shares, cmap=_SHARES, vmin=0, vmax=1, edgecolors=_FRAME, linewidth=0.6)
     for (row, column), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.6 else INK
+        colour = "white" if share > _DARK else INK
         axes.text(column + 0.5, row + 0.5, f"{matrix[row, column]:,}", ha="center", va="center", color=colour)
-    places = np.arange(len(matrix)) + 0.5
-    slanted = {} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(places, label_names, parse_math=False, **slanted)
-    axes.set_yticks(places, label_names, parse_math=False)
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted", loc="right", color=MUTED)
-    axes.set_ylabel("true", loc="top", color=MUTED)
-    axes.label_outer()
     return mesh
 
 
+def _name_classes(axes: Axes, label_names: Sequence[str], *, left: bool, below: bool, upright: bool) -> None:
+    """Name rows and columns at the edges of the figure only."""
+    places = np.arange(len(label_names)) + 0.5
+    slanted = {} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set(xticks=[], yticks=[])
+    if below:
+        axes.set_xticks(places, label_names, parse_math=False, **slanted)
+        axes.set_xlabel("predicted", loc="right", color=MUTED)
+    if left:
+        axes.set_yticks(places, label_names, parse_math=False)
+        axes.set_ylabel("true", loc="top", color=MUTED)
+
+
 def _scale(figure: Figure, mesh: QuadMesh, panels: list[Axes]) -> None:
-    bar = figure.colorbar(mesh, ax=panels, shrink=0.8, aspect=24, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(mesh, ax=panels, shrink=0.9, aspect=24, ticks=[0, 0.5, 1])
     bar.set_ticklabels(["0 %", "50 %", "100 %"])
     bar.outline.set_visible(False)
     bar.set_label("share of the true class", color=MUTED)

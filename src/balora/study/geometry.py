@@ -46,7 +46,12 @@ def measure_geometry(
     """
     features, logits, labels = final_representation(model, batches)
     np.savez(
-        directory / GEOMETRY_FILE, points=project(features), logits=logits, labels=labels, label_names=label_names
+        directory / GEOMETRY_FILE,
+        points=project(features),
+        logits=logits,
+        labels=labels,
+        label_names=label_names,
+        minority=minority,
     )
     of_logits = silhouettes(logits, labels, minority=minority)
     return silhouettes(features, labels, minority=minority) | {f"{k}_logits": v for k, v in of_logits.items()}
@@ -63,8 +68,9 @@ def geometry_figures(cells: list[Cell], runs: list[Run], directory: Path) -> lis
     Returns:
         Heading, caption and figure of each: two for every set of classes, since panels share a legend.
     """
-    maps: dict[tuple[str, ...], dict[str, Any]] = {}
-    matrices: dict[tuple[str, ...], dict[str, Any]] = {}
+    # By names of the classes and the scarcest in training, which panels of one figure share.
+    maps: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
+    matrices: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
     for cell, run in zip(cells, runs, strict=True):
         file = directory / cell.folder / GEOMETRY_FILE
         if cell.seed != cells[0].seed or not file.exists():
@@ -74,13 +80,12 @@ def geometry_figures(cells: list[Cell], runs: list[Run], directory: Path) -> lis
         recall = f"{title}\nminority recall {found['minority_recall']:.2f}"
         with np.load(file) as kept:
             names = tuple(kept["label_names"].tolist())
-            maps.setdefault(names, {})[silhouette] = (kept["points"], kept["labels"])
-            matrices.setdefault(names, {})[recall] = confusion(kept["logits"], kept["labels"], len(names))
-    return [
-        figure
-        for names in maps
-        for figure in (
-            (*MAPS, tsne_figure(maps[names], names)),
-            (*CONFUSIONS, confusion_figure(matrices[names], names)),
-        )
-    ]
+            classes = (names, int(kept["minority"]))
+            maps.setdefault(classes, {})[silhouette] = (kept["points"], kept["labels"])
+            matrices.setdefault(classes, {})[recall] = confusion(kept["logits"], kept["labels"], len(names))
+    figures = []
+    for names, minority in maps:
+        drawn = maps[names, minority], matrices[names, minority]
+        figures.append((*MAPS, tsne_figure(drawn[0], names, minority=minority)))
+        figures.append((*CONFUSIONS, confusion_figure(drawn[1], names)))
+    return figures
