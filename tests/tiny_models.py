@@ -68,6 +68,9 @@ CLASSIFIERS = {
     "deberta": lambda: hf.DebertaV2ForSequenceClassification(
         hf.DebertaV2Config(**SMALL, num_labels=3, relative_attention=True, pos_att_type=["c2p", "p2c"])
     ),
+    "modernbert": lambda: hf.ModernBertForSequenceClassification(
+        hf.ModernBertConfig(**SMALL, num_labels=3, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1)
+    ),
     "llama-classifier": lambda: hf.LlamaForSequenceClassification(
         hf.LlamaConfig(**GROUPED, num_labels=3, pad_token_id=0)
     ),
