@@ -70,17 +70,38 @@ def generation_losses(model, inputs):
     }
 
 
+def written_losses(model, inputs):
+    """Of a sequence-to-sequence model: labels stand where their logits do, and say which tokens count."""
+    labels = inputs["labels"]
+    logits = model.eval()(**inputs).logits
+    teacher = model.teacher_forward(**inputs).logits
+    return {
+        "task": F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+        "consistency": consistency_loss(logits, teacher, temperature=2.0, mask=labels != -100),
+        "diversity": topk_entropy_loss(logits, top_k=7, mask=labels != -100),
+        "spectral": spectral_loss(logits, k=2, normalization="frobenius", mask=labels != -100),
+    }
+
+
+LOSSES = {"bert": classification_losses, "llama": generation_losses, "t5-untied": written_losses}
+
+
 @pytest.mark.parametrize("method", ["lora", "pissa"])
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("bert", {}), ("llama", {"fused_lm_head": True}), ("llama", {"fused_lm_head": False, "sample_rate": 0.5})],
+    [
+        ("bert", {}),
+        ("t5-untied", {}),
+        ("llama", {"fused_lm_head": True}),
+        ("llama", {"fused_lm_head": False, "sample_rate": 0.5}),
+    ],
 )
 def test_norms_are_those_of_the_losses_gradients(name, settings, method):
     inputs = inputs_for(name)
     model = trained(make(name), inputs, method=method, **settings)
     model.set_progress(0.9)  # where schedules would have turned terms down
     norms = gradient_norms(model, [inputs])
-    losses = (classification_losses if name == "bert" else generation_losses)(model, inputs)
+    losses = LOSSES[name](model, inputs)
     assert set(norms) == set(losses) == {"task", *TERMS}
     for term, loss in losses.items():
         # Transformers' own loss of a language model is in float32.
@@ -138,7 +159,7 @@ def test_weighted_gradients_are_the_fractions(name):
     fractions = {"consistency": 0.3, "diversity": 0.07, "spectral": 0.05}
     found = calibrate(model, [inputs], fractions)
     assert found.reasons == {}
-    losses = (classification_losses if name == "bert" else generation_losses)(model, inputs)
+    losses = LOSSES[name](model, inputs)
     task = norm_of(model, losses["task"])
     for term, fraction in fractions.items():
         assert norm_of(model, found.weights[term] * losses[term]) == pytest.approx(fraction * task, rel=1e-6)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from peft import TaskType
 from torch import Tensor
 
 from balora.errors import BALoraError
@@ -103,7 +102,8 @@ def gradient_norms(model: BALoraModel, batches: Iterable[dict[str, Tensor]]) -> 
         raise BALoraError("calibration: nothing of the model is trainable; load it with is_trainable=True")
     if not all("labels" in batch for batch in batches):
         raise BALoraError("calibration: a batch has no labels; give batches as training has them")
-    items, tokens = (sum(count(model, batch) for batch in batches) for count in (_items, _tokens))
+    counts = [model.counts_of(batch, batch["labels"]) for batch in batches]
+    items, tokens = sum(int(count.items) for count in counts), sum(int(count.tokens) for count in counts)
     if not items:
         raise BALoraError("calibration: the batches hold no label; give at least one batch of training rows")
     norms = {"task": _norm(_gradient(model, batches, None, torch.tensor(items), tokens))}
@@ -147,20 +147,6 @@ def calibrated_weights(
         name: 0.0 if fraction == 0 else None if norms[name] <= NEGLIGIBLE * task else fraction * task / norms[name]
         for name, fraction in fractions.items()
     }
-
-
-def _items(model: BALoraModel, batch: dict[str, Tensor]) -> int:
-    """What the task loss is a mean over."""
-    labels = batch["labels"]
-    counted = labels if model.balora_config.task_type == TaskType.SEQ_CLS else labels[..., 1:]
-    return int((counted != -100).sum())
-
-
-def _tokens(model: BALoraModel, batch: dict[str, Tensor]) -> int:
-    """What the regularizers are means over."""
-    if model.balora_config.task_type == TaskType.SEQ_CLS:
-        return len(batch["labels"])
-    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["labels"].numel()
 
 
 def _gradient(

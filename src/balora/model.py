@@ -42,7 +42,7 @@ class BALoraOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """What the whole accumulated batch holds, of which a forward sees one micro-batch; `None` where nobody counted.
+    """What a batch holds; of an accumulated one, of which a forward sees a part, `None` where nobody counted.
 
     Attributes:
         items: Labelled items, over which the task loss is a mean.
@@ -135,6 +135,10 @@ class BALoraModel(PeftModel):
             kwargs.pop(name, None)
         with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
             return super().forward(*args, **kwargs)
+
+    def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
+        """What one batch adds to the counts of an accumulated one."""
+        raise NotImplementedError
 
     def _objective(
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts

@@ -66,22 +66,28 @@ class BALoraModelForGeneration(BALoraModel):
         """Which tokens the regularizers see, `(B, S)`; `None` for all."""
         raise NotImplementedError
 
+    def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
+        """As `BALoraModel.counts_of`."""
+        mask = self._counted(inputs, labels)
+        items = (labels[..., self.shift :] != -100).sum()
+        return BatchCounts(items, labels.numel() if mask is None else mask.sum())
+
     def _objective(
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         inputs = self._complete({"use_cache": False, **inputs}, labels)
         if self._fused is None:
             self._fused = self._can_fuse(inputs)
-        items = (labels[..., self.shift :] != -100).sum()
+        here = self.counts_of(inputs, labels)
         # Dividing by at least one keeps a micro-batch without labelled tokens at 0 instead of NaN.
-        total = items.clamp(min=1) if counts.items is None else counts.items
-        mask = self._counted(inputs, labels)
+        total = here.items.clamp(min=1) if counts.items is None else counts.items
         if counts.tokens is not None:
-            share = (labels.numel() if mask is None else mask.sum()) / counts.tokens
+            share = here.tokens / counts.tokens
         else:
-            share = 1.0 if counts.items is None else items / total
+            share = 1.0 if counts.items is None else here.items / total
         picked = self._pick_sequences(len(labels)) if weights["consistency"] else torch.zeros(len(labels)).bool()
-        batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), items, total, share)
+        mask = self._counted(inputs, labels)
+        batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), here.items, total, share)
         return self._from_hidden_states(batch, weights) if self._fused else self._from_logits(batch, weights)
 
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:

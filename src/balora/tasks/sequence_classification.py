@@ -38,12 +38,17 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
             return self.teacher_forward(**inputs).logits
         return self.teacher_cache.teacher_logits(self, inputs)
 
+    def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
+        """As `BALoraModel.counts_of`: of examples."""
+        return BatchCounts((labels != -100).sum(), len(labels))
+
     def _objective(
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         teacher_logits = self._teacher_logits(inputs) if weights["consistency"] else None
         output = PeftModelForSequenceClassification.forward(self, **inputs, labels=labels)
-        task_share = 1.0 if counts.items is None else (labels != -100).sum() / counts.items
-        share = task_share if counts.tokens is None else len(labels) / counts.tokens
+        here = self.counts_of(inputs, labels)
+        task_share = 1.0 if counts.items is None else here.items / counts.items
+        share = task_share if counts.tokens is None else here.tokens / counts.tokens
         terms = classification_terms(output.logits, teacher_logits, self.balora_config, weights)
         return combined(output, output.loss * task_share, terms, share, weights)

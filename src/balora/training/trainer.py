@@ -50,14 +50,8 @@ class ObjectiveTrainerMixin:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._tokens_in_batch = None
         if num_items is not None:
-            task_type = self.model.balora_config.task_type
-            per_example = task_type == "SEQ_CLS"
-            if task_type == "SEQ_2_SEQ_LM":
-                masks = [batch["labels"] != -100 for batch in batches]  # the decoder's; the mask is the encoder's
-            else:
-                # Packed rows have no padding and so no mask.
-                masks = [batch.get("attention_mask", torch.ones_like(batch["labels"])) for batch in batches]
-            tokens = torch.tensor(sum(len(m) if per_example else int(m.sum()) for m in masks), device=device)
+            counts = [self.model.counts_of(batch, batch["labels"]) for batch in batches]
+            tokens = torch.tensor(sum(int(count.tokens) for count in counts), device=device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 tokens = self.accelerator.gather(tokens).sum()
             self._tokens_in_batch = tokens
