@@ -239,7 +239,7 @@ def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, caps
         ({"training_arguments": {"optimizer": "adam"}}, r"training_arguments: .*optimizer"),
         ({"perplexity_column": "story"}, r"perplexity_column: .*story.txt has no column 'story'; there are text"),
         ({"learning_rate": -1.0}, r"learning_rate: -1.0 must be positive"),
-        ({"packing": True, "label_column": "label"}, r"packing: a classification row stands alone"),
+        ({"packing": True, "label_column": "label"}, r"packing: rows of a causal language model alone can be joined"),
         ({"packing": True, "max_length": None}, r"packing: rows are joined up to max_length, which is missing"),
         ({"sample_rate": 0.0}, r"sample_rate: 0\.0 is not a share"),
         ({"world": {"fact": 3}}, r"world: unknown key 'fact'; did you mean 'facts'\?"),
