@@ -131,7 +131,8 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]"]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamps
     assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]", "--methods", "[lora, bitfit]"]) == 2
-    assert "bitfit, seed 1 failed (see above); finished runs are kept" in capsys.readouterr().err
+    assert "method: bitfit trains biases and LlamaForCausalLM has none" in capsys.readouterr().err
+    assert not (out / "runs" / "bitfit-seed1").exists()
     assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]", "--methods", "[lora, full]"]) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     runs = read_results(out / "results.json")

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from balora.data.glue import GLUE
 from balora.recipe import Recipe
-from balora.report import Run, write_markdown, write_page, write_results
+from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
 from balora.study.run_dir import claimed
+from balora.study.student import check_fit
 from balora.study.workload import prepare
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
@@ -32,10 +33,8 @@ def compare(recipe: Recipe) -> list[Run]:
         Interrupted: On Ctrl-C or SIGTERM, after the running cell saved.
     """
     with claimed(recipe) as directory:
-        # What is wrong with the model or the data shows here, before the first process is started.
-        for task in task_recipes(recipe):
-            prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
         cells = plan(recipe)
+        _check(recipe, cells)
         numbers = {cell.folder: number for number, cell in enumerate(cells, start=1)}
 
         def announce(cell: Cell) -> None:
@@ -52,6 +51,15 @@ def compare(recipe: Recipe) -> list[Run]:
         runs = [result_of(directory / cell.folder) for cell in cells]
         write_report(recipe, cells, runs, directory)
     return runs
+
+
+def _check(recipe: Recipe, cells: list[Cell]) -> None:
+    """Whatever is wrong with models, data or methods shows here, before the first process is started."""
+    for task in task_recipes(recipe):
+        workload = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        for cell in cells:
+            if cell.recipe.name == task.name and cell.seed == recipe.seeds[0] and cell.label != PRETRAINED:
+                check_fit(workload.empty_model(), cell.recipe)
 
 
 def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:

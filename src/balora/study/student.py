@@ -4,16 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, TrainerCallback
 
+from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
 from balora.config import BALoraConfig
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
-from balora.recipe import RUN_METHODS
+from balora.recipe import RUN_METHODS, Recipe
 from balora.report import PRETRAINED
 from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_rival
 from balora.study.workload import Workload
@@ -40,8 +41,7 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     if recipe.method == "adalora":
         return make_adalora(base, **adapter)
     if recipe.method in RIVALS:
-        settings = {"modules_to_save": recipe.modules_to_save, "bottleneck_size": recipe.bottleneck_size}
-        return make_rival(base, recipe.method, **settings)
+        return _rival(base, recipe)
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     method, regularized = RUN_METHODS[recipe.method]
@@ -50,6 +50,23 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     if not regularized:
         settings |= _no_weights()
     return get_balora_model(base, BALoraConfig(method=method, seed=seed, **settings))
+
+
+def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
+    """See that a method's adapters find their place in a model, which may be without weights and is of no use after.
+
+    Raises:
+        BALoraError: Naming the setting that does not fit.
+    """
+    if recipe.method in RIVALS:
+        _rival(model, recipe)
+    else:
+        check_targets(model, LoraConfig(target_modules=recipe.target_modules))
+
+
+def _rival(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    settings = {"modules_to_save": recipe.modules_to_save, "bottleneck_size": recipe.bottleneck_size}
+    return make_rival(model, recipe.method, **settings)
 
 
 def _no_weights() -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -55,20 +56,29 @@ class Workload:
 
     def load_model(self) -> PreTrainedModel:
         """The pretrained model, fresh. In classification its head is drawn from the global generator."""
-        name, dtype = self.recipe.model_name_or_path, getattr(torch, self.recipe.dtype)
-        if not self.recipe.is_classification:
-            auto = AutoModelForSeq2SeqLM if self.recipe.is_seq2seq else AutoModelForCausalLM
-            return _from_hub(auto, name, dtype=dtype)
-        labels = self.label_names or ["score"]
-        model = _from_hub(
-            AutoModelForSequenceClassification,
-            name,
-            dtype=dtype,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-        )
-        model.config.pad_token_id = self.tokenizer.pad_token_id
+        dtype = getattr(torch, self.recipe.dtype)
+        model = _from_hub(self._auto(), self.recipe.model_name_or_path, dtype=dtype, **self._head())
+        if self.recipe.is_classification:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
+
+    def empty_model(self) -> PreTrainedModel:
+        """Its modules without weights, on the meta device: to see what fits it."""
+        config = _from_hub(AutoConfig, self.recipe.model_name_or_path, **self._head())
+        with torch.device("meta"):
+            return self._auto().from_config(config)
+
+    def _auto(self) -> Any:
+        if self.recipe.is_classification:
+            return AutoModelForSequenceClassification
+        return AutoModelForSeq2SeqLM if self.recipe.is_seq2seq else AutoModelForCausalLM
+
+    def _head(self) -> dict[str, Any]:
+        """What a classification head is called and how large it is."""
+        if not self.recipe.is_classification:
+            return {}
+        labels = self.label_names or ["score"]
+        return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
     def minority(self) -> int | None:
         """The class that is scarcest in training, the larger id on a tie; `None` without classes."""
