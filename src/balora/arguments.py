@@ -47,7 +47,13 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         if settings["world"] is not None:
             settings["world"] = WorldConfig(**settings["world"])
         recipe = Recipe(**settings)
-        return replace(recipe, **{group: _typed(parser, group, settings[group]) for group in GROUPS}), own
+        typed = {group: _typed(parser, group, settings[group]) for group in GROUPS}
+        # A sweep has lists of what elsewhere stands alone.
+        typed["sweep"] = {
+            key: [_typed(parser, "sweep", {key: {key: value}})[key][key] for value in values]
+            for key, values in recipe.sweep.items()
+        }
+        return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(_cause(str(error))) from error
 

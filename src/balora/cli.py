@@ -1,4 +1,4 @@
-"""The program: `balora train RECIPE`, `balora compare RECIPE`, `balora calibrate RECIPE`, `balora quickstart`."""
+"""The program: `balora train`, `compare`, `sweep` and `calibrate` with a RECIPE, and `balora quickstart`."""
 
 import sys
 from importlib.resources import files
@@ -14,6 +14,7 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
 
   balora train RECIPE [--key value …]      fine-tune with one method and one seed
   balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
+  balora sweep RECIPE [--key value …]      the same at every combination of some settings' values: one figure more
   balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
   balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
 
@@ -30,7 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    commands = {"train": train, "compare": compare, "calibrate": calibrate, "quickstart": quickstart}
+    commands = {
+        "train": train,
+        "compare": compare,
+        "sweep": sweep,
+        "calibrate": calibrate,
+        "quickstart": quickstart,
+    }
     name, arguments = argv[0], argv[1:]
     if name not in commands:
         print(f"balora: error: unknown command {name!r}; there are {', '.join(commands)}", file=sys.stderr)
@@ -62,6 +69,16 @@ def compare(arguments: list[str], command: str = "compare") -> None:
 
     recipe, _ = parse(command, arguments)
     show(recipe, run_study(recipe), f"report: {Path(recipe.output_dir) / 'report.html'}")
+
+
+def sweep(arguments: list[str]) -> None:
+    """`compare` of the combinations of some settings' values."""
+    from balora.arguments import parse
+    from balora.errors import BALoraError
+
+    if not parse("sweep", arguments)[0].sweep:
+        raise BALoraError("sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`")
+    compare(arguments, "sweep")
 
 
 def quickstart(arguments: list[str]) -> None:

@@ -38,6 +38,7 @@ OF_THE_STUDY = (
     "methods",
     "baseline",
     "method_settings",
+    "sweep",
     "tasks",
     "task",
     "seed",
@@ -59,6 +60,8 @@ class Recipe:
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
         baseline: The method that the report compares the others with; null for the first of `methods`.
+        sweep: Settings to vary, each with its values (`{r: [1, 8, 64]}`): `balora sweep` trains every method at every
+            combination.
         tasks: Several tasks for `balora compare`, by name: each the settings in which it differs.
         task: Of several tasks, the one for `balora train` and `balora calibrate`.
         seed: Seed of `balora train`: head, adapter start, data order, dropout.
@@ -150,6 +153,7 @@ class Recipe:
     methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
     baseline: str | None = None
     method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep: dict[str, list[Any]] = field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str | None = None
     seed: int = 42
@@ -243,6 +247,10 @@ class Recipe:
                 raise BALoraError(f"{key}: {values} must name at least one, and none twice")
         if self.baseline is not None and self.baseline not in self.methods:
             raise BALoraError(f"baseline: {self.baseline!r} is not among the methods {', '.join(self.methods)}")
+        for key, names in (("methods", self.methods), ("tasks", self.tasks)):
+            for name in names:
+                if Path(name).name != name:
+                    raise BALoraError(f"{key}: {name!r} names a folder too, so it must be without slashes")
         for key in COUNTS:
             if getattr(self, key) < 1:
                 raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
@@ -267,6 +275,10 @@ class Recipe:
             _refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
         for name, settings in self.method_settings.items():
             _refuse_unknown(f"method_settings: {name}", settings, Recipe, besides=OF_THE_STUDY)
+        _refuse_unknown("sweep", self.sweep, Recipe, besides=OF_THE_STUDY)
+        for key, values in self.sweep.items():
+            if not values or len({repr(value) for value in values}) < len(values):
+                raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
         if self.world is None and not self.tasks:
             self._require_model_and_data()
 

@@ -64,6 +64,7 @@ def test_a_study_of_one_task_has_plain_folders():
         ({"method_settings": {"spectral only": {"spectral_weight": 1}}}, "methods: unknown method 'spectral only'"),
         ({"tasks": {"cola": {"glue_task": "kola"}}}, "glue_task: unknown 'kola'; there are cola, sst2"),
         ({"tasks": {"cola": {}}}, "train_file, dataset_name: one of the two is missing"),
+        ({"tasks": {"../cola": {}}}, "tasks: '../cola' names a folder too, so it"),
         ({"jobs": 0}, "jobs: 0 must be at least 1"),
         ({"methods": ["spectral only"], "method_settings": {"spectral only": {"method": "x"}}}, "unknown method 'x'"),
     ],
@@ -94,3 +95,43 @@ def test_train_takes_one_task(tmp_path, capsys):
 def test_the_one_task_has_its_methods_settings_too():
     one = single(Recipe(**STUDY, task="cola", method="full"))
     assert (one.name, one.learning_rate, one.tasks) == ("cola", 1e-4, {})
+
+
+def test_a_sweep_trains_every_method_at_every_combination():
+    one = {"model_name_or_path": "m", "train_file": "a.jsonl", "methods": ["lora", "ba-lora"], "seeds": [3, 4]}
+    sweep = {"r": [1, 8], "learning_rate": [0.1, 0.2]}
+    cells = plan(Recipe(**one, sweep=sweep, method_settings={"lora": {"lora_alpha": 5}}, baseline="ba-lora"))
+    assert len(cells) == 1 + 2 * 2 * 2 * 2
+    first, *_, last = cells[1:]
+    assert (first.label, last.label) == ("lora r=1 learning_rate=0.1", "ba-lora r=8 learning_rate=0.2")
+    assert (first.recipe.method, first.recipe.r, first.recipe.learning_rate, first.recipe.lora_alpha) == (
+        "lora",
+        1,
+        0.1,
+        5,
+    )
+    assert (last.recipe.method, last.recipe.r, last.seed) == ("ba-lora", 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"rank": [1]}, "sweep: unknown key 'rank'"),
+        ({"seeds": [[1]]}, "sweep: 'seeds' is a setting of the whole study"),
+        ({"r": []}, "sweep: r: \\[\\] must have at least one value"),
+        ({"r": [1, 1]}, "sweep: r: \\[1, 1\\] must have at least one value, and none twice"),
+    ],
+)
+def test_a_wrong_sweep_is_named(sweep, message):
+    with pytest.raises(BALoraError, match=message):
+        Recipe(model_name_or_path="m", train_file="a.jsonl", sweep=sweep)
+
+
+def test_swept_values_are_typed(tmp_path, capsys):
+    path = tmp_path / "r.yaml"
+    path.write_text("model_name_or_path: m\ntrain_file: a.jsonl\nsweep: {learning_rate: [1e-4, 2e-4]}\n")
+    assert parse("sweep", [str(path)])[0].sweep == {"learning_rate": [1e-4, 2e-4]}
+    assert main(["sweep", str(path), "--sweep", "{r: [1, many]}"]) == 2
+    assert "sweep: r: " in capsys.readouterr().err
+    assert main(["sweep", str(path), "--sweep", "{}"]) == 2
+    assert "sweep: missing" in capsys.readouterr().err

@@ -120,6 +120,20 @@ def test_a_second_evaluation_set_has_its_own_metrics(study, tmp_path):
     assert {"accuracy", "accuracy_mismatched", "kl_to_base", "kl_to_base_mismatched"} <= metrics.keys()
 
 
+def test_a_sweep_has_one_table_and_a_figure_for_each_setting(study, tmp_path):
+    study |= {"tasks": {}, "methods": ["lora"], "sweep": {"r": [1, 2]}, "max_steps": 2}
+    assert run(study, tmp_path, "sweep") == 0
+    runs = read_results(tmp_path / "out/results.json")
+    assert [run.method for run in runs] == ["pretrained", "lora r=1", "lora r=2"]
+    assert runs[2].trainable_parameters > runs[1].trainable_parameters
+    assert (tmp_path / "out/two-tasks-by-r.png").read_bytes().startswith(b"\x89PNG")
+    # One value more runs that alone.
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
+    assert run(study | {"sweep": {"r": [1, 2, 4]}}, tmp_path, "sweep") == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert len(read_results(tmp_path / "out/results.json")) == 4
+
+
 def test_imbalance_is_made_measured_and_drawn(study, tmp_path):
     study |= {"geometry": True, "methods": ["lora"], "validation_file": str(tmp_path / "dev.jsonl")}
     study["tasks"] = {"balanced": {"class_ratio": [1, 1]}, "imbalanced": {"class_ratio": [8, 1]}}

@@ -1,10 +1,12 @@
 """Several tasks, methods and seeds, each cell in a process of its own, then one table and one page."""
 
+from itertools import product
 from pathlib import Path
 
 from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
+from balora.report.sweep import sweep_figure
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
 from balora.study.plan import Cell, plan, task_recipes
@@ -12,10 +14,12 @@ from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
 from balora.study.run_dir import claimed
 from balora.study.student import check_fit
+from balora.study.sweep import sweep_points, swept
 from balora.study.workload import prepare
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
 TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "eval_loss")
+SWEEP_CAPTION = "Means over seeds, with a band of one standard deviation."
 DRIFT_METRICS = ("perplexity", "kl_to_base", "mse_to_base")
 
 
@@ -80,9 +84,14 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
         "drift_metric": {
             task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs) for task in tasks
         },
-        "baseline": recipe.baseline,
+        "baseline": swept(recipe).baseline,
         "figures": geometry_figures(cells, runs, directory),
     }
+    points = sweep_points(recipe) if recipe.sweep else {}
+    for task, key in product([task.name for task in tasks], recipe.sweep):
+        metrics = [shown["task_metric"][task], shown["drift_metric"][task]]
+        figure = sweep_figure([run for run in runs if run.task == task], points, key, metrics)
+        shown["figures"].append((f"{task} by {key}", SWEEP_CAPTION, figure))
     histories = {run.id: history_of(directory / cell.folder) for run, cell in zip(runs, cells, strict=True)}
     write_page(
         directory / "report.html",

@@ -6,6 +6,7 @@ from pathlib import Path
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
+from balora.study.sweep import swept
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def single(recipe: Recipe) -> Recipe:
     if recipe.tasks and recipe.task not in tasks:
         raise BALoraError(f"task: {recipe.task!r} is not among the recipe's tasks; name one of {', '.join(tasks)}")
     task = tasks[recipe.task] if recipe.tasks else recipe
-    return replace(task, **recipe.method_settings.get(recipe.method, {}))
+    return replace(task, **{"sweep": {}, **recipe.method_settings.get(recipe.method, {})})
 
 
 def plan(recipe: Recipe) -> list[Cell]:
@@ -58,6 +59,7 @@ def plan(recipe: Recipe) -> list[Cell]:
     Raises:
         BALoraError: If the settings of a task or a method make no recipe.
     """
+    recipe = swept(recipe)
     tasks = task_recipes(recipe)
     order = [(task, PRETRAINED, recipe.seeds[0]) for task in tasks]
     order += [(task, method, seed) for seed in recipe.seeds for task in tasks for method in recipe.methods]

@@ -1,0 +1,76 @@
+"""How a metric follows a swept setting: one panel per metric, one line per method."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from balora.report.figures import COLOURS, INK, MARKERS, MUTED, figure_style
+from balora.report.glossary import with_arrow
+from balora.report.results import Run
+
+#: From this ratio of the largest value to the smallest on, the axis is logarithmic.
+LOGARITHMIC_FROM = 8
+
+
+def sweep_figure(
+    runs: Sequence[Run], points: Mapping[str, tuple[str, Mapping[str, Any]]], key: str, metrics: Sequence[str]
+) -> Figure:
+    """Mean over seeds of each metric, with a band of one standard deviation, against the values of one setting.
+
+    Args:
+        runs: Of one task; their methods are labels of the sweep.
+        points: By label, the method and the values of all swept settings. Those besides `key` part the lines.
+        key: The setting on the x axis: numbers, or names in the order they come.
+        metrics: A panel each.
+    """
+    lines: dict[str, dict[Any, list[Run]]] = {}
+    for run in (run for run in runs if run.method in points):
+        method, values = points[run.method]
+        name = " ".join([method, *(f"{other}={value}" for other, value in values.items() if other != key)])
+        lines.setdefault(name, {}).setdefault(values[key], []).append(run)
+    styles = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(lines)}
+    ticks = list(dict.fromkeys(value for line in lines.values() for value in line))
+    places = _places(ticks)
+    with figure_style():
+        figure = Figure(figsize=(1 + 3.6 * len(metrics), 3.3), layout="constrained")
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            for name, line in lines.items():
+                _draw(axes, {places[value]: runs for value, runs in line.items()}, metric, *styles[name])
+            if _spans(ticks):
+                axes.set_xscale("log")
+                axes.minorticks_off()
+            axes.set_xticks([places[value] for value in ticks], [str(value) for value in ticks])
+            axes.set_title(with_arrow(metric), loc="left", fontsize="medium", color=INK, parse_math=False)
+            axes.set_xlabel(key, loc="right", color=MUTED, parse_math=False)
+        handles = [Line2D([], [], color=colour, marker=marker, markersize=5) for colour, marker in styles.values()]
+        # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
+        legend = figure.legend(handles, [" "] * len(handles), loc="outside upper left", ncols=4, frameon=False)
+        for text, name in zip(legend.get_texts(), styles, strict=True):
+            text.set(text=name, parse_math=False)
+    return figure
+
+
+def _draw(axes: Axes, line: Mapping[float, Sequence[Run]], metric: str, colour: str, marker: str) -> None:
+    measured = {x: [run.metrics.get(metric, math.nan) for run in runs] for x, runs in sorted(line.items())}
+    measured = {x: found for x, values in measured.items() if (found := [v for v in values if math.isfinite(v)])}
+    means = np.array([np.mean(values) for values in measured.values()])
+    spread = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in measured.values()])
+    axes.plot(list(measured), means, color=colour, marker=marker, markersize=5, linewidth=1.6)
+    axes.fill_between(list(measured), means - spread, means + spread, color=colour, alpha=0.15, linewidth=0)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _places(values: Sequence[Any]) -> dict[Any, float]:
+    return {value: value if _are_numbers(values) else place for place, value in enumerate(values)}
+
+
+def _spans(values: Sequence[Any]) -> bool:
+    return _are_numbers(values) and min(values) > 0 and max(values) / min(values) >= LOGARITHMIC_FROM

@@ -1,0 +1,30 @@
+"""A sweep: every method at every combination of some settings' values, as variants that a study runs like others."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from balora.recipe import Recipe
+
+
+def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By label, each method and the values it is trained at, in the order they run."""
+    combinations = [dict(zip(recipe.sweep, values, strict=True)) for values in product(*recipe.sweep.values())]
+    return {
+        " ".join([method, *(f"{key}={value}" for key, value in combination.items())]): (method, combination)
+        for combination in combinations
+        for method in recipe.methods
+    }
+
+
+def swept(recipe: Recipe) -> Recipe:
+    """The recipe with a sweep's points as its methods; as it is where there is no sweep."""
+    if not recipe.sweep:
+        return recipe
+    points = sweep_points(recipe)
+    settings = {
+        label: {"method": method, **recipe.method_settings.get(method, {}), **combination}
+        for label, (method, combination) in points.items()
+    }
+    baseline = next((label for label, (method, _) in points.items() if method == recipe.baseline), None)
+    return replace(recipe, sweep={}, methods=list(points), method_settings=settings, baseline=baseline)
