@@ -32,10 +32,19 @@ def counted(model) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+#: Heads of several parts that are trained in full, and the linear layers of the backbones.
+IN_PARTS = {
+    "deberta": {"modules_to_save": ["pooler", "classifier"], "target_modules": ["query_proj", "value_proj"]},
+    "modernbert": {"modules_to_save": ["head", "classifier"], "target_modules": ["Wqkv"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, {}) for name in CLASSIFIERS), *IN_PARTS.items()], ids=lambda value: str(value)[:16]
+)
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_kept_features_give_the_teacher_s_logits_through_the_live_head(name, method):
-    model, inputs = adapted(name, method=method), without_labels(inputs_for(name, rows=6))
+def test_kept_features_give_the_teacher_s_logits_through_the_live_head(name, settings, method):
+    model, inputs = adapted(name, method=method, **settings), without_labels(inputs_for(name, rows=6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model._teacher_logits(inputs)

@@ -91,10 +91,10 @@ class TeacherCache:
         return deciding_vectors(head_input, kind, inputs, model.get_base_model().config.pad_token_id)
 
 
-def _pass(model: "BALoraModel", head: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def _pass(model: "BALoraModel", head: nn.Sequential, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """A teacher pass: its logits, and what the head was given, `None` if it was not called just once."""
     received: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, args: received.append(args[0]))
+    handle = head[0].register_forward_pre_hook(lambda _, args: received.append(args[0]))
     try:
         logits = model.teacher_forward(**inputs).logits
     finally:

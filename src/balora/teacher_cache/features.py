@@ -19,12 +19,21 @@ from balora.modes import evaluation_mode
 SAMPLED = 4096
 
 
-def live_head(model: PeftModel) -> nn.Module | None:
-    """The one module outside the backbone that is trained in full; `None` if there is not exactly one."""
+def live_head(model: PeftModel) -> nn.Sequential | None:
+    """What lies outside the backbone, from the first module trained in full on, as one; `None` if none is.
+
+    Parts are taken in the order the model lists them (DeBERTa's pooler, dropout, classifier). Whether that is how the
+    model uses them is for the caller to find out.
+    """
     base = model.get_base_model()
-    backbone = set(getattr(base, base.base_model_prefix).modules())
-    heads = [m for m in base.modules() if isinstance(m, ModulesToSaveWrapper) and m not in backbone]
-    return heads[0] if len(heads) == 1 else None
+    backbone = getattr(base, base.base_model_prefix)
+    inside = set(backbone.modules())
+    heads = [m for m in base.modules() if isinstance(m, ModulesToSaveWrapper) and m not in inside]
+    if len(heads) == 1:
+        return nn.Sequential(*heads)
+    parts = [part for part in base.children() if part is not backbone]
+    trained = [place for place, part in enumerate(parts) if part in heads]
+    return nn.Sequential(*parts[trained[0] :]) if trained else None
 
 
 def kinds_of(head_input: Tensor) -> tuple[str, ...]:
