@@ -53,7 +53,8 @@ class Recipe:
 
     Attributes:
         name: Name of the work, as tables and results show it.
-        output_dir: Folder of the run. The same command resumes what it holds; another recipe is refused.
+        output_dir: Folder of the run. The same command resumes what it holds, and a study may grow there by methods,
+            seeds and tasks; other settings are refused.
         method: What `balora train` trains: lora, rslora, dora, pissa, olora; lora+reg, rslora+reg, dora+reg, olora+reg
             with the regularizers; ba-lora, which is PiSSA with them; full, bitfit, houlsby, pfeiffer, adalora.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
