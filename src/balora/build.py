@@ -2,40 +2,58 @@
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 
 from peft import LoraConfig, TaskType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.adapters import saving, targets
+from balora.adapters.data_starts import start_corda, start_lora_ga
 from balora.adapters.lean import make_lean
+from balora.adapters.lora_fa import freeze_down_projections
 from balora.adapters.starts import start_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
-from balora.config import BALoraConfig
+from balora.config import FROM_DATA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.schedule import weights_at
 from balora.tasks import MODEL_CLASSES, task_of
 
 
-def get_balora_model(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
+def get_balora_model(
+    model: PreTrainedModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
+) -> BALoraModel:
     """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
     Args:
         model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place.
         config: Left as it is; the model keeps a copy with the task type and the published values filled in.
+        start_batches: Model inputs that `lora-ga` and `corda` start from, read once; other methods read none. A run on
+            several processes gives each the same ones.
 
     Raises:
-        BALoraError: If the model's task is not supported or a target module matches nothing.
+        BALoraError: If the model's task is not supported, a target module matches nothing, or the method's batches are
+            missing.
     """
+    if config.method in FROM_DATA and start_batches is None:
+        raise BALoraError(
+            f"start_batches: {config.method} starts from data; give get_balora_model some batches of model inputs"
+        )
     config = replace(config)
     config.resolve(config.task_type or task_of(model))
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
     adapted = _build(model, config)
     if config.residual:
-        start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
+        if config.method == "lora-ga":
+            start_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
+        elif config.method == "corda":
+            start_corda(adapted, start_batches, corda_method=config.corda_method)
+        else:
+            start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
         attach_teacher(adapted)
     return adapted
 
@@ -75,6 +93,8 @@ def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
     make_lean(adapted)
     if config.residual:
         targets.refuse_shared_weights(lora_layers(adapted), model)
+    if config.method == "lora-fa":
+        freeze_down_projections(lora_layers(adapted), STUDENT)
     return adapted
 
 

@@ -8,15 +8,21 @@ from peft import LoraConfig, TaskType
 from balora.errors import BALoraError
 
 #: What each method sets in PEFT's `LoraConfig`. Adapters of `RESIDUAL` methods start from part of the weight, which
-#: is then taken out of the base: the base alone is no longer the pretrained model.
+#: is then taken out of the base: the base alone is no longer the pretrained model. Those `FROM_DATA` need batches to
+#: start from.
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
     "pissa": {},
     "olora": {},
+    "milora": {},
+    "lora-fa": {},
+    "lora-ga": {},
+    "corda": {},
 }
-RESIDUAL = frozenset({"pissa", "olora"})
+RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
+FROM_DATA = frozenset({"lora-ga", "corda"})
 
 Schedule = Literal["constant", "cosine", "two_phase"]
 
@@ -53,11 +59,16 @@ class BALoraConfig(LoraConfig):
     Fields left at `None` take the value the paper prints for the model's task (`balora.config.PUBLISHED`).
 
     Attributes:
-        method: How the adapter starts: `lora`, `rslora`, `dora`; or from part of the weight: `pissa` from its
-            principal components, `olora` from its QR decomposition.
+        method: How the adapter starts: `lora`, `rslora`, `dora`, or `lora-fa`, which is LoRA with A frozen; from part
+            of the weight: `pissa` from its principal components, `milora` from its minor ones, `olora` from its QR
+            decomposition; from batches that `get_balora_model` is given: `lora-ga` from the leading directions of the
+            loss's gradient (settings in PEFT's `lora_ga_config`), `corda` from the weight's components as the layer's
+            inputs weigh them.
         pissa_niter: `None` for PiSSA by exact SVD; a number for the fast randomized one with that many subspace
             iterations (PEFT's `pissa_niter_N`, seeded).
-        seed: Seed of the randomized SVD.
+        corda_method: CorDA's mode, by PEFT's names: `ipm` adapts the leading components and wants batches of the task
+            to learn; `kpm` adapts the trailing ones and wants batches of the knowledge to keep.
+        seed: Seed of the randomized SVD (PiSSA's, LoRA-GA's) and of dropout while LoRA-GA's gradient is taken.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -89,6 +100,9 @@ class BALoraConfig(LoraConfig):
 
     method: str = field(default="pissa", metadata={"help": f"How the adapter starts: {', '.join(METHODS)}."})
     pissa_niter: int | None = field(default=None, metadata={"help": "Iterations of the randomized SVD; null: exact."})
+    corda_method: Literal["ipm", "kpm"] = field(
+        default="ipm", metadata={"help": "CorDA adapts leading components (ipm) or trailing ones (kpm)."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the randomized SVD."})
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
@@ -118,9 +132,11 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"method: unknown {self.method!r}; there are {', '.join(METHODS)}")
         if not isinstance(self.init_lora_weights, bool):
             raise BALoraError(
-                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use method='pissa' or "
-                "'olora', or leave it out"
+                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use one of "
+                f"{', '.join(METHODS)} there, or leave it out"
             )
+        if self.corda_method not in ("ipm", "kpm"):
+            raise BALoraError(f"corda_method: unknown {self.corda_method!r}; use 'ipm' or 'kpm'")
         if self.bias != "none":
             raise BALoraError(
                 f"bias: {self.bias!r} trains the base's own biases, after which the pretrained model can no longer be "

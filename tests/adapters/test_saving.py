@@ -11,7 +11,7 @@ from tiny_models import MODELS, inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 
-METHODS = ["lora", "rslora", "dora", "pissa", "olora"]
+METHODS = ["lora", "rslora", "dora", "pissa", "olora", "milora", "lora-fa"]
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 

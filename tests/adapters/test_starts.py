@@ -1,5 +1,6 @@
-"""PiSSA's and OLoRA's starts: against an oracle, against PEFT's own, seeded, and refused where they would do harm."""
+"""PiSSA's, MiLoRA's and OLoRA's starts: against an oracle and PEFT's own, seeded, refused where they would do harm."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +11,10 @@ from shared_paths import VECTORS
 from tiny_models import inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, get_balora_model
-from balora.adapters.starts import orthonormal_factors, principal_factors
+from balora.adapters.starts import minor_factors, orthonormal_factors, principal_factors
 from balora.adapters.teacher import lora_layers
+
+RESIDUAL = ["pissa", "olora", "milora"]
 
 
 @pytest.mark.parametrize("case", ["pissa_12x9x3", "pissa_7x15x4"])
@@ -46,6 +49,40 @@ def test_randomized_start_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     principal_factors(torch.ones(9, 7), 2, niter=2, seed=1)
     assert torch.equal(torch.rand(3), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    out=st.integers(1, 9),
+    inner=st.integers(1, 9),
+    r=st.integers(1, 11),
+    scaling=st.sampled_from([0.5, 1.0, 2.0]),
+    seed=st.integers(0, 1000),
+)
+def test_minor_factors_are_what_the_best_approximation_leaves_out(out, inner, r, scaling, seed):
+    weight = np.random.default_rng(seed).standard_normal((out, inner))
+    a, b = minor_factors(torch.from_numpy(weight), r, scaling=scaling)
+    kept = min(r, out, inner)
+    assert (a.shape, b.shape) == ((kept, inner), (out, kept))
+    u, s, vh = np.linalg.svd(weight)
+    best = sum((s[i] * np.outer(u[:, i], vh[i]) for i in range(len(s) - kept)), np.zeros_like(weight))
+    np.testing.assert_allclose(weight - scaling * (b @ a).numpy(), best, rtol=0, atol=1e-9)
+    # Balanced: what a component adds is shared alike by its row and its column.
+    np.testing.assert_allclose(a.norm(dim=1), b.norm(dim=0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_milora_adapts_the_minor_components_and_freezes_the_principal_ones(name):
+    config = BALoraConfig(method="milora", r=4, lora_alpha=8, target_modules="all-linear", seed=1)
+    layers = lora_layers(get_balora_model(make(name), config))
+    again = lora_layers(get_balora_model(make(name), config))
+    pretrained = dict(make(name).named_modules())
+    for key, layer in layers.items():
+        u, s, vh = np.linalg.svd(pretrained[key].weight.detach().double().numpy(), full_matrices=False)
+        minor, principal = (u[:, -4:] * s[-4:]) @ vh[-4:], (u[:, :-4] * s[:-4]) @ vh[:-4]
+        np.testing.assert_allclose(layer.get_delta_weight("default").detach(), minor, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(layer.get_base_layer().weight.detach(), principal, rtol=0, atol=1e-6)
+        assert torch.equal(layer.lora_A["default"].weight, again[key].lora_A["default"].weight)
 
 
 def gram_schmidt(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,7 +161,7 @@ def test_start_is_peft_s_own(name):
         torch.testing.assert_close(layer.get_base_layer().weight, other.get_base_layer().weight)
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora"])
+@pytest.mark.parametrize("method", RESIDUAL)
 def test_rank_beyond_the_weight_s_own_still_starts_as_the_pretrained_model(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama")(**inputs).logits
@@ -134,19 +171,19 @@ def test_rank_beyond_the_weight_s_own_still_starts_as_the_pretrained_model(metho
     torch.testing.assert_close(model.teacher_forward(**inputs).logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora"])
+@pytest.mark.parametrize("method", RESIDUAL)
 def test_an_embedding_cannot_be_split(method):
     with pytest.raises(BALoraError, match=rf"embed_tokens is a Embedding; {method} splits linear layers only"):
         get_balora_model(make("llama"), BALoraConfig(method=method, target_modules=["embed_tokens"]))
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora"])
+@pytest.mark.parametrize("method", RESIDUAL)
 def test_a_shared_weight_cannot_be_split(method):
     with pytest.raises(BALoraError, match=r"lm_head shares its weight .*embed_tokens"):
         get_balora_model(make("llama-tied"), BALoraConfig(method=method, target_modules=["q_proj", "lm_head"]))
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora"])
+@pytest.mark.parametrize("method", RESIDUAL)
 def test_a_start_that_takes_long_shows_progress(method, monkeypatch, capsys):
     config = BALoraConfig(method=method, r=2, target_modules="all-linear")
     get_balora_model(make("llama"), config)

@@ -9,7 +9,7 @@ from tiny_models import CAUSAL, CLASSIFIERS, MODELS, inputs_for, make, train_ste
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.teacher import as_teacher
 
-METHODS = ["lora", "rslora", "dora", "pissa", "olora"]
+METHODS = ["lora", "rslora", "dora", "pissa", "olora", "milora", "lora-fa"]
 EXACT = {"rtol": 0, "atol": 1e-5}
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
 

@@ -59,14 +59,15 @@ class _Product(torch.autograd.Function):
         inner = flat @ a.T  # (M, r)
         y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (M, out)
         y.addmm_(inner, b.T, alpha=scaling)
-        ctx.save_for_backward(flat, inner, weight, a, b)
+        # A frozen A (LoRA-FA) has no gradient to take from the input, which then need not be kept.
+        ctx.save_for_backward(flat if ctx.needs_input_grad[3] else None, inner, weight, a, b)
         ctx.scaling = scaling
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         flat, inner, weight, a, b = ctx.saved_tensors
-        shape = (*dy.shape[:-1], flat.shape[1])
+        shape = (*dy.shape[:-1], weight.shape[1])
         dy = dy.reshape(-1, dy.shape[-1])  # (M, out)
         d_inner = dy @ b  # (M, r), without the scaling
         dx = None

@@ -1,9 +1,12 @@
 """The residual methods' starts: the adapter takes part of each weight, the base keeps the rest.
 
-PiSSA takes the principal components, OLoRA the leading part of a QR decomposition. PEFT has both, but draws PiSSA's
-randomized SVD from the global generator and repeats either start on reload; here it is seeded, and the factors are
-also what the teacher is made of (`balora.adapters.teacher`).
+PiSSA takes the principal components, MiLoRA the minor ones, OLoRA the leading part of a QR decomposition. PEFT has the
+first and the last, but draws PiSSA's randomized SVD from the global generator and repeats either start on reload; here
+it is seeded, and the factors are also what the teacher is made of (`balora.adapters.teacher`). CorDA's are here too;
+`balora.adapters.data_starts` has what it and LoRA-GA read from data.
 """
+
+from typing import Literal
 
 import torch
 from peft.tuners.lora import Linear, LoraLayer
@@ -32,10 +35,72 @@ def principal_factors(
         niter: See `balora.linalg.leading_svd`.
         seed: See `balora.linalg.leading_svd`.
     """
-    exact = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    u, s, vh = leading_svd(exact, min(r, *weight.shape), niter=niter, seed=seed)
+    return _balanced(*leading_svd(_exact(weight), min(r, *weight.shape), niter=niter, seed=seed), scaling)
+
+
+def minor_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Factors of a weight's r smallest singular components: scaling·B·A with A `(r, in)`, B `(out, r)`.
+
+    A = √(S/scaling)·Vᵀ and B = U·√(S/scaling) of the last r triplets (MiLoRA, Wang et al. 2024).
+
+    No randomized method finds the smallest components, so this is the exact decomposition: its cost grows as
+    out·in·min(out, in), and no seed enters. A component whose singular value is 0 starts with its row of A and its
+    column of B at 0 and so cannot learn; trained weights have none that small.
+
+    Args:
+        weight: `(out, in)`, any float dtype; decomposed in at least float32.
+        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        scaling: The adapter's scaling, α/r.
+    """
+    kept = min(r, *weight.shape)
+    u, s, vh = torch.linalg.svd(_exact(weight), full_matrices=False)
+    return _balanced(u[:, -kept:], s[-kept:], vh[-kept:], scaling)
+
+
+def oriented_factors(
+    weight: Tensor,
+    covariance: Tensor,
+    r: int,
+    *,
+    scaling: float = 1.0,
+    corda_method: Literal["ipm", "kpm"] = "ipm",
+) -> tuple[Tensor, Tensor]:
+    """Factors of r of a weight's components as its inputs weigh them: A `(r, in)`, B `(out, r)`.
+
+    With W·C = U·S·Vᵀ the weight is U·S·(Vᵀ·C⁻¹); of the components taken, A = √(S/scaling)·Vᵀ·C⁻¹ and
+    B = U·√(S/scaling) (CorDA, Yang et al. 2024). So that C has an inverse, a hundredth of its mean diagonal
+    is added to its diagonal, and doubled until the inverse holds, as in the authors' code and PEFT's.
+
+    Args:
+        weight: `(out, in)`, any float dtype; decomposed in at least float32.
+        covariance: C `(in, in)`, of the inputs, up to a factor.
+        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        scaling: The adapter's scaling, α/r.
+        corda_method: `ipm` takes the first components, `kpm` the last.
+    """
+    weight = _exact(weight)
+    covariance, identity = covariance.to(weight), torch.eye(len(covariance)).to(weight)
+    share = 0.01
+    while True:
+        damped = covariance + share * covariance.diagonal().mean() * identity
+        inverse = torch.linalg.inv(damped)
+        if torch.dist(damped @ inverse, identity) < 0.05:
+            break
+        share *= 2
+    u, s, vh = torch.linalg.svd(weight @ damped, full_matrices=False)
+    kept = min(r, len(s))
+    part = slice(kept) if corda_method == "ipm" else slice(-kept, None)
+    return _balanced(u[:, part], s[part], vh[part] @ inverse, scaling)
+
+
+def _balanced(u: Tensor, s: Tensor, vh: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """A `(r, in)` and B `(out, r)` of singular triplets, each with the root of the values."""
     root = (s / scaling).sqrt()
     return root[:, None] * vh, u * root
+
+
+def _exact(weight: Tensor) -> Tensor:
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def orthonormal_factors(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +113,7 @@ def orthonormal_factors(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
         r: Rank. Beyond min(out, in) the decomposition ends and fewer rows come back.
     """
-    q, upper = torch.linalg.qr(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
+    q, upper = torch.linalg.qr(_exact(weight))
     return upper[:r], q[:, :r]
 
 
@@ -66,7 +131,7 @@ def start_residual(
     Args:
         layers: The adapted layers by name.
         adapter_name: The adapter to start.
-        method: One of `balora.config.RESIDUAL`.
+        method: `pissa`, `milora` or `olora`.
         niter: PiSSA's, see `principal_factors`.
         seed: PiSSA's, see `principal_factors`.
 
@@ -74,18 +139,36 @@ def start_residual(
         BALoraError: If a targeted layer is not a linear one.
     """
     for name, layer in logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=SHOWN_AFTER):
-        base = layer.get_base_layer()
-        if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
-            raise BALoraError(
-                f"target_modules: {name} is a {type(base).__name__}; {method} splits linear layers only, "
-                "leave it out or use method='lora'"
-            )
-        weight = base.weight.T if layer.fan_in_fan_out else base.weight  # (out, in)
+        weight = linear_weight(name, layer, method)
         r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]
         if method == "olora":
             a, b = orthonormal_factors(weight, r)
+        elif method == "milora":
+            a, b = minor_factors(weight, r, scaling=scaling)
         else:
             a, b = principal_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
-        layer.lora_A[adapter_name].weight[: len(a)] = a.to(layer.lora_A[adapter_name].weight)
-        layer.lora_B[adapter_name].weight[:] = 0
-        layer.lora_B[adapter_name].weight[:, : len(a)] = b.to(layer.lora_B[adapter_name].weight)
+        write_factors(layer, adapter_name, a, b)
+
+
+@torch.no_grad()
+def write_factors(layer: LoraLayer, adapter_name: str, a: Tensor, b: Tensor) -> None:
+    """Make A `(k, in)` and B `(out, k)` an adapter's first k rows and columns; beyond them A stays and B is zero."""
+    lora_a, lora_b = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
+    lora_a[: len(a)] = a.to(lora_a)
+    lora_b[:] = 0
+    lora_b[:, : len(a)] = b.to(lora_b)
+
+
+def linear_weight(name: str, layer: LoraLayer, method: str) -> Tensor:
+    """The weight that a residual method splits, as `(out, in)` however the layer keeps it.
+
+    Raises:
+        BALoraError: If the layer is not a linear one.
+    """
+    base = layer.get_base_layer()
+    if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
+        raise BALoraError(
+            f"target_modules: {name} is a {type(base).__name__}; {method} splits linear layers only, "
+            "leave it out or use method='lora'"
+        )
+    return base.weight.T if layer.fan_in_fan_out else base.weight
