@@ -10,7 +10,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.adapters import saving, targets
+from balora.adapters import four_bit, saving, targets
 from balora.adapters.data_starts import start_corda, start_lora_ga
 from balora.adapters.lean import make_lean
 from balora.adapters.lora_fa import freeze_down_projections
@@ -29,14 +29,16 @@ def get_balora_model(
     """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
     Args:
-        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place.
+        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place. In 4 bits
+            if Transformers loaded it so; in full precision for a residual method, which quantizes what it leaves
+            (`BALoraConfig.quantization_config`).
         config: Left as it is; the model keeps a copy with the task type and the published values filled in.
         start_batches: Model inputs that `lora-ga` and `corda` start from, read once; other methods read none. A run on
             several processes gives each the same ones.
 
     Raises:
-        BALoraError: If the model's task is not supported, a target module matches nothing, or the method's batches are
-            missing.
+        BALoraError: If the model's task is not supported, a target module matches nothing, the method's batches are
+            missing, or a weight is quantized that would have to be split.
     """
     if config.method in FROM_DATA and start_batches is None:
         raise BALoraError(
@@ -46,6 +48,7 @@ def get_balora_model(
     config.resolve(config.task_type or task_of(model))
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
+    in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
     if config.residual:
         if config.method == "lora-ga":
@@ -55,6 +58,7 @@ def get_balora_model(
         else:
             start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
         attach_teacher(adapted)
+    four_bit.quantize(adapted, in_four_bits)
     return adapted
 
 
@@ -64,7 +68,8 @@ def load_balora_model(
     """Load what `BALoraModel.save_pretrained` wrote, teacher included, to use or to train further.
 
     Args:
-        model: The base model, untouched; changed in place.
+        model: The base model, untouched; changed in place. Where balora quantized it, again in full precision: the
+            same weights are quantized the same way.
         model_id: Folder that balora wrote.
         is_trainable: Whether to go on training; otherwise the adapter is frozen and in evaluation mode.
 
@@ -74,6 +79,7 @@ def load_balora_model(
     settings = saving.read_settings(model_id)
     config = saving.config_from_saved(LoraConfig.from_pretrained(str(model_id)), settings)
     config.inference_mode = not is_trainable
+    in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
     student = load_peft_weights(str(model_id), device=str(adapted.device))
     try:
@@ -81,6 +87,7 @@ def load_balora_model(
             student, teacher = saving.split_factors(student)
             set_peft_model_state_dict(adapted, student | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
+        four_bit.quantize(adapted, in_four_bits)
         set_peft_model_state_dict(adapted, student, adapter_name=STUDENT)
     except RuntimeError as error:
         raise BALoraError(f"{model_id} does not fit {type(model).__name__}: {error}") from error

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from peft import LoraConfig, TaskType
+from transformers import BitsAndBytesConfig
 
 from balora.errors import BALoraError
 
@@ -69,6 +70,11 @@ class BALoraConfig(LoraConfig):
         corda_method: CorDA's mode, by PEFT's names: `ipm` adapts the leading components and wants batches of the task
             to learn; `kpm` adapts the trailing ones and wants batches of the knowledge to keep.
         seed: Seed of the randomized SVD (PiSSA's, LoRA-GA's) and of dropout while LoRA-GA's gradient is taken.
+        quantization_config: Transformers' `BitsAndBytesConfig` with `load_in_4bit`, or its settings as a dict (which
+            it becomes): for a base that was loaded in full precision, whose linear layers are quantized once a
+            residual method has taken its part (QPiSSA). The teacher is then the function that the student starts
+            from: the pretrained one up to the residual's rounding. A base that Transformers loaded in 4 bits needs no
+            such setting, and is its own teacher.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -104,6 +110,9 @@ class BALoraConfig(LoraConfig):
         default="ipm", metadata={"help": "CorDA adapts leading components (ipm) or trailing ones (kpm)."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the randomized SVD."})
+    quantization_config: BitsAndBytesConfig | dict[str, Any] | None = field(
+        default=None, metadata={"help": "4-bit settings for the base, after the adapter's start; null: as it is."}
+    )
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
     diversity_loss: Literal["covariance", "entropy"] | None = field(
@@ -158,6 +167,8 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"teacher_cache_mb: {self.teacher_cache_mb} is negative; use 0 for no cache")
         if not 0 < self.sample_rate <= 1:
             raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
+        if self.quantization_config is not None:
+            self.quantization_config = _four_bit_settings(self.quantization_config)
         if self.consistency_direction not in ("forward", "reverse"):
             raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
         if self.diversity_loss not in (None, "covariance", "entropy"):
@@ -202,3 +213,22 @@ class BALoraConfig(LoraConfig):
         """Our own fields alone, as JSON types: what `balora_config.json` holds."""
         inherited = {f.name for f in fields(LoraConfig)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
+
+
+def _four_bit_settings(config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
+    """All settings of a `BitsAndBytesConfig`, as JSON types."""
+    known = [name for name in BitsAndBytesConfig().to_dict() if not name.startswith("_")]
+    if isinstance(config, dict):
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise BALoraError(f"quantization_config: unknown {unknown[0]!r}; there are {', '.join(known)}")
+        try:
+            config = BitsAndBytesConfig(**config)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BALoraError(f"quantization_config: {error}") from error
+    if config.quantization_method() not in ("nf4", "fp4"):
+        raise BALoraError(
+            "quantization_config: only 4 bits are supported; use load_in_4bit=True and bnb_4bit_quant_type 'nf4' or "
+            "'fp4'"
+        )
+    return {name: value for name, value in config.to_dict().items() if name in known}

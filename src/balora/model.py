@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from balora.adapters import saving
+from balora.adapters import four_bit, saving
 from balora.adapters.teacher import STUDENT, TEACHER, as_teacher, move_base, student_aside
 from balora.config import BALoraConfig
+from balora.errors import BALoraError
 from balora.schedule import weights_at
 
 
@@ -165,14 +166,47 @@ class BALoraModel(PeftModel):
     # ------------------------------------------------------------------ as PEFT's
 
     def disable_adapter(self) -> Any:
-        """Context in which the model is the pretrained one, its own head included, for every method."""
+        """Context in which the model is the pretrained one, its own head included, for every method.
+
+        Where a residual was quantized, it is the function that the student started from.
+        """
         return student_aside(self)
 
     def unload(self) -> torch.nn.Module:
-        """Take the adapter off and return the pretrained model, its weights whole again."""
+        """Take the adapter off and return the pretrained model, its weights whole again.
+
+        Raises:
+            BALoraError: If those are a quantized residual; see `dequantize`.
+        """
         if self.balora_config.residual:
+            four_bit.refuse_four_bit(self, "unload")
             move_base(self, +1)
         return self.base_model.unload()
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's.
+
+        Raises:
+            BALoraError: If the base is in 4 bits; see `dequantize`.
+        """
+        four_bit.refuse_four_bit(self, "merge_adapter")
+        self.base_model.merge_adapter(*args, **kwargs)
+
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        """As PEFT's.
+
+        Raises:
+            BALoraError: If the base is in 4 bits; see `dequantize`.
+        """
+        four_bit.refuse_four_bit(self, "merge_and_unload")
+        return self.base_model.merge_and_unload(*args, **kwargs)
+
+    def dequantize(self) -> None:
+        """Turn a base in 4 bits into one in full precision with the same values: same functions, whole memory.
+
+        Student and teacher stay what they are, and merging and unloading work as without quantization.
+        """
+        four_bit.dequantize(self)
 
     def save_pretrained(
         self,
@@ -221,6 +255,9 @@ class BALoraModel(PeftModel):
 
         A residual adapter brings its own start along. Where that differs from this model's (another seed, another
         machine's SVD), the base weights are moved to match.
+
+        Raises:
+            BALoraError: If it differs and the base is a quantized residual, which cannot be moved.
         """
         if adapter_name != STUDENT or not self.balora_config.residual:
             return super().load_adapter(model_id, adapter_name, **kwargs)
@@ -228,6 +265,11 @@ class BALoraModel(PeftModel):
         student, teacher = saving.split_factors(load_peft_weights(str(model_id), device=str(self.device)))
         current = get_peft_model_state_dict(self, adapter_name=TEACHER)
         if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):
+            if four_bit.is_four_bit(self):
+                raise BALoraError(
+                    f"{model_id} left another residual than the one that is in 4 bits here; load it with "
+                    "BALoraModel.from_pretrained on the model in full precision"
+                )
             move_base(self, +1)
             set_peft_model_state_dict(self, teacher, adapter_name=TEACHER)
             move_base(self, -1)

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import yaml
 
-from balora.config import METHODS, Schedule
+from balora.config import FROM_DATA, METHODS, Schedule
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.world import WorldConfig
 
 #: Low-rank methods of ours by the name a table shows: how the adapter starts, and whether the regularizers are on.
+#: Those that start from batches of data are for the library.
 RUN_METHODS: dict[str, tuple[str, bool]] = {
-    **{name: (name, False) for name in METHODS},
-    **{f"{name}+reg": (name, True) for name in METHODS if name != "pissa"},
+    **{name: (name, False) for name in METHODS if name not in FROM_DATA},
+    **{f"{name}+reg": (name, True) for name in METHODS if name not in FROM_DATA and name != "pissa"},
     "ba-lora": ("pissa", True),
 }
 #: Methods to compare with, without regularizers.
@@ -55,8 +56,8 @@ class Recipe:
         name: Name of the work, as tables and results show it.
         output_dir: Folder of the run. The same command resumes what it holds, and a study may grow there by methods,
             seeds and tasks; other settings are refused.
-        method: What `balora train` trains: lora, rslora, dora, pissa, olora; lora+reg, rslora+reg, dora+reg, olora+reg
-            with the regularizers; ba-lora, which is PiSSA with them; full, bitfit, houlsby, pfeiffer, adalora.
+        method: What `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa; the same with `+reg` for
+            the regularizers, ba-lora being PiSSA with them; full, bitfit, houlsby, pfeiffer, adalora.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).

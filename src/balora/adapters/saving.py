@@ -101,6 +101,13 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
     rank = config.r * 2 if config.residual else config.r
     rows = {"method": config.method, "r": config.r, "lora_alpha": config.lora_alpha, **config.settings()}
     settings = "\n".join(f"| `{name}` | {value} |" for name, value in rows.items())
+    exact = ""
+    if config.quantization_config:
+        exact = (
+            "Its base was quantized in training, by the `quantization_config` below. On the base in full precision it "
+            "is the trained model up to 4-bit rounding; `balora.BALoraModel.from_pretrained(base_model, this_folder)` "
+            "quantizes that base again and gives the trained model itself.\n\n"
+        )
     if drift:
         measured = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in drift.items())
         drift_text = f"Measured against the base model on the evaluation set:\n\n| | |\n|---|---|\n{measured}"
@@ -112,5 +119,5 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
         f"A plain LoRA adapter of rank {rank}, trained with balora {version('balora')} by `{config.method}` and its "
         "regularizers. It loads and merges with PEFT alone:\n\n"
         "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, this_folder)\n```\n\n"
-        f"## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
+        f"{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
     )

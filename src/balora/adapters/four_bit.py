@@ -1,0 +1,186 @@
+"""A base in 4 bits, by bitsandbytes: which layers, when they are quantized, and how they come back.
+
+A model that Transformers loaded in 4 bits is adapted as it is (QLoRA). A residual method has to split the weight in
+full precision first, and only what the adapter leaves behind is quantized (QPiSSA, Meng et al. 2024, section 4):
+
+    W ≈ Q(W − s·B₀A₀) + s·B₀A₀
+
+The error is that of the residual, which spans a narrower range than W. The right-hand side is what the student starts
+from, and so the teacher's weight too.
+
+bitsandbytes is an extra, so it is imported where it is used.
+"""
+
+import torch
+from peft import PeftModel, TaskType
+from peft.tuners.lora import Linear, LoraLayer
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import AutoHfQuantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils import is_bitsandbytes_available
+
+from balora.adapters.lean import make_lean
+from balora.config import BALoraConfig
+from balora.errors import BALoraError
+
+
+def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str]:
+    """Names of the linear layers that the configuration wants in 4 bits; none without a `quantization_config`.
+
+    Those that Transformers would choose, without what is trained in full and whatever stands outside the backbone: a
+    head's weights are read by the objective, or trained.
+
+    Args:
+        model: The untouched model.
+        config: With the task type filled in.
+
+    Raises:
+        BALoraError: If weights that are needed in full precision are quantized already, or bitsandbytes is missing.
+    """
+    wanted = config.quantization_config
+    if getattr(model, "is_quantized", False) and (config.residual or wanted):
+        why = f"method {config.method!r} splits weights" if config.residual else "quantization_config quantizes them"
+        raise BALoraError(
+            f"the model is quantized already, and {why} in full precision: load it without quantization_config and "
+            "give that to BALoraConfig"
+        )
+    if not wanted:
+        return []
+    if not is_bitsandbytes_available():
+        raise BALoraError("quantization_config: bitsandbytes is missing or too old; pip install 'balora[quantized]'")
+    skipped = [*(config.modules_to_save or []), *(wanted["llm_int8_skip_modules"] or [])]
+    if config.task_type == TaskType.SEQ_CLS:
+        skipped += SEQ_CLS_HEAD_NAMES  # which PEFT trains in full
+    kept = _quantizer(wanted).get_modules_to_not_convert(
+        model, skipped, model._keep_in_fp32_modules, add_default_skips=True
+    )
+    backbone = set(model.base_model.modules())
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) in (nn.Linear, Conv1D) and module in backbone and should_convert_module(name, kept)
+    ]
+
+
+@torch.no_grad()
+def quantize(model: PeftModel, names: list[str]) -> None:
+    """Put these layers of the adapted model's base into 4 bits where they are, one after the other.
+
+    The model is then as Transformers would have loaded it, and its adapted layers as PEFT would have made them.
+
+    Args:
+        model: Adapted, with the residual in the base of a residual method.
+        names: From `layers_to_quantize`.
+
+    Raises:
+        BALoraError: If bitsandbytes has already rewritten the weights for inference on a CPU.
+    """
+    base = model.get_base_model()
+    if names:
+        settings = model.balora_config.quantization_config
+        for name in names:
+            module = base.get_submodule(name)
+            if isinstance(module, LoraLayer):
+                module.base_layer = _in_four_bits(module.base_layer, settings)
+                _change_class(module)
+            else:
+                base.set_submodule(name, _in_four_bits(module, settings))
+        _declare(base, _quantizer(settings))
+    if is_four_bit(model):
+        _stay_trainable(base)
+
+
+def is_four_bit(model: PeftModel) -> bool:
+    """Whether the base is in 4 bits, whoever quantized it."""
+    return getattr(model.get_base_model(), "is_loaded_in_4bit", False)
+
+
+def refuse_four_bit(model: PeftModel, action: str) -> None:
+    """Stop what would round to 4 bits again, and so change teacher and student.
+
+    Raises:
+        BALoraError: If the base is in 4 bits.
+    """
+    if is_four_bit(model):
+        raise BALoraError(f"{action}: the base is in 4 bits and would be rounded again; call dequantize() first")
+
+
+@torch.no_grad()
+def dequantize(model: PeftModel) -> None:
+    """The reverse of `quantize`: layers in full precision that hold the same, rounded, values."""
+    from peft.tuners.lora.bnb import Linear4bit
+
+    base = model.get_base_model()
+    base.dequantize()
+    base.is_loaded_in_4bit = False
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            module.__class__ = Linear
+            module.base_layer.requires_grad_(False)
+    make_lean(model)
+
+
+def _quantizer(settings: dict) -> HfQuantizer:
+    return AutoHfQuantizer.from_config(BitsAndBytesConfig(**settings), pre_quantized=False)
+
+
+def _declare(base: PreTrainedModel, quantizer: HfQuantizer) -> None:
+    """Say of the model what Transformers says of one that it loaded in 4 bits, for trainers and `dequantize`."""
+    base.hf_quantizer = quantizer
+    base.is_quantized = True
+    base.quantization_method = quantizer.quantization_config.quant_method
+    quantizer.postprocess_model(base)
+
+
+def _in_four_bits(module: nn.Linear | Conv1D, settings: dict) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    wanted = BitsAndBytesConfig(**settings)
+    weight = module.weight.T if isinstance(module, Conv1D) else module.weight  # (out, in)
+    how = {
+        "compress_statistics": wanted.bnb_4bit_use_double_quant,
+        "quant_type": wanted.bnb_4bit_quant_type,
+        "quant_storage": wanted.bnb_4bit_quant_storage,
+    }
+    with torch.device("meta"):
+        layer = Linear4bit(weight.shape[1], weight.shape[0], False, wanted.bnb_4bit_compute_dtype, **how)
+    whole = Params4bit(weight.contiguous(), requires_grad=False, module=layer, **how)
+    layer.weight = whole.to(weight.device)  # bitsandbytes quantizes on the first move
+    layer.bias = module.bias
+    return layer.train(module.training)
+
+
+def _change_class(module: LoraLayer) -> None:
+    """Make PEFT's layer over a plain weight, split or not, the one that it has over a 4-bit weight."""
+    from peft.tuners.lora.bnb import Linear4bit
+
+    module.__class__ = Linear4bit
+    module.fan_in_fan_out = False
+    for name, magnitude in module.lora_magnitude_vector.items():  # DoRA's: the norm of the weight there is now
+        magnitude.fan_in_fan_out = False
+        trained = magnitude.weight.requires_grad
+        a, b = module.lora_A[name].weight, module.lora_B[name].weight
+        magnitude.update_layer(base_layer=module.base_layer, lora_A=a, lora_B=b, scaling=module.scaling[name])
+        magnitude.weight.requires_grad_(trained)
+
+
+def _stay_trainable(base: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking weights in evaluation mode, where the teacher runs, on CPUs with AVX512-BF16.
+
+    Repacked weights are rounded once more and pass no gradient.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, Linear4bit)}
+    for name, layer in layers.items():
+        layer.support_avx512bf16_for_cpu = False
+        if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+            raise BALoraError(
+                f"{name.removesuffix('.base_layer')} was run in evaluation mode on a CPU for which bitsandbytes "
+                "repacks weights, and can no longer be trained through; load the model anew and adapt it before "
+                "running it"
+            )
