@@ -18,6 +18,7 @@ RUN_METHODS: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in METHODS if name not in FROM_DATA},
     **{f"{name}+reg": (name, True) for name in METHODS if name not in FROM_DATA and name != "pissa"},
     "ba-lora": ("pissa", True),
+    "lora+": ("lora", False),
 }
 #: Methods to compare with, without regularizers.
 RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora")
@@ -57,7 +58,7 @@ class Recipe:
         output_dir: Folder of the run. The same command resumes what it holds, and a study may grow there by methods,
             seeds and tasks; other settings are refused.
         method: What `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa; the same with `+reg` for
-            the regularizers, ba-lora being PiSSA with them; full, bitfit, houlsby, pfeiffer, adalora.
+            the regularizers, ba-lora being PiSSA with them; lora+; full, bitfit, houlsby, pfeiffer, adalora.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
@@ -124,6 +125,7 @@ class Recipe:
         fused_lm_head: Compute the generation objective from hidden states, never all logits at once.
         teacher_cache_mb: Memory for teacher features (classification); beyond it, a file. 0 for no cache.
         learning_rate: Peak learning rate.
+        loraplus_lr_ratio: With lora+, B's learning rate over A's.
         num_train_epochs: Epochs, unless max_steps is given.
         max_steps: Optimizer steps; −1 for num_train_epochs.
         per_device_train_batch_size: Rows per device and micro-batch.
@@ -213,6 +215,7 @@ class Recipe:
     fused_lm_head: bool = True
     teacher_cache_mb: float = 512
     learning_rate: float = 2e-4
+    loraplus_lr_ratio: float = 16.0
     num_train_epochs: float = 1.0
     max_steps: int = -1
     per_device_train_batch_size: int = 8

@@ -98,6 +98,16 @@ def test_rivals_train_what_they_are_named_for(study, tmp_path):
     assert config["rank_pattern"]
 
 
+def test_lora_plus_and_its_kin_train(study, tmp_path):
+    study |= {"tasks": {}, "methods": ["lora", "lora+", "lora-fa", "milora"], "learning_rate": 0.001}
+    assert run(study, tmp_path) == 0
+    runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
+    # From B = 0 the first steps are B's alone: sixteen times its rate goes further.
+    assert runs["lora+"].metrics["kl_to_base"] > 4 * runs["lora"].metrics["kl_to_base"]
+    assert runs["lora-fa"].trainable_parameters < runs["lora"].trainable_parameters
+    assert runs["milora"].trainable_parameters == runs["lora"].trainable_parameters
+
+
 def test_t5_writes_classes_and_numbers(study, tmp_path):
     study |= {"model_name_or_path": str(tmp_path / "t5"), "task_type": "SEQ_2_SEQ_LM", "methods": ["ba-lora", "full"]}
     study |= {"target_modules": "all-linear", "max_length": 16, "max_target_length": 8}

@@ -27,6 +27,7 @@ from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
+from balora.training.loraplus import loraplus_optimizer
 from balora.training.sft import BALoraSFTTrainer
 
 MISMATCHED = "mismatched"
@@ -98,6 +99,8 @@ def build_trainer(
         for name, (_, source) in _sets(workload).items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
+    if recipe.method == "lora+":
+        trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args, recipe.loraplus_lr_ratio)
     if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
