@@ -79,6 +79,8 @@ def run_program(source: str, *, timeout_s: float, memory_mb: int, confirm_run_un
             "generated code is only run on request: read what balora.evaluation.code.isolation() says of this "
             "machine, then pass confirm_run_unsafe_code=True"
         )
+    if sys.platform != "linux":
+        raise BALoraError("generated code can be confined on Linux alone: judge it there")
     token = secrets.token_hex(16).encode()
     reports, report = os.pipe()
     arguments = [str(report), str(memory_mb), str(math.ceil(timeout_s)), ",".join(LAYERS)]

@@ -80,6 +80,7 @@ def score_code(
             "output": outcome.output[-OUTPUT_KEPT:],
         }
 
+    held = isolation()
     pairs = [(problem, text) for problem, written in zip(problems, completions, strict=True) for text in written]
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         outcomes = pool.map(judge, pairs)
@@ -89,4 +90,4 @@ def score_code(
         }
     passed = [(len(written), sum(outcome["passed"] for outcome in written)) for written in judged.values()]
     scores = {f"pass@{tries}": sum(pass_at_k(n, c, tries) for n, c in passed) / len(passed) for tries in k}
-    return {**scores, "isolation": isolation(), "problems": judged}
+    return {**scores, "isolation": held, "problems": judged}
