@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from balora.errors import BALoraError
-from balora.evaluation.mt_bench import JudgeEndpoint, answer_question, mt_bench_score, read_questions, run
+from balora.evaluation.mt_bench import (
+    JudgeEndpoint,
+    answer_question,
+    judge_messages,
+    mt_bench_score,
+    read_questions,
+    run,
+)
 from balora.evaluation.mt_bench.completion import Reply
 from balora.evaluation.mt_bench.cost import Usage
 from balora.evaluation.mt_bench.replies import append_reply, read_replies
@@ -214,25 +221,35 @@ def test_the_bound_stops_in_time_and_a_higher_one_goes_on(fake, judge, file, cou
 
 
 class Spender(JudgeEndpoint):
-    """Uses any number of tokens up to what a request allows, and rates or not."""
+    """Uses no tokens or all that a request allows, and rates or not."""
 
     def ask(self, messages):
         data = self.options["data"]
         most = sum(len(message["content"].encode()) for message in messages)
-        usage = Usage(data.draw(st.integers(0, most)), data.draw(st.integers(0, self.options["max_tokens"])))
+        usage = Usage(*(data.draw(st.sampled_from([0, limit])) for limit in (most, self.options["max_tokens"])))
         self.options["paid"].append(self.cost(usage))
         return Reply(data.draw(st.sampled_from(["[[7]]", "hm"])), usage, None, None)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), prices=st.tuples(st.floats(0, 100), st.floats(0, 100)), max_cost=st.floats(0, 1))
 def test_no_bound_is_ever_exceeded(data, prices, max_cost, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(run, "digest", lambda messages, options: str(messages))
-    options = {"max_tokens": data.draw(st.integers(1, 4000)), "data": data, "paid": []}
+    options = {"max_tokens": data.draw(st.sampled_from([1, 4000])), "data": data, "paid": []}
     spender = Spender("http://a", "m", None, 1, 0, *prices, options)
     with suppress(BALoraError):
         score([conversation(i) for i in range(4)], spender, tmp_path_factory.mktemp("x") / "f", max_cost=max_cost)
     assert sum(options["paid"]) <= max_cost * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("judgements", [2.7, 3.8, 4.9])
+def test_a_prompt_may_have_a_token_for_each_byte(fake, judge, file, judgements):
+    size = len(judge_messages(conversation(1), 1)[0]["content"].encode())
+    fake.answer = lambda body: completion("[[7]]", Usage(len(body["messages"][0]["content"].encode()), 1).__dict__)
+    judge = replace(judge, price_per_million_input=1e6, price_per_million_output=0)
+    with pytest.raises(BALoraError, match="are spent"):
+        score([conversation(i) for i in range(1, 5)], judge, file, max_cost=judgements * size)
+    assert 0 < sum(row["usage"]["prompt_tokens"] for row in lines(file)) <= judgements * size
 
 
 def test_a_bound_needs_prices_and_an_end_of_replies(fake, judge, file):
