@@ -87,6 +87,9 @@ def _forwarding(running: dict[int, tuple[BaseProcess, Cell]]) -> Iterator[list[i
 
 def _context() -> BaseContext:
     """Children of a server that has imported the libraries already; CUDA, where there is some, survives no fork."""
+    # OpenMP's threads wait for one another by spinning, 300,000 rounds in GNU's: beside any other busy process they
+    # keep each other off the cores, and a step can take tens of times as long. On a quiet machine this costs nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
