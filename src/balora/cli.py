@@ -63,21 +63,19 @@ def train(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str], command: str = "compare") -> None:
-    """Tasks × methods × seeds."""
+    """Tasks × methods × seeds; as `sweep`, of the combinations of some settings' values."""
     from balora.arguments import parse
+    from balora.errors import BALoraError
     from balora.study import compare as run_study
 
     recipe, _ = parse(command, arguments)
+    if command == "sweep" and not recipe.sweep:
+        raise BALoraError("sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`")
     show(recipe, run_study(recipe), f"report: {Path(recipe.output_dir) / 'report.html'}")
 
 
 def sweep(arguments: list[str]) -> None:
     """`compare` of the combinations of some settings' values."""
-    from balora.arguments import parse
-    from balora.errors import BALoraError
-
-    if not parse("sweep", arguments)[0].sweep:
-        raise BALoraError("sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`")
     compare(arguments, "sweep")
 
 

@@ -61,13 +61,19 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, *, minority: 
     return class_scores(logits.argmax(-1), labels, logits.shape[-1], minority=minority)
 
 
+def scarcest_class(labels: np.ndarray) -> int:
+    """The class with the fewest examples among `labels` `(N,)`, the larger id on a tie."""
+    present, counts = np.unique(labels, return_counts=True)
+    return int(present[::-1][counts[::-1].argmin()])
+
+
 def class_scores(
     predictions: np.ndarray, labels: np.ndarray, classes: int, *, minority: int | None = None
 ) -> dict[str, float]:
     """As `classification_metrics`, of predicted class ids `(N,)`; −1 is no class, and a wrong answer."""
-    present, counts = np.unique(labels, return_counts=True)
+    present = np.unique(labels)
     if minority is None:
-        minority = present[::-1][counts[::-1].argmin()]
+        minority = scarcest_class(labels)
     recall = float(recall_score(labels, predictions, labels=[minority], average="macro", zero_division=0))
     # Among more than two classes F1 is a mean over those there are, of which "no class" is none.
     scored = [1] if classes == 2 else sorted({*present, *predictions} - {-1})

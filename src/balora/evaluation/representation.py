@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from balora.agreement import agree
 from balora.errors import BALoraError
+from balora.evaluation.classification import scarcest_class
 from balora.modes import evaluation_mode
 from balora.teacher_cache.features import deciding_vectors, kinds_of
 
@@ -36,11 +37,11 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | Non
         where they are undefined: fewer than 2 classes, no more examples than classes, features that are not finite, no
         example of the minority.
     """
-    present, counts = np.unique(labels, return_counts=True)
+    present = np.unique(labels)
     if not 2 <= len(present) < len(labels) or not np.isfinite(features).all():
         return {"silhouette": np.nan, "silhouette_minority": np.nan}
     if minority is None:
-        minority = present[::-1][counts[::-1].argmin()]
+        minority = scarcest_class(labels)
     # In float64, since fine-tuned features can lie within a narrow cone, where 1 − cos is a small difference.
     samples = silhouette_samples(np.asarray(features, dtype=np.float64), labels, metric="cosine")  # (N,)
     of_minority = samples[labels == minority]
