@@ -2,12 +2,15 @@
 
 from argparse import ArgumentError
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from balora.errors import BALoraError
-from balora.recipe import Recipe, read_recipe
+from balora.recipe import Recipe
+from balora.recipe_checks import refuse_unknown
 from balora.world import WorldConfig
 
 #: Settings whose entries hold settings themselves.
@@ -55,7 +58,27 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         }
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError) as error:
-        raise error if isinstance(error, BALoraError) else BALoraError(_cause(str(error))) from error
+        raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The settings written in a recipe file, unknown keys refused.
+
+    Raises:
+        BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BALoraError(f"{path}: cannot read this recipe ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
+    refuse_unknown(str(path), settings, Recipe)
+    if isinstance(settings.get("world"), dict):
+        refuse_unknown(f"{path}: world", settings["world"], WorldConfig)
+    return settings
 
 
 def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -65,11 +88,11 @@ def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]
         try:
             typed[name] = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
         except (ArgumentError, ValueError, TypeError) as error:
-            raise ValueError(f"{group}: {name}: {_cause(str(error))}") from error
+            raise ValueError(f"{group}: {name}: {cause(str(error))}") from error
     return typed
 
 
-def _cause(message: str) -> str:
+def cause(message: str) -> str:
     """jsonargparse's explanation in one line: the first cause it lists, behind the key it is about."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     causes = [line[2:] for line in lines if line.startswith("- ")]

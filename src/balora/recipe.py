@@ -1,52 +1,13 @@
 """The recipe: every setting of a run, flat, under the names that PEFT, Transformers and TRL use."""
 
-import difflib
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
 
-from balora.config import FROM_DATA, METHODS, Schedule
-from balora.data.glue import GLUE
-from balora.errors import BALoraError
+from balora.config import Schedule
+from balora.recipe_checks import check_settings
 from balora.world import WorldConfig
-
-#: Low-rank methods of ours by the name a table shows: how the adapter starts, and whether the regularizers are on.
-#: Those that start from batches of data are for the library.
-RUN_METHODS: dict[str, tuple[str, bool]] = {
-    **{name: (name, False) for name in METHODS if name not in FROM_DATA},
-    **{f"{name}+reg": (name, True) for name in METHODS if name not in FROM_DATA and name != "pissa"},
-    "ba-lora": ("pissa", True),
-    "lora+": ("lora", False),
-}
-#: Methods to compare with, without regularizers.
-RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora")
-
-
-#: Settings that must be at least 1.
-COUNTS = (
-    "jobs",
-    "logging_steps",
-    "save_steps",
-    "gradient_accumulation_steps",
-    "per_device_train_batch_size",
-    "r",
-)
-#: Settings of a whole study, which no task or method of it can have for itself.
-OF_THE_STUDY = (
-    "name",
-    "output_dir",
-    "methods",
-    "baseline",
-    "method_settings",
-    "sweep",
-    "tasks",
-    "task",
-    "seed",
-    "seeds",
-    "jobs",
-)
 
 
 @dataclass
@@ -57,8 +18,9 @@ class Recipe:
         name: Name of the work, as tables and results show it.
         output_dir: Folder of the run. The same command resumes what it holds, and a study may grow there by methods,
             seeds and tasks; other settings are refused.
-        method: What `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa; the same with `+reg` for
-            the regularizers, ba-lora being PiSSA with them; lora+; full, bitfit, houlsby, pfeiffer, adalora.
+        method: What `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda; the same
+            with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; on a base in 4 bits qlora, qdora,
+            qlora+reg, qdora+reg, qpissa, qba-lora; full, bitfit, houlsby, pfeiffer, adalora.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
@@ -92,6 +54,7 @@ class Recipe:
         completion_column: Completion of a prompt–completion row.
         prompt_template: Text around the prompt, with `{prompt}` in it.
         messages_column: Conversation of a chat row; the tokenizer's chat template renders it.
+        chat_template_path: Jinja file of a chat template, in place of the tokenizer's; null for its own.
         text_column: Text of a plain-text or classification row.
         text_pair_column: Second text of a classification row.
         label_column: Label of a classification row.
@@ -109,6 +72,9 @@ class Recipe:
         bottleneck_size: Width of houlsby's and pfeiffer's adapters.
         modules_to_save: Modules trained in full beside the adapter.
         pissa_niter: Subspace iterations of PiSSA's randomized SVD; null for the exact one.
+        start_batches: Training batches that lora-ga and corda start from.
+        quantization_config: Settings of Transformers' BitsAndBytesConfig, for methods in 4 bits; what is left out is
+            QLoRA's: NF4, scales quantized too, computed in the precision that training runs in.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -142,6 +108,8 @@ class Recipe:
         logging_steps: Steps between rows of the loss curves.
         save_steps: Steps between checkpoints.
         training_arguments: Any further field of Transformers' TrainingArguments.
+        benchmarks: What generated text is judged on after training, by name, each with its settings: gsm8k, math,
+            humaneval, mbpp, mt_bench, wikitext2, harness (docs/benchmarks.md).
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
         perplexity_column: Its text column.
         max_perplexity_samples: Use the first so many texts.
@@ -183,6 +151,7 @@ class Recipe:
     completion_column: str | None = None
     prompt_template: str | None = None
     messages_column: str | None = None
+    chat_template_path: str | None = None
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
@@ -199,6 +168,8 @@ class Recipe:
     modules_to_save: list[str] | None = None
     bottleneck_size: int = 16
     pissa_niter: int | None = None
+    start_batches: int = 8
+    quantization_config: dict[str, Any] = field(default_factory=dict)
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None
@@ -232,6 +203,7 @@ class Recipe:
     logging_steps: int = 10
     save_steps: int = 500
     training_arguments: dict[str, Any] = field(default_factory=dict)
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     perplexity_file: str | None = None
     perplexity_column: str = "text"
     max_perplexity_samples: int | None = None
@@ -240,60 +212,7 @@ class Recipe:
     drift_metric: str | None = None
 
     def __post_init__(self) -> None:
-        own = [name for name, settings in self.method_settings.items() if "method" in settings]
-        for key, names in (("method", [self.method]), ("methods", self.methods)):
-            for method in names:
-                known = [*RUN_METHODS, *RIVAL_METHODS, *(own if key == "methods" else ())]
-                if method not in known:
-                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
-        for key in ("methods", "seeds"):
-            values = getattr(self, key)
-            if not values or len(set(values)) < len(values):
-                raise BALoraError(f"{key}: {values} must name at least one, and none twice")
-        if self.baseline is not None and self.baseline not in self.methods:
-            raise BALoraError(f"baseline: {self.baseline!r} is not among the methods {', '.join(self.methods)}")
-        for key, names in (("methods", self.methods), ("tasks", self.tasks)):
-            for name in names:
-                if Path(name).name != name:
-                    raise BALoraError(f"{key}: {name!r} names a folder too, so it must be without slashes")
-        for key in COUNTS:
-            if getattr(self, key) < 1:
-                raise BALoraError(f"{key}: {getattr(self, key)} must be at least 1")
-        if not self.learning_rate > 0:
-            raise BALoraError(f"learning_rate: {self.learning_rate} must be positive")
-        if self.glue_task is not None and self.glue_task not in GLUE:
-            raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
-        if self.validation_share is not None and not 0 < self.validation_share < 1:
-            raise BALoraError(f"validation_share: {self.validation_share} is not a share; use one between 0 and 1")
-        if self.packing and (self.is_classification or self.is_seq2seq):
-            raise BALoraError(
-                "packing: rows of a causal language model alone can be joined; use train_sampling_strategy: "
-                "group_by_length"
-            )
-        if self.geometry and not self.is_classification and not self.tasks:
-            raise BALoraError("geometry: classifiers alone have a representation of each class; leave it out")
-        if self.perplexity_file is not None and (self.is_classification or self.is_seq2seq):
-            raise BALoraError("perplexity_file: causal language models alone have a perplexity; leave it out")
-        if self.packing and self.max_length is None:
-            raise BALoraError("packing: rows are joined up to max_length, which is missing")
-        for name, settings in self.tasks.items():
-            _refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
-        for name, settings in self.method_settings.items():
-            _refuse_unknown(f"method_settings: {name}", settings, Recipe, besides=OF_THE_STUDY)
-        _refuse_unknown("sweep", self.sweep, Recipe, besides=OF_THE_STUDY)
-        for key, values in self.sweep.items():
-            if not values or len({repr(value) for value in values}) < len(values):
-                raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
-        if self.world is None and not self.tasks:
-            self._require_model_and_data()
-
-    def _require_model_and_data(self) -> None:
-        if self.model_name_or_path is None:
-            raise BALoraError("model_name_or_path: missing; give a Hub name or a folder (or `world: {}`)")
-        if self.dataset_name is not None and self.train_file is not None:
-            raise BALoraError("train_file, dataset_name: give one of the two")
-        if self.dataset_name is None and self.train_file is None and self.glue_task is None:
-            raise BALoraError("train_file, dataset_name: one of the two is missing (or glue_task)")
+        check_settings(self)
 
     @property
     def has_labels(self) -> bool:
@@ -313,34 +232,3 @@ class Recipe:
     def to_yaml(self) -> str:
         """Every setting, defaults included, as YAML."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The settings written in a recipe file, unknown keys refused.
-
-    Raises:
-        BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
-    """
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BALoraError(f"{path}: cannot read this recipe ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
-    _refuse_unknown(str(path), settings, Recipe)
-    if isinstance(settings.get("world"), dict):
-        _refuse_unknown(f"{path}: world", settings["world"], WorldConfig)
-    return settings
-
-
-def _refuse_unknown(where: str, settings: dict[str, Any], schema: type, *, besides: tuple[str, ...] = ()) -> None:
-    names = [f.name for f in fields(schema) if f.name not in besides]
-    for key in settings:
-        if key in besides:
-            raise BALoraError(f"{where}: {key!r} is a setting of the whole study; put it at the recipe's top level")
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise BALoraError(f"{where}: unknown key {key!r}{meant}")

@@ -50,8 +50,7 @@ def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str
         )
     if not wanted:
         return []
-    if not is_bitsandbytes_available():
-        raise BALoraError("quantization_config: bitsandbytes is missing or too old; pip install 'balora[quantized]'")
+    require_bitsandbytes()
     skipped = [*(config.modules_to_save or []), *(wanted["llm_int8_skip_modules"] or [])]
     if config.task_type == TaskType.SEQ_CLS:
         skipped += SEQ_CLS_HEAD_NAMES  # which PEFT trains in full
@@ -64,6 +63,16 @@ def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, Conv1D) and module in backbone and should_convert_module(name, kept)
     ]
+
+
+def require_bitsandbytes() -> None:
+    """See that 4 bits can be had.
+
+    Raises:
+        BALoraError: If not.
+    """
+    if not is_bitsandbytes_available():
+        raise BALoraError("quantization_config: bitsandbytes is missing or too old; pip install 'balora[quantized]'")
 
 
 @torch.no_grad()

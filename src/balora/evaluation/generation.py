@@ -39,16 +39,7 @@ def generate_completions(
     Raises:
         BALoraError: If a prompt has no tokens, or with `max_new_tokens` more than the model's context.
     """
-    rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
-    context = context_length(model.config, tokenizer)
-    for number, ids in enumerate(rows, start=1):
-        if not ids:
-            raise BALoraError(f"prompt {number}: has no tokens; a model needs one to go on from")
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise BALoraError(
-                f"prompt {number}: {len(ids)} tokens and max_new_tokens {max_new_tokens} are beyond the model's "
-                f"context of {context}; use at most {context} together"
-            )
+    rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # so that little is padding
     completions = [""] * len(rows)
     for first in range(0, len(order), batch_size):
@@ -57,6 +48,32 @@ def generate_completions(
         for row, text in zip(chosen, texts, strict=True):
             completions[row] = text
     return completions
+
+
+def check_room(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, context: int | None
+) -> list[list[int]]:
+    """The tokens of each prompt, behind which a completion fits.
+
+    Args:
+        tokenizer: The model's.
+        prompts: `N` texts.
+        max_new_tokens: Longest completion.
+        context: From `context_length`.
+
+    Raises:
+        BALoraError: If a prompt has no tokens, or with `max_new_tokens` more than the context.
+    """
+    rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    for number, ids in enumerate(rows, start=1):
+        if not ids:
+            raise BALoraError(f"prompt {number}: has no tokens; a model needs one to go on from")
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise BALoraError(
+                f"prompt {number}: {len(ids)} tokens and max_new_tokens {max_new_tokens} are beyond the model's "
+                f"context of {context}; use at most {context} together"
+            )
+    return rows
 
 
 def _generate(

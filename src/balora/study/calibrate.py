@@ -14,7 +14,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from balora.calibration import FACTORS, FRACTIONS, Calibration, calibrate
 from balora.errors import BALoraError
-from balora.recipe import RUN_METHODS, Recipe
+from balora.methods import RUN_METHODS
+from balora.recipe import Recipe
 from balora.recipe_edit import with_settings
 from balora.report import PRETRAINED, Run
 from balora.report.glossary import better_direction
@@ -82,7 +83,7 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
             in recipe or data is wrong.
     """
     recipe = single(recipe)
-    if not RUN_METHODS.get(recipe.method, (None, False))[1]:
+    if recipe.method not in RUN_METHODS or not RUN_METHODS[recipe.method].regularized:
         raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     set_seed(recipe.seed)

@@ -14,6 +14,7 @@ from balora.evaluation.classification import classification_metrics, predict
 from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.student import teacher_of
 from balora.study.trainers import MISMATCHED
@@ -48,6 +49,7 @@ def measure(
     if workload.recipe.geometry:
         batches = trainer.get_eval_dataloader(_evaluation_sets(workload, trainer)["validation"][1])
         metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
+    metrics |= run_benchmarks(workload.benchmarks, model, directory)
     return metrics | preservation_metrics(workload, model), drift
 
 

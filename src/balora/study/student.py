@@ -1,23 +1,31 @@
 """The model that a run trains: any method's, with the pretrained function to hold it against, and how it is kept."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, TrainerCallback
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 
+from balora.adapters.four_bit import require_bitsandbytes
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
-from balora.config import BALoraConfig
+from balora.config import FROM_DATA, BALoraConfig
+from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
-from balora.recipe import RUN_METHODS, Recipe
+from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_rival
+from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
+from balora.tasks import task_of
 
 #: What recipes and `LoraConfig` call alike.
 ADAPTER_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
@@ -33,23 +41,47 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
         seed: Of the adapter's start.
         checkpoint: Folder to go on from; rivals are filled from it by their trainer.
     """
-    base, recipe = workload.load_model(), workload.recipe
-    adapter = {name: getattr(recipe, name) for name in ADAPTER_SETTINGS}
+    recipe = workload.recipe
     if label == PRETRAINED:
         # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
-        return get_balora_model(base, BALoraConfig(method="lora", **adapter, **_no_weights()))
+        plain = BALoraConfig(method="lora", **_adapter_settings(recipe), **_no_weights())
+        return get_balora_model(workload.load_model(), plain)
     if recipe.method == "adalora":
-        return make_adalora(base, **adapter)
+        return make_adalora(workload.load_model(), **_adapter_settings(recipe))
     if recipe.method in RIVALS:
-        return _rival(base, recipe)
+        return _rival(workload.load_model(), recipe)
+    config = balora_config(recipe, seed)
+    base = workload.load_model(**_quantized_on_loading(recipe, config))
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
-    method, regularized = RUN_METHODS[recipe.method]
-    own = [name for name in BALoraConfig(method=method).settings() if name not in ("method", "seed")]
-    settings = adapter | {name: getattr(recipe, name) for name in own if name in vars(recipe)}
-    if not regularized:
+    return get_balora_model(base, config, first_batches(workload, seed) if config.method in FROM_DATA else None)
+
+
+def balora_config(recipe: Recipe, seed: int) -> BALoraConfig:
+    """The configuration of a method of ours as the recipe sets it.
+
+    Raises:
+        BALoraError: If a setting is out of range.
+    """
+    method = RUN_METHODS[recipe.method]
+    own = [name for name in BALoraConfig(method=method.start).settings() if name in vars(recipe)]
+    settings = _adapter_settings(recipe) | {name: getattr(recipe, name) for name in own}
+    settings |= {"method": method.start, "seed": seed, "quantization_config": None}
+    if method.four_bit:
+        settings["quantization_config"] = _four_bit(recipe)
+    if not method.regularized:
         settings |= _no_weights()
-    return get_balora_model(base, BALoraConfig(method=method, seed=seed, **settings))
+    return BALoraConfig(**settings)
+
+
+def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
+    """Batches as training will see them, for methods that start from data.
+
+    From a trainer on a model of its own, which is dropped: TRL's changes the model it is given.
+    """
+    with TemporaryDirectory(prefix="balora-") as scratch:
+        trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
+        return list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
 
 
 def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -60,8 +92,40 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     """
     if recipe.method in RIVALS:
         _rival(model, recipe)
-    else:
+    elif recipe.method == "adalora":
         check_targets(model, LoraConfig(target_modules=recipe.target_modules))
+    else:
+        config = balora_config(recipe, recipe.seed)
+        config.resolve(task_of(model))
+        if config.quantization_config is not None:
+            require_bitsandbytes()
+        check_targets(model, config)
+
+
+def _adapter_settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in ADAPTER_SETTINGS}
+
+
+def _four_bit(recipe: Recipe) -> dict[str, Any]:
+    """QLoRA's settings (Dettmers et al. 2023, section 3), with the recipe's over them."""
+    runs_in = "bfloat16" if recipe.bf16 else recipe.dtype
+    settings = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": runs_in,
+    }
+    if recipe.is_classification:
+        settings["llm_int8_skip_modules"] = [*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])]
+    return settings | recipe.quantization_config
+
+
+def _quantized_on_loading(recipe: Recipe, config: BALoraConfig) -> dict[str, Any]:
+    """What a model is loaded with that is quantized as it is read; one to be split is quantized after that."""
+    if config.quantization_config is None or config.residual:
+        return {}
+    settings, config.quantization_config = config.quantization_config, None
+    return {"quantization_config": BitsAndBytesConfig(**settings)}
 
 
 def _rival(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:

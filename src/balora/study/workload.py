@@ -1,10 +1,12 @@
 """What a recipe works on: a model to load, rows to train and evaluate on, and the metrics that judge it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -20,13 +22,23 @@ from transformers import (
 from balora.data import context_length, expand_path, load_table, to_text_to_text_rows
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
+from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
+from balora.study.benchmarks import read_benchmarks
 from balora.study.sets import read_sets, with_glue_data
 from balora.world import World, build_world, measure_world
 
 #: Settings that are paths.
-PATHS = ("model_name_or_path", "glue_dir", "train_file", "validation_file", "mismatched_file", "perplexity_file")
+PATHS = (
+    "model_name_or_path",
+    "glue_dir",
+    "train_file",
+    "validation_file",
+    "mismatched_file",
+    "perplexity_file",
+    "chat_template_path",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Workload:
         texts: What the model should not forget: text to measure perplexity on.
         label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
         world: The controlled world, where the recipe asks for one.
+        benchmarks: What else a language model is judged on, by name.
     """
 
     recipe: Recipe
@@ -53,14 +66,22 @@ class Workload:
     texts: list[str]
     label_names: list[str] | None
     world: World | None
+    benchmarks: dict[str, Benchmark]
 
-    def load_model(self) -> PreTrainedModel:
-        """The pretrained model, fresh. In classification its head is drawn from the global generator."""
+    def load_model(self, **settings: Any) -> PreTrainedModel:
+        """The pretrained model, fresh, on the accelerator if there is one.
+
+        In classification its head is drawn from the global generator.
+
+        Args:
+            settings: Further arguments of `from_pretrained`.
+        """
         dtype = getattr(torch, self.recipe.dtype)
-        model = _from_hub(self._auto(), self.recipe.model_name_or_path, dtype=dtype, **self._head())
+        model = _from_hub(self._auto(), self.recipe.model_name_or_path, dtype=dtype, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
-        return model
+        device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
+        return model.to(device)  # where an adapter that starts from a decomposition is computed
 
     def empty_model(self) -> PreTrainedModel:
         """Its modules without weights, on the meta device: to see what fits it."""
@@ -121,7 +142,13 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if recipe.chat_template_path is not None:
+        tokenizer.chat_template = _read_template(recipe.chat_template_path)
     sets = read_sets(recipe)
+    benchmarks = {}
+    if recipe.benchmarks:
+        config = _from_hub(AutoConfig, recipe.model_name_or_path)
+        benchmarks = read_benchmarks(recipe, tokenizer, config)
     return Workload(
         recipe,
         tokenizer,
@@ -131,6 +158,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         _texts(recipe),
         sets.label_names,
         world,
+        benchmarks,
     )
 
 
@@ -142,6 +170,13 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
         return {}
     context = context_length(model.config, workload.tokenizer)
     return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BALoraError(f"chat_template_path: {path}: cannot read this file ({error})") from error
 
 
 def _texts(recipe: Recipe) -> list[str]:

@@ -87,7 +87,7 @@ def test_elsewhere_they_are_not(category):
 
 def test_every_real_question_stands_in_its_prompts_once(data_dir):
     with_reference = []
-    for question in read_questions(data_dir):
+    for question in read_questions(data_dir / "mt_bench" / "question.jsonl"):
         talk = Conversation(question, ("<<first answer>>", "<<second answer>>"))
         first, second = (judge_messages(talk, turn)[0]["content"] for turn in (1, 2))
         assert all(first.count(text) == 1 for text in (f"\n{question.turns[0]}\n", "<<first answer>>"))

@@ -14,7 +14,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}as
 
 
 def test_the_real_questions_are_eighty_of_eight_categories(data_dir):
-    questions = read_questions(data_dir)
+    questions = read_questions(data_dir / "mt_bench" / "question.jsonl")
     assert [question.question_id for question in questions] == list(range(81, 161))
     assert [question.category for question in questions[::10]] == [
         *("writing", "roleplay", "reasoning", "math"),
@@ -48,18 +48,17 @@ def row(**changes):
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, rows, said):
-    (tmp_path / "mt_bench").mkdir()
-    file = tmp_path / "mt_bench" / "question.jsonl"
+    file = tmp_path / "question.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BALoraError) as error:
-        read_questions(tmp_path)
+        read_questions(file)
     assert str(file) in str(error.value)
     assert said in str(error.value)
 
 
 def test_no_file_is_named(tmp_path):
     with pytest.raises(BALoraError, match=r"question\.jsonl: no such file"):
-        read_questions(tmp_path)
+        read_questions(tmp_path / "question.jsonl")
 
 
 def test_the_second_turn_is_asked_with_the_first_and_its_answer():

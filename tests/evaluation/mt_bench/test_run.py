@@ -43,7 +43,7 @@ def score(conversations, judge, file, **how):
 
 
 def test_the_real_questions_make_160_judgements(fake, judge, file, data_dir):
-    questions = read_questions(data_dir)
+    questions = read_questions(data_dir / "mt_bench" / "question.jsonl")
     talks = [answer_question(question, lambda messages: f"to {messages[-1]['content']}") for question in questions]
     # Each prompt's rating depends on it, so that none can be mistaken for another's.
     given = {}

@@ -35,11 +35,12 @@ class Problem:
     solution: str
 
 
-def load_humaneval(source: str) -> list[Problem]:
+def load_humaneval(source: str, **hub: str) -> list[Problem]:
     """The 164 problems of Chen et al. (2021), "Evaluating Large Language Models Trained on Code".
 
     Args:
         source: `HumanEval.jsonl.gz`, or a name as `load_table` takes it.
+        hub: `load_table`'s `split` and `name`, for a name on the Hub.
 
     Raises:
         BALoraError: If a column is missing, or as in `load_table`.
@@ -53,11 +54,11 @@ def load_humaneval(source: str) -> list[Problem]:
             tests=f"{row['test']}\ncheck({row['entry_point']})\n",
             solution=row["canonical_solution"],
         )
-        for row in _rows(source, ["task_id", "prompt", "entry_point", "test", "canonical_solution"])
+        for row in _rows(source, hub, ["task_id", "prompt", "entry_point", "test", "canonical_solution"])
     ]
 
 
-def load_mbpp(source: str) -> list[Problem]:
+def load_mbpp(source: str, **hub: str) -> list[Problem]:
     """The 974 problems of Austin et al. (2021), "Program Synthesis with Large Language Models".
 
     By task id 1 to 10 are for few-shot prompts, 11 to 510 the test set, 511 to 600 for validation, the rest for
@@ -66,12 +67,13 @@ def load_mbpp(source: str) -> list[Problem]:
 
     Args:
         source: `mbpp.jsonl`, or a name as `load_table` takes it.
+        hub: `load_table`'s `split` and `name`, for a name on the Hub.
 
     Raises:
         BALoraError: If a column is missing, or as in `load_table`.
     """
     problems = []
-    for row in _rows(source, ["task_id", "text", "code", "test_setup_code", "test_list"]):
+    for row in _rows(source, hub, ["task_id", "text", "code", "test_setup_code", "test_list"]):
         tests = "\n".join(row["test_list"])
         asked = f"{row['text']} Your code should pass these tests:\n\n{tests}"
         problems.append(
@@ -127,8 +129,8 @@ def _tested(solution: str, tests: str) -> str:
     return [name for name in names if re.search(rf"\b{name}\b", tests)][-1]
 
 
-def _rows(source: str, columns: list[str]) -> list[dict]:
-    table = load_table(source)
+def _rows(source: str, hub: dict[str, str], columns: list[str]) -> list[dict]:
+    table = load_table(source, **hub)
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise BALoraError(f"{source}: no column {missing[0]!r}; it has {', '.join(table.column_names)}")

@@ -2,7 +2,7 @@
 
 Any endpoint that speaks OpenAI's chat completions can be the judge: a provider's, or vLLM's on the next machine.
 
-    conversations = answer_questions(read_questions("data"), model, tokenizer)
+    conversations = answer_questions(read_questions("question.jsonl"), model, tokenizer)
     prices = {"price_per_million_input": 30, "price_per_million_output": 60}
     judge = JudgeEndpoint("https://api.openai.com/v1", "gpt-4", **prices)
     mt_bench_score(conversations, judge, "replies.jsonl", max_cost=15)

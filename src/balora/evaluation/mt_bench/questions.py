@@ -37,8 +37,8 @@ class Conversation:
     answers: tuple[str, str]
 
 
-def read_questions(data_dir: str | Path) -> list[Question]:
-    """All questions of `mt_bench/question.jsonl` in a folder, in its order.
+def read_questions(file: str | Path) -> list[Question]:
+    """All questions of MT-Bench's `question.jsonl`, or of a file like it, in its order.
 
     A row has `question_id`, `category`, `turns` (two texts) and perhaps `reference` (two texts, empty where there is
     none).
@@ -46,7 +46,7 @@ def read_questions(data_dir: str | Path) -> list[Question]:
     Raises:
         BALoraError: If the file is absent or a row is not so, or an id stands twice.
     """
-    source = str(Path(data_dir) / "mt_bench" / "question.jsonl")
+    source = str(file)
     table = load_table(source)
     ids = column_values(table, "question_id", source=source)
     categories = column_values(table, "category", source=source)

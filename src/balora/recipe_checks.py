@@ -1,0 +1,119 @@
+"""What a recipe's settings must be, before anything is read: one clear error for each way to be wrong."""
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from balora.data.glue import GLUE
+from balora.errors import BALoraError
+from balora.methods import RIVAL_METHODS, RUN_METHODS
+
+if TYPE_CHECKING:
+    from balora.recipe import Recipe
+
+#: Settings that must be at least 1.
+COUNTS = (
+    "jobs",
+    "start_batches",
+    "logging_steps",
+    "save_steps",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "r",
+)
+#: Settings of a whole study, which no task or method of it can have for itself.
+OF_THE_STUDY = (
+    "name",
+    "output_dir",
+    "methods",
+    "baseline",
+    "method_settings",
+    "sweep",
+    "tasks",
+    "task",
+    "seed",
+    "seeds",
+    "jobs",
+)
+
+
+def check_settings(recipe: "Recipe") -> None:
+    """See that the settings of a recipe can be, one by one and together.
+
+    Raises:
+        BALoraError: Naming the setting that is wrong.
+    """
+    own = [name for name, settings in recipe.method_settings.items() if "method" in settings]
+    for key, names in (("method", [recipe.method]), ("methods", recipe.methods)):
+        for method in names:
+            known = [*RUN_METHODS, *RIVAL_METHODS, *(own if key == "methods" else ())]
+            if method not in known:
+                raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
+    for key in ("methods", "seeds"):
+        values = getattr(recipe, key)
+        if not values or len(set(values)) < len(values):
+            raise BALoraError(f"{key}: {values} must name at least one, and none twice")
+    if recipe.baseline is not None and recipe.baseline not in recipe.methods:
+        raise BALoraError(f"baseline: {recipe.baseline!r} is not among the methods {', '.join(recipe.methods)}")
+    for key, names in (("methods", recipe.methods), ("tasks", recipe.tasks)):
+        for name in names:
+            if Path(name).name != name:
+                raise BALoraError(f"{key}: {name!r} names a folder too, so it must be without slashes")
+    for key in COUNTS:
+        if getattr(recipe, key) < 1:
+            raise BALoraError(f"{key}: {getattr(recipe, key)} must be at least 1")
+    if not recipe.learning_rate > 0:
+        raise BALoraError(f"learning_rate: {recipe.learning_rate} must be positive")
+    if recipe.glue_task is not None and recipe.glue_task not in GLUE:
+        raise BALoraError(f"glue_task: unknown {recipe.glue_task!r}; there are {', '.join(GLUE)}")
+    if recipe.validation_share is not None and not 0 < recipe.validation_share < 1:
+        raise BALoraError(f"validation_share: {recipe.validation_share} is not a share; use one between 0 and 1")
+    if recipe.packing and (recipe.is_classification or recipe.is_seq2seq):
+        raise BALoraError(
+            "packing: rows of a causal language model alone can be joined; use train_sampling_strategy: "
+            "group_by_length"
+        )
+    if recipe.geometry and not recipe.is_classification and not recipe.tasks:
+        raise BALoraError("geometry: classifiers alone have a representation of each class; leave it out")
+    if recipe.perplexity_file is not None and (recipe.is_classification or recipe.is_seq2seq):
+        raise BALoraError("perplexity_file: causal language models alone have a perplexity; leave it out")
+    if recipe.benchmarks and (recipe.is_classification or recipe.is_seq2seq):
+        raise BALoraError("benchmarks: they ask causal language models; leave them out")
+    if recipe.packing and recipe.max_length is None:
+        raise BALoraError("packing: rows are joined up to max_length, which is missing")
+    for name, settings in recipe.tasks.items():
+        refuse_unknown(f"tasks: {name}", settings, type(recipe), besides=OF_THE_STUDY)
+    for name, settings in recipe.method_settings.items():
+        refuse_unknown(f"method_settings: {name}", settings, type(recipe), besides=OF_THE_STUDY)
+    refuse_unknown("sweep", recipe.sweep, type(recipe), besides=OF_THE_STUDY)
+    for key, values in recipe.sweep.items():
+        if not values or len({repr(value) for value in values}) < len(values):
+            raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
+    if recipe.world is None and not recipe.tasks:
+        _require_model_and_data(recipe)
+
+
+def _require_model_and_data(recipe: "Recipe") -> None:
+    if recipe.model_name_or_path is None:
+        raise BALoraError("model_name_or_path: missing; give a Hub name or a folder (or `world: {}`)")
+    if recipe.dataset_name is not None and recipe.train_file is not None:
+        raise BALoraError("train_file, dataset_name: give one of the two")
+    if recipe.dataset_name is None and recipe.train_file is None and recipe.glue_task is None:
+        raise BALoraError("train_file, dataset_name: one of the two is missing (or glue_task)")
+
+
+def refuse_unknown(where: str, settings: dict[str, Any], schema: type, *, besides: tuple[str, ...] = ()) -> None:
+    """Stop at a key that is no field of the schema, or one of those that it may not have here.
+
+    Raises:
+        BALoraError: Naming the key, and what it may have been meant to be.
+    """
+    names = [f.name for f in fields(schema) if f.name not in besides]
+    for key in settings:
+        if key in besides:
+            raise BALoraError(f"{where}: {key!r} is a setting of the whole study; put it at the recipe's top level")
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise BALoraError(f"{where}: unknown key {key!r}{meant}")

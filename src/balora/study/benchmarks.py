@@ -1,0 +1,70 @@
+"""A recipe's benchmarks: their settings checked, and questions put as the recipe's training rows are."""
+
+from argparse import ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.arguments import cause
+from balora.data import context_length
+from balora.errors import BALoraError
+from balora.evaluation.benchmarks import BENCHMARKS, Benchmark, Writing
+from balora.recipe import Recipe
+
+#: Folder of what a run's model wrote.
+FOLDER = "benchmarks"
+
+
+def read_benchmarks(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> dict[str, Benchmark]:
+    """Every benchmark that the recipe names, its problems read and found to fit the model.
+
+    Raises:
+        BALoraError: Naming the benchmark and what is wrong with it.
+    """
+    writing = Writing(
+        tokenizer=tokenizer,
+        context=context_length(config, tokenizer),
+        put=_asking(recipe, tokenizer),
+        instructed=recipe.messages_column is not None or recipe.prompt_template is not None,
+        batch_size=recipe.per_device_eval_batch_size,
+    )
+    made = {}
+    for name, settings in recipe.benchmarks.items():
+        if name not in BENCHMARKS:
+            raise BALoraError(f"benchmarks: unknown {name!r}; there are {', '.join(BENCHMARKS)}")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_function_arguments(BENCHMARKS[name], skip={"writing"})
+        try:
+            made[name] = BENCHMARKS[name](writing, **parser.parse_object(settings))
+        except BALoraError as error:
+            raise BALoraError(f"benchmarks: {name}: {error}") from error
+        except (ArgumentError, ValueError, TypeError) as error:
+            raise BALoraError(f"benchmarks: {name}: {cause(str(error))}") from error
+    return made
+
+
+def run_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, directory: Path) -> dict[str, float]:
+    """The figures of all benchmarks; what the model wrote is kept in the run's folder."""
+    figures: dict[str, float] = {}
+    for measure in benchmarks.values():
+        figures |= measure(model, directory / FOLDER)
+    return figures
+
+
+def _asking(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """From a question to the text that stands before an answer in training."""
+    if recipe.messages_column is not None:
+        start = tokenizer.bos_token or ""
+
+        def put(question: str) -> str:
+            messages = [{"role": "user", "content": question}]
+            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return text.removeprefix(start)  # the tokenizer sets it again
+
+        return put
+    template = recipe.prompt_template or "{prompt}"
+    return lambda question: template.replace("{prompt}", question)

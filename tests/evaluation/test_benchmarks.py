@@ -1,0 +1,80 @@
+"""Benchmarks as recipes name them: reference answers score 1, wrong ones 0, and questions are put as in training."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from balora.evaluation import benchmarks
+from balora.evaluation.benchmarks import Writing
+from balora.evaluation.code import load_humaneval, load_mbpp
+
+FILES = {
+    "gsm8k": "gsm8k/test.jsonl",
+    "math": "math500/test.jsonl",
+    "humaneval": "humaneval/HumanEval.jsonl.gz",
+    "mbpp": "mbpp/mbpp.jsonl",
+}
+RUN = {"confirm_run_unsafe_code": True}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(models_dir):
+    return AutoTokenizer.from_pretrained(models_dir / "stories260k")
+
+
+@pytest.fixture
+def writing(tokenizer):
+    return Writing(tokenizer, context=None, put=lambda q: f"Q: {q}\nA:", instructed=True, batch_size=4)
+
+
+def references(name: str, file: str, rows: int) -> list[str]:
+    if name == "humaneval":
+        return [problem.solution for problem in load_humaneval(file)[:rows]]
+    if name == "mbpp":
+        return [problem.solution for problem in load_mbpp(file)[10 : 10 + rows]]
+    with open(file, encoding="utf-8") as lines:
+        solutions = [json.loads(line) for line in lines][:rows]
+    return [row.get("solution") or row["answer"] for row in solutions]
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "own"),
+    [
+        ("gsm8k", "gsm8k_accuracy", {}),
+        ("math", "math_accuracy", {}),
+        ("humaneval", "humaneval_pass@1", RUN),
+        ("mbpp", "mbpp_pass@1", RUN),
+    ],
+)
+def test_references_score_one_and_wrong_answers_nothing(data_dir, tmp_path, monkeypatch, writing, name, figure, own):
+    file = str(data_dir / FILES[name])
+    measure = getattr(benchmarks, name)(writing, file=file, max_samples=6, **own)
+    for written, expected in ((references(name, file, 6), 1.0), (["return -12345.5"] * 6, 0.0)):
+        asked = []
+
+        def replay(model, tokenizer, prompts, written=written, asked=asked, **limits):
+            asked.extend(prompts)
+            return written
+
+        monkeypatch.setattr(benchmarks, "generate_completions", replay)
+        assert measure(None, tmp_path)[figure] == expected
+        assert len(asked) == 6
+        assert all(prompt.startswith("Q: ") and prompt.endswith("\nA:") for prompt in asked)
+        kept = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [row["completion"] for row in kept] == written
+        assert [row["prompt"] for row in kept] == asked
+
+
+def test_without_a_template_code_is_continued(data_dir, monkeypatch, tmp_path, tokenizer):
+    plain = Writing(tokenizer, context=None, put=lambda q: q, instructed=False, batch_size=4)
+    asked = []
+    monkeypatch.setattr(
+        benchmarks, "generate_completions", lambda m, t, prompts, **_: asked.extend(prompts) or ["pass"] * len(prompts)
+    )
+    for name in ("humaneval", "mbpp"):
+        file = str(data_dir / FILES[name])
+        getattr(benchmarks, name)(plain, file=file, max_samples=1, **RUN)(None, tmp_path)
+    assert asked[0].startswith("from typing import List\n\n\ndef has_close_elements")
+    assert asked[1].endswith("\n[BEGIN]\n")
+    assert "Write a python function to remove first and last occurrence" in asked[1]  # task 11 opens the test set

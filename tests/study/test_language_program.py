@@ -1,0 +1,116 @@
+"""The program on a real language model: methods in 4 bits and from data, benchmarks after training, mistakes."""
+
+import json
+
+import pytest
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from balora import BALoraModel
+from balora.cli import main
+from balora.report import read_results
+
+
+@pytest.fixture
+def settings(data_dir, models_dir, tmp_path) -> dict:
+    return {
+        "model_name_or_path": str(models_dir / "stories260k"),
+        "train_file": str(data_dir / "gsm8k" / "train.jsonl"),
+        "validation_file": str(data_dir / "gsm8k" / "test.jsonl"),
+        "prompt_column": "question",
+        "completion_column": "answer",
+        "prompt_template": "Question: {prompt}\nAnswer:",
+        "max_train_samples": 16,
+        "max_eval_samples": 4,
+        "max_length": 256,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "r": 4,
+        "output_dir": str(tmp_path / "out"),
+        "training_arguments": {"use_cpu": True},
+    }
+
+
+def program(tmp_path, command: str, settings: dict) -> int:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    return main([command, str(recipe)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["qlora", "qdora+reg", "qpissa", "qba-lora"])
+def test_a_base_in_four_bits_is_trained_and_its_adapter_loads(settings, tmp_path, method):
+    assert program(tmp_path, "train", settings | {"method": method}) == 0
+    config = json.loads((tmp_path / "out" / "balora_config.json").read_text())
+    quantization = config["quantization_config"]
+    residual = method in ("qpissa", "qba-lora")
+    # One that is quantized as it is loaded is so by Transformers, and the adapter's settings say nothing of it.
+    assert (quantization is not None) == residual
+    if residual:
+        assert quantization["bnb_4bit_quant_type"] == "nf4"
+        assert quantization["bnb_4bit_use_double_quant"]
+    assert (config["consistency_weight"] > 0) == (method in ("qdora+reg", "qba-lora"))
+    base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"])
+    again = BALoraModel.from_pretrained(base, tmp_path / "out")
+    assert isinstance(again, PeftModel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora-ga", "corda+reg"])
+def test_methods_that_start_from_data_take_the_recipes_rows(settings, tmp_path, method, capsys):
+    wanted = settings | {"methods": [method], "start_batches": 2, "seeds": [1]}
+    del wanted["output_dir"]
+    assert program(tmp_path, "compare", wanted | {"output_dir": str(tmp_path / "out")}) == 0
+    runs = {run.method: run for run in read_results(tmp_path / "out" / "results.json")}
+    assert runs[method].metrics["kl_to_base"] > 0
+    assert runs["pretrained"].metrics["kl_to_base"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_benchmarks_follow_training_and_keep_what_was_written(settings, data_dir, tmp_path):
+    benchmarks = {
+        "gsm8k": {"file": str(data_dir / "gsm8k" / "test.jsonl"), "max_samples": 3, "max_new_tokens": 8},
+        "mbpp": {
+            "file": str(data_dir / "mbpp" / "mbpp.jsonl"),
+            "max_samples": 2,
+            "max_new_tokens": 8,
+            "confirm_run_unsafe_code": True,
+        },
+    }
+    assert program(tmp_path, "train", settings | {"method": "lora", "benchmarks": benchmarks}) == 0
+    metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]
+    assert metrics["gsm8k_accuracy"] + metrics["gsm8k_unanswered"] <= 1
+    assert metrics["mbpp_pass@1"] == 0
+    kept = [json.loads(line) for line in (tmp_path / "out" / "benchmarks" / "gsm8k.jsonl").read_text().splitlines()]
+    assert len(kept) == 3
+    assert kept[0]["prompt"].startswith("Question: Janet’s ducks")
+    assert kept[0]["prompt"].endswith("\nAnswer:")
+    assert kept[0]["answer"] == "18"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"benchmarks": {"gms8k": {}}}, "benchmarks: unknown 'gms8k'; there are gsm8k"),
+        ({"benchmarks": {"gsm8k": {"fil": "x"}}}, "benchmarks: gsm8k: "),
+        ({"benchmarks": {"gsm8k": {"file": "no.jsonl"}}}, "benchmarks: gsm8k: no.jsonl: no such file"),
+        (
+            {"benchmarks": {"gsm8k": {"file": "GSM8K", "max_new_tokens": 400}}},
+            "400 are beyond the model's context of 512",
+        ),
+        ({"benchmarks": {"gsm8k": {"file": "GSM8K", "max_samples": "all"}}}, "benchmarks: gsm8k: "),
+        ({"benchmarks": {"humaneval": {"file": "HUMANEVAL"}}}, "humaneval: it runs code that a model wrote"),
+        ({"chat_template_path": "none.jinja"}, "chat_template_path: none.jinja: cannot read"),
+        ({"method": "qlora", "quantization_config": {"load_in_4bits": True}}, "quantization_config: unknown"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_is_trained(settings, data_dir, tmp_path, capsys, change, said):
+    files = {"GSM8K": data_dir / "gsm8k" / "test.jsonl", "HUMANEVAL": data_dir / "humaneval" / "HumanEval.jsonl.gz"}
+    for own in change.get("benchmarks", {}).values():
+        if own.get("file") in files:
+            own["file"] = str(files[own["file"]])
+    assert program(tmp_path, "train", settings | change) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
