@@ -1,4 +1,4 @@
-"""The program: `balora train`, `compare`, `sweep` and `calibrate` with a RECIPE, and `balora quickstart`."""
+"""The program: `balora train`, `compare`, `sweep`, `evaluate`, `calibrate` with a RECIPE, and `balora quickstart`."""
 
 import sys
 from importlib.resources import files
@@ -15,6 +15,7 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
   balora train RECIPE [--key value …]      fine-tune with one method and one seed
   balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
   balora sweep RECIPE [--key value …]      the same at every combination of some settings' values: one figure more
+  balora evaluate RECIPE --adapter DIR     measure a saved adapter as the recipe measures what it trains
   balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
   balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
 
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "train": train,
         "compare": compare,
         "sweep": sweep,
+        "evaluate": evaluate,
         "calibrate": calibrate,
         "quickstart": quickstart,
     }
@@ -83,6 +85,21 @@ def quickstart(arguments: list[str]) -> None:
     """`compare` with the recipe that comes with the package."""
     packaged = files("balora") / "recipes" / "quickstart.yaml"
     compare([str(packaged), "--output_dir=outputs/quickstart", *arguments], "quickstart")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """An adapter that is there already."""
+    from rich.console import Console
+
+    from balora.arguments import parse
+    from balora.report.table import metrics_grid, rich_grid
+    from balora.study.evaluate import EvaluationSettings
+    from balora.study.evaluate import evaluate as work
+
+    recipe, settings = parse("evaluate", arguments, EvaluationSettings)
+    run = work(recipe, settings)
+    Console().print(rich_grid(metrics_grid(run), run.task))
+    Console().print(f"result: {Path(recipe.output_dir) / 'result.json'}", highlight=False, soft_wrap=True)
 
 
 def calibrate(arguments: list[str]) -> None:

@@ -66,7 +66,7 @@ class Recipe:
         max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
         max_target_length: The same for what a sequence-to-sequence model is to write.
         r: Rank of the adapter.
-        lora_alpha: Scaling is lora_alpha / r.
+        lora_alpha: Scaling is lora_alpha / r; null for r, so that it is 1 at every rank.
         lora_dropout: Dropout on the adapter's input.
         target_modules: Module names, or all-linear; null for PEFT's default for the model.
         bottleneck_size: Width of houlsby's and pfeiffer's adapters.
@@ -162,7 +162,7 @@ class Recipe:
     max_length: int | None = None
     max_target_length: int | None = None
     r: int = 16
-    lora_alpha: int = 16
+    lora_alpha: int | None = None
     lora_dropout: float = 0.0
     target_modules: list[str] | str | None = "all-linear"
     modules_to_save: list[str] | None = None

@@ -90,6 +90,31 @@ def test_benchmarks_follow_training_and_keep_what_was_written(settings, data_dir
     assert kept[0]["answer"] == "18"
 
 
+@pytest.mark.slow
+def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsys):
+    assert program(tmp_path, "train", settings | {"method": "ba-lora"}) == 0
+    trained = json.loads((tmp_path / "out" / "result.json").read_text())
+    wanted = settings | {"output_dir": str(tmp_path / "again"), "adapter": str(tmp_path / "out")}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({k: v for k, v in wanted.items() if k != "adapter"}))
+    command = ["evaluate", str(recipe), "--adapter", wanted["adapter"]]
+    assert main(command) == 0
+    measured = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert measured["metrics"] == pytest.approx(trained["metrics"], rel=1e-5)
+    assert measured["trainable_parameters"] == trained["trainable_parameters"]
+    assert "kl_to_base" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "has a result.json already" in capsys.readouterr().err
+    for name in ("balora_config.json", "result.json"):  # what is left is PEFT's
+        (tmp_path / "out" / name).unlink()
+    assert main([*command, "--output_dir", str(tmp_path / "plain")]) == 0
+    plain = json.loads((tmp_path / "plain" / "result.json").read_text())["metrics"]
+    assert plain == pytest.approx(trained["metrics"], rel=1e-3)
+    nowhere = [*command[:-1], str(tmp_path), "--output_dir", str(tmp_path / "none")]
+    assert main(nowhere) == 2
+    assert "has no adapter_config.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

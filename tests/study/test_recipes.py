@@ -1,5 +1,6 @@
 """The recipes that ship: each reads, plans, and says of the model what it prints."""
 
+import math
 from pathlib import Path
 
 import peft
@@ -14,26 +15,30 @@ from balora.study.workload import prepare
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
 #: Those that read local files and a model from a package, so that they can be prepared here.
-LOCAL = [name for name in RECIPES if "minilm" in name]
+LOCAL = [name for name in RECIPES if "minilm" in name or "stories260k" in name]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_reads_and_plans(name):
     recipe, _ = parse("compare", [str(FOLDER / name)])
     cells = plan(recipe)
-    assert len(cells) == max(len(recipe.tasks), 1) * (1 + len(recipe.methods) * len(recipe.seeds))
+    points = math.prod(map(len, recipe.sweep.values()))
+    assert len(cells) == max(len(recipe.tasks), 1) * (1 + points * len(recipe.methods) * len(recipe.seeds))
     text = (FOLDER / name).read_text()
     assert text.startswith("# ")
-    assert f"balora compare recipes/{name} --output_dir" in text
+    command = "sweep" if recipe.sweep else "compare"
+    assert f"balora {command} recipes/{name} --output_dir" in text
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_a_local_recipe_s_data_is_there(name, data_dir, monkeypatch):
+def test_a_local_recipe_s_data_is_there(name, data_dir, models_dir, monkeypatch):
     monkeypatch.setenv("BALORA_DATA", str(data_dir))
+    monkeypatch.setenv("BALORA_MODELS", str(models_dir))
     recipe, _ = parse("compare", [str(FOLDER / name)])
     for cell in plan(recipe)[: max(len(recipe.tasks), 1)]:
         workload = prepare(cell.recipe)
-        assert len(workload.train) == 2000 * (1 - (recipe.validation_share or 0))
+        if "minilm" in name:
+            assert len(workload.train) == 2000 * (1 - (recipe.validation_share or 0))
         assert len(workload.validation) > 0
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from balora.report.glossary import format_value, with_arrow
-from balora.report.results import PRETRAINED
+from balora.report.results import PRETRAINED, Run
 from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary
 
 COST_COLUMNS = ("time (s)", "memory (MB)")
@@ -40,6 +40,12 @@ def summary_grid(summary: TaskSummary) -> Grid:
     columns = ("method", "seeds", *map(with_arrow, summary.metrics), *COST_COLUMNS, "parameters")
     legend = grid_legend(any(row.runs > 1 for row in summary.methods), summary.best.values())
     return Grid(columns, tuple(_row(summary, row) for row in summary.methods), legend)
+
+
+def metrics_grid(run: Run) -> Grid:
+    """One run's metrics alone."""
+    values = (Cell(format_value(metric, value)) for metric, value in run.metrics.items())
+    return Grid(("method", *map(with_arrow, run.metrics)), ((Cell(run.method), *values),), "")
 
 
 def rich_table(summary: TaskSummary) -> Table:

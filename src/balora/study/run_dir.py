@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ def _check(recipe: Recipe) -> Path:
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
-        held, wanted = _comparable(yaml.safe_load(record.read_text(encoding="utf-8"))), _comparable(asdict(recipe))
+        # A setting that was not there when the folder was begun had its default.
+        held = _comparable(_defaults() | yaml.safe_load(record.read_text(encoding="utf-8")))
+        wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
             differences = ", ".join(f"{key} ({held.get(key)} there, {wanted.get(key)} now)" for key in differing)
@@ -66,6 +68,10 @@ def _check(recipe: Recipe) -> Path:
     elif directory.exists() and any(directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that are no run of balora; choose an empty folder")
     return directory
+
+
+def _defaults() -> dict[str, Any]:
+    return {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(Recipe)}
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

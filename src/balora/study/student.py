@@ -13,10 +13,12 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 
 from balora.adapters.four_bit import require_bitsandbytes
+from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
 from balora.config import FROM_DATA, BALoraConfig
+from balora.errors import BALoraError
 from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
@@ -55,6 +57,23 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     return get_balora_model(base, config, first_batches(workload, seed) if config.method in FROM_DATA else None)
+
+
+def load_student(workload: Workload, folder: str) -> PeftModel:
+    """A saved adapter on the pretrained model: balora's with its teacher, others as PEFT loads them.
+
+    Raises:
+        BALoraError: If it does not fit the model.
+    """
+    recipe = workload.recipe
+    four_bit = recipe.method in RUN_METHODS and RUN_METHODS[recipe.method].four_bit
+    base = workload.load_model(**(_quantized_on_loading(recipe, balora_config(recipe, 0)) if four_bit else {}))
+    if (Path(folder) / SETTINGS_FILE).exists():
+        return BALoraModel.from_pretrained(base, folder, is_trainable=True)
+    try:
+        return PeftModel.from_pretrained(base, folder, is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {error}") from error
 
 
 def balora_config(recipe: Recipe, seed: int) -> BALoraConfig:
@@ -103,7 +122,8 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
 
 
 def _adapter_settings(recipe: Recipe) -> dict[str, Any]:
-    return {name: getattr(recipe, name) for name in ADAPTER_SETTINGS}
+    settings = {name: getattr(recipe, name) for name in ADAPTER_SETTINGS}
+    return settings | {"lora_alpha": recipe.lora_alpha or recipe.r}
 
 
 def _four_bit(recipe: Recipe) -> dict[str, Any]:

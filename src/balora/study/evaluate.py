@@ -1,0 +1,68 @@
+"""A saved adapter, measured as a recipe measures what it trains."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from balora.errors import BALoraError
+from balora.recipe import Recipe
+from balora.report import PRETRAINED, Run
+from balora.rivals import trainable_parameters
+from balora.study.cell import RESULT_FILE
+from balora.study.measure import measure
+from balora.study.plan import single
+from balora.study.progress import ProgressCallback
+from balora.study.run_dir import write_text
+from balora.study.student import build_student, load_student
+from balora.study.trainers import build_trainer
+from balora.study.workload import prepare
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What `balora evaluate` has beside a recipe's settings.
+
+    Attributes:
+        adapter: Folder that a run of balora, or PEFT, saved; null for the untouched model.
+    """
+
+    adapter: str | None = None
+
+
+def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
+    """Measure an adapter on the recipe's evaluation sets, texts and benchmarks.
+
+    Writes `result.json`, and what benchmarks had the model write, into the recipe's `output_dir`.
+
+    Raises:
+        BALoraError: If the recipe, its data or the adapter is wrong, or the folder holds an evaluation already.
+    """
+    recipe = single(recipe)
+    if recipe.output_dir is None:
+        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    directory = Path(recipe.output_dir)
+    if (directory / RESULT_FILE).exists():
+        raise BALoraError(f"output_dir: {directory} has a {RESULT_FILE} already; choose another --output_dir")
+    if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():
+        raise BALoraError(
+            f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
+        )
+    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    if settings.adapter is None:
+        model = build_student(workload, PRETRAINED, recipe.seed, None)
+    else:
+        model = load_student(workload, settings.adapter)
+    directory.mkdir(parents=True, exist_ok=True)
+    trainer = build_trainer(workload, model, recipe.seed, directory, [])
+    metrics, drift = measure(workload, trainer, model, directory)
+    run = Run(
+        method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
+        seed=recipe.seed,
+        task=recipe.name,
+        metrics={**metrics, **drift},
+        train_seconds=0.0,
+        peak_memory_mb=0.0,
+        trainable_parameters=0 if settings.adapter is None else trainable_parameters(model),
+    )
+    write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
+    return run
