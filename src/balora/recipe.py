@@ -34,6 +34,8 @@ class Recipe:
         jobs: Runs that `balora compare` has going at once.
         model_name_or_path: Hub name, local folder, or `package:NAME/folder` for one inside a Python package.
         dtype: Precision the base model is loaded in.
+        attn_implementation: Transformers' name of an attention, such as sdpa, eager or flash_attention_2; null for its
+            choice.
         task_type: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM (T5), which writes classes as text; null means SEQ_CLS when
             label_column or glue_task is given, else CAUSAL_LM.
         world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
@@ -133,6 +135,7 @@ class Recipe:
     jobs: int = 1
     model_name_or_path: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: str | None = None
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     world: WorldConfig | None = None
     glue_task: str | None = None

@@ -76,8 +76,10 @@ class Workload:
         Args:
             settings: Further arguments of `from_pretrained`.
         """
-        dtype = getattr(torch, self.recipe.dtype)
-        model = _from_hub(self._auto(), self.recipe.model_name_or_path, dtype=dtype, **self._head(), **settings)
+        settings["dtype"] = getattr(torch, self.recipe.dtype)
+        if self.recipe.attn_implementation is not None:
+            settings["attn_implementation"] = self.recipe.attn_implementation
+        model = _from_hub(self._auto(), self.recipe.model_name_or_path, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
