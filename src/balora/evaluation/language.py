@@ -21,7 +21,8 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> flo
     Args:
         model: A causal or sequence-to-sequence language model.
         batches: Inputs with `labels`, −100 where a token does not count, as the model takes them: a causal model's
-            logits predict the label one position on, a sequence-to-sequence model's the one at their own.
+            logits predict the label one position on, a sequence-to-sequence model's the one at their own. A causal
+            model's labels may be one longer than its ids, so that the last id predicts something too.
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -63,7 +64,7 @@ def perplexity(
     """
     windows = [w for text in texts for w in _windows(tokenizer(text, verbose=False)["input_ids"], context)]
     windows.sort(key=lambda window: len(window[0]))  # so that little is padding
-    return math.exp(held_out_loss(model, _padded(windows, batch_size)))
+    return math.exp(held_out_loss(model, padded_batches(windows, batch_size)))
 
 
 def _windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
@@ -80,7 +81,13 @@ def _windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], l
         counted = end
 
 
-def _padded(windows: list[tuple[list[int], list[int]]], batch_size: int) -> Iterator[dict[str, Tensor]]:
+def padded_batches(windows: list[tuple[list[int], list[int]]], batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Batches for `held_out_loss` from windows in their order, padded on the right.
+
+    Args:
+        windows: Input ids and labels of each; labels as long as the ids, or one longer in all windows.
+        batch_size: Windows at a time.
+    """
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         length = max(len(ids) for ids, _ in batch)
