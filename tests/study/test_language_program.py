@@ -78,11 +78,15 @@ def test_benchmarks_follow_training_and_keep_what_was_written(settings, data_dir
             "max_new_tokens": 8,
             "confirm_run_unsafe_code": True,
         },
+        "wikitext2": {"file": str(data_dir / "wikitext2" / "test.txt"), "max_samples": 2},
+        "harness": {"tasks": ["wikitext2_local"], "data_dir": str(data_dir), "limit": 2},
     }
     assert program(tmp_path, "train", settings | {"method": "lora", "benchmarks": benchmarks}) == 0
     metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]
     assert metrics["gsm8k_accuracy"] + metrics["gsm8k_unanswered"] <= 1
     assert metrics["mbpp_pass@1"] == 0
+    for name in ("word_perplexity", "byte_perplexity"):
+        assert metrics[f"wikitext2_{name}"] == pytest.approx(metrics[f"wikitext2_local_{name}"], rel=1e-4)
     kept = [json.loads(line) for line in (tmp_path / "out" / "benchmarks" / "gsm8k.jsonl").read_text().splitlines()]
     assert len(kept) == 3
     assert kept[0]["prompt"].startswith("Question: Janet’s ducks")
@@ -126,6 +130,7 @@ def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsy
             "400 are beyond the model's context of 512",
         ),
         ({"benchmarks": {"gsm8k": {"file": "GSM8K", "max_samples": "all"}}}, "benchmarks: gsm8k: "),
+        ({"benchmarks": {"harness": {"tasks": ["wikitext2_local"]}}}, "data_dir: wikitext2_local reads a file in it"),
         ({"benchmarks": {"humaneval": {"file": "HUMANEVAL"}}}, "humaneval: it runs code that a model wrote"),
         ({"chat_template_path": "none.jinja"}, "chat_template_path: none.jinja: cannot read"),
         ({"method": "qlora", "quantization_config": {"load_in_4bits": True}}, "quantization_config: unknown"),

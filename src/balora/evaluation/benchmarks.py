@@ -17,9 +17,11 @@ from balora.data import expand_path, load_table
 from balora.errors import BALoraError
 from balora.evaluation.code import Problem, isolation, load_humaneval, load_mbpp, score_code
 from balora.evaluation.generation import check_room, generate_completions
+from balora.evaluation.harness import check_tasks, evaluate_with_harness
 from balora.evaluation.maths import grade_maths
 from balora.evaluation.maths_rows import gsm8k_rows, math_rows
 from balora.evaluation.mt_bench import JudgeEndpoint, answer_questions, mt_bench_score, read_questions
+from balora.evaluation.wikitext import read_pages, split_pages, wikitext_perplexity
 
 #: Takes a model and the folder to keep its texts in; returns figures by name.
 Benchmark = Callable[[PreTrainedModel, Path], dict[str, float]]
@@ -30,6 +32,7 @@ HUB: dict[str, tuple[str, dict[str, str]]] = {
     "math": ("HuggingFaceH4/MATH-500", {"split": "test"}),
     "humaneval": ("openai/openai_humaneval", {"split": "test"}),
     "mbpp": ("google-research-datasets/mbpp", {"name": "full", "split": "test"}),
+    "wikitext2": ("Salesforce/wikitext", {"name": "wikitext-2-raw-v1", "split": "test"}),
 }
 FUNCTION = "Complete this Python function:\n\n```python\n{prompt}\n```"
 #: Task ids of MBPP's test set (Austin et al. 2021, section 2.1).
@@ -173,12 +176,70 @@ def mt_bench(
     return measure
 
 
+def wikitext2(writing: Writing, *, file: str | None = None, max_samples: int | None = None) -> Benchmark:
+    """WikiText-2: perplexity by word and by byte, which do not depend on the vocabulary.
+
+    Args:
+        writing: For tokenizer, context and batch size.
+        file: The set as it was published, a paragraph a line; `None` for the Hub's raw test set.
+        max_samples: The first so many pages.
+    """
+    if file is not None:
+        pages = read_pages(expand_path(file))
+    else:
+        source, hub = HUB["wikitext2"]
+        pages = split_pages(line.removesuffix("\n") for line in load_table(source, **hub)["text"])
+
+    def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
+        figures = wikitext_perplexity(
+            model,
+            writing.tokenizer,
+            pages[:max_samples],
+            context=writing.context,
+            batch_size=writing.batch_size,
+        )
+        return {f"wikitext2_{name}": figures[name] for name in ("word_perplexity", "byte_perplexity")}
+
+    return measure
+
+
+def harness(
+    writing: Writing,
+    *,
+    tasks: list[str],
+    data_dir: str | None = None,
+    limit: float | None = None,
+    num_fewshot: int | None = None,
+    max_gen_toks: int | None = None,
+) -> Benchmark:
+    """Tasks of lm-evaluation-harness; see `evaluate_with_harness`, whose arguments these are."""
+    data_dir = data_dir and expand_path(data_dir)
+    check_tasks(tasks, data_dir)
+
+    def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
+        found = evaluate_with_harness(
+            model,
+            writing.tokenizer,
+            tasks,
+            data_dir=data_dir,
+            limit=limit,
+            batch_size=writing.batch_size,
+            num_fewshot=num_fewshot,
+            max_gen_toks=max_gen_toks,
+        )
+        return {f"{task}_{name}": value for task, metrics in found.items() for name, value in metrics.items()}
+
+    return measure
+
+
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "gsm8k": gsm8k,
     "math": math,
     "humaneval": humaneval,
     "mbpp": mbpp,
     "mt_bench": mt_bench,
+    "wikitext2": wikitext2,
+    "harness": harness,
 }
 
 

@@ -90,20 +90,34 @@ def evaluate_with_harness(
     return {name: _metrics(values) for name, values in found["results"].items()}
 
 
-def _load(names: Sequence[str], data_dir: str | Path | None) -> dict[str, dict[str, Any]]:
-    """The harness's `TaskDict` of all names, checked before any data is read."""
+def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
+    """See that there are such tasks, without reading their data.
+
+    Raises:
+        BALoraError: If not, or if lm-eval is not installed.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise BALoraError(
+            "the harness's tasks need lm-eval, which is not installed; use pip install 'balora[evaluation]'"
+        )
     if data_dir is None and (local := [name for name in names if name in LOCAL_TASKS]):
         raise BALoraError(f"data_dir: {local[0]} reads a file in it; give the folder")
-    managers = [
-        (name, _local_tasks(str(data_dir)) if name in LOCAL_TASKS else _tasks_of_the_harness()) for name in names
-    ]
-    for name, manager in managers:
+    for name, manager in _managers(names, data_dir):
         if name not in manager.task_index:
             close = difflib.get_close_matches(name, [*LOCAL_TASKS, *manager.all_tasks], n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else f"; local ones are {', '.join(LOCAL_TASKS)}"
             raise BALoraError(f"tasks: there is no task {name!r}{hint}")
+
+
+def _managers(names: Sequence[str], data_dir: str | Path | None) -> list[tuple[str, "TaskManager"]]:
+    """Who knows each task."""
+    return [(name, _local_tasks(str(data_dir)) if name in LOCAL_TASKS else _tasks_of_the_harness()) for name in names]
+
+
+def _load(names: Sequence[str], data_dir: str | Path | None) -> dict[str, dict[str, Any]]:
+    """The harness's `TaskDict` of all names."""
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name, manager in managers:
+    for name, manager in _managers(names, data_dir):
         try:
             with _quiet():
                 parts = manager.load([name])

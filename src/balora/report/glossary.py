@@ -59,6 +59,10 @@ GLOSSARY: dict[str, Metric] = {
     "mt_bench_turn_1": Metric("higher", "Mean rating of MT-Bench's first turn by the judge, from 1 to 10."),
     "mt_bench_turn_2": Metric("higher", "Mean rating of MT-Bench's second turn by the judge, from 1 to 10."),
     "mt_bench_missing": Metric("lower", "Answers to MT-Bench that the judge gave no rating, left out of the means."),
+    "wikitext2_word_perplexity": Metric(
+        "lower", "Perplexity of WikiText-2 per word, which does not depend on the vocabulary."
+    ),
+    "wikitext2_byte_perplexity": Metric("lower", "Perplexity of WikiText-2 per byte of text."),
     "eval_loss": Metric("lower", "The training objective measured on held-out examples."),
     "skew": Metric(
         "lower",
