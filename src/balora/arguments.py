@@ -33,7 +33,11 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     """
     # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
     yaml_loader = get_loader("yaml")
-    set_loader("recipe", lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text))
+    set_loader(
+        "recipe",
+        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
+        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
+    )
     usage = f"balora {command} RECIPE [--key value …]"
     parser = ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
     if extra is not None:

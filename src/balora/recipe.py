@@ -60,6 +60,7 @@ class Recipe:
         text_column: Text of a plain-text or classification row.
         text_pair_column: Second text of a classification row.
         label_column: Label of a classification row.
+        drop_empty_rows: Leave out rows with a text that is missing or blank, rather than stop at the first.
         class_ratio: Thin training rows out to this ratio of classes, in order of their ids, such as [100, 10, 1].
         max_train_samples: Use so many training rows.
         max_eval_samples: Use so many evaluation rows.
@@ -158,6 +159,7 @@ class Recipe:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    drop_empty_rows: bool = False
     class_ratio: list[float] | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None

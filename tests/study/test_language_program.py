@@ -8,8 +8,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from balora import BALoraModel
+from balora.arguments import parse
 from balora.cli import main
 from balora.report import read_results
+from balora.study.workload import prepare
 
 
 @pytest.fixture
@@ -117,6 +119,22 @@ def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsy
     nowhere = [*command[:-1], str(tmp_path), "--output_dir", str(tmp_path / "none")]
     assert main(nowhere) == 2
     assert "has no adapter_config.json" in capsys.readouterr().err
+
+
+def test_empty_rows_stop_a_run_or_are_left_out(settings, tmp_path, capsys):
+    rows = [{"question": f"how many are {n} and {n}?", "answer": "" if n == 2 else f"{2 * n}"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"question": None, "answer": "1"}])))
+    own = {"train_file": str(tmp_path / "rows.jsonl"), "max_train_samples": None, "method": "lora"}
+    assert program(tmp_path, "train", settings | own) == 2
+    assert "row 5, field 'question': is missing" in capsys.readouterr().err
+    parsed, _ = parse("train", [str(tmp_path / "recipe.yaml"), "--drop_empty_rows", "true"])
+    assert len(prepare(parsed).train) == 3
+
+
+def test_a_template_of_many_lines_is_read_as_it_stands(settings, tmp_path):
+    template = "Below: a question\n\n### Question:\n{prompt}\n\n### Answer:"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings | {"prompt_template": template}))
+    assert parse("train", [str(tmp_path / "recipe.yaml")])[0].prompt_template == template
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The rows that a recipe names: read, brought into their task's form, thinned out, held out."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -8,6 +9,7 @@ from datasets import Dataset
 from balora.data import load_table, to_causal_lm_rows, to_classification_rows
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
 from balora.data.imbalance import subsample_to_ratio
+from balora.errors import BALoraError
 from balora.recipe import Recipe
 
 
@@ -72,6 +74,8 @@ def _split(
     else:
         source = f"{recipe.dataset_name} ({split})"
         table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
+    if recipe.drop_empty_rows:
+        table = _without_empty(table, recipe, source)
     if recipe.has_labels:
         columns = {
             "text_column": recipe.text_column,
@@ -91,6 +95,26 @@ def _split(
         text_column=recipe.text_column,
     )
     return rows, None
+
+
+def _without_empty(table: Dataset, recipe: Recipe, source: str) -> Dataset:
+    """The rows whose texts all say something."""
+    named = {
+        "prompt": recipe.prompt_column,
+        "completion": recipe.completion_column,
+        "text": recipe.text_column,
+        "text_pair": recipe.text_pair_column,
+    }
+    texts = [column or name for name, column in named.items() if (column or name) in table.column_names]
+    columns = [table[name][:] for name in texts]
+    kept = [row for row, values in enumerate(zip(*columns, strict=True)) if not any(map(_says_nothing, values))]
+    if not kept:
+        raise BALoraError(f"{source}: no row is left whose {' and '.join(texts)} are not empty")
+    return table.select(kept)
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:
