@@ -107,7 +107,54 @@ SEQ2SEQ = {
         )
     ),
 }
-ALL = CAUSAL | CLASSIFIERS | SEQ2SEQ
+MIXTURE = {**GROUPED, "num_experts_per_tok": 2}
+BALANCED = {"output_router_logits": True, "router_aux_loss_coef": 0.2}
+LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+
+
+def deciding(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
+    """A mixture of experts whose routers prefer some to others, as drawn they hardly do."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("gate.weight", "router.weight")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+#: Mixtures of experts: alone, with shared experts, and with weights that are kept as `(E, in, out)`.
+MIXTURES = {
+    "mixtral": lambda: deciding(hf.MixtralForCausalLM(hf.MixtralConfig(**MIXTURE, **BALANCED, num_local_experts=4))),
+    "qwen2-moe": lambda: deciding(
+        hf.Qwen2MoeForCausalLM(
+            hf.Qwen2MoeConfig(
+                **MIXTURE, **BALANCED, num_experts=4, moe_intermediate_size=24, shared_expert_intermediate_size=40
+            )
+        )
+    ),
+    "deepseek-v3": lambda: deciding(
+        hf.DeepseekV3ForCausalLM(
+            hf.DeepseekV3Config(
+                **{**MIXTURE, **LATENT, "num_key_value_heads": 4},
+                q_lora_rank=16,
+                n_routed_experts=4,
+                n_shared_experts=1,
+                moe_intermediate_size=24,
+                first_k_dense_replace=1,
+                n_group=2,
+                topk_group=1,
+            )
+        )
+    ),
+    "gpt-oss": lambda: deciding(
+        hf.GptOssForCausalLM(
+            hf.GptOssConfig(
+                **{**MIXTURE, **BALANCED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+                num_local_experts=4,
+                head_dim=8,
+            )
+        )
+    ),
+}
+ALL = CAUSAL | CLASSIFIERS | SEQ2SEQ | MIXTURES
 #: One of each kind, for what does not depend on how a head is made.
 MODELS = CAUSAL | CLASSIFIERS | {name: SEQ2SEQ[name] for name in ("t5-untied", "bart")}
 

@@ -84,7 +84,7 @@ def load_balora_model(
     student = load_peft_weights(str(model_id), device=str(adapted.device))
     try:
         if config.residual:
-            student, teacher = saving.split_factors(student)
+            student, teacher = saving.split_factors(student, saving.experts_by_key(adapted))
             set_peft_model_state_dict(adapted, student | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
         four_bit.quantize(adapted, in_four_bits)
@@ -95,8 +95,13 @@ def load_balora_model(
 
 
 def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
-    targets.check_targets(model, config)
-    adapted = MODEL_CLASSES[config.task_type](model, config)
+    targets.check_targets(model, config.lora_config())
+    try:
+        adapted = MODEL_CLASSES[config.task_type](model, config)
+    except ValueError as error:
+        targets.refuse_without_parameters(error)
+        raise
+    targets.warn_of_passed_over(adapted, config)
     make_lean(adapted)
     if config.residual:
         targets.refuse_shared_weights(lora_layers(adapted), model)

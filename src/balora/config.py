@@ -57,6 +57,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class BALoraConfig(LoraConfig):
     """Configuration of a BA-LoRA model. Every field of PEFT's `LoraConfig` keeps its name and meaning.
 
+    A mixture's experts are one parameter in Transformers, which `target_parameters` names
+    (`mlp.experts.gate_up_proj`); each expert gets factors of its own.
+
     Fields left at `None` take the value the paper prints for the model's task (`balora.config.PUBLISHED`).
 
     Attributes:
@@ -207,6 +210,8 @@ class BALoraConfig(LoraConfig):
     def lora_config(self) -> LoraConfig:
         """The plain PEFT configuration of the trained adapter, with nothing of ours in it."""
         settings = {f.name: getattr(self, f.name) for f in fields(LoraConfig) if f.init}
+        # PEFT writes into these where it finds a mixture of experts.
+        settings |= {name: dict(settings[name]) for name in ("rank_pattern", "alpha_pattern")}
         return LoraConfig(**{**settings, **METHODS[self.method]})
 
     def settings(self) -> dict[str, Any]:

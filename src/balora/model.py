@@ -33,7 +33,8 @@ class BALoraOutput(ModelOutput):
         loss: Scalar, task loss plus weighted regularizers.
         logits: The student's; `None` where the loss came from hidden states.
         components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
-            computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch.
+            computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch. `router`
+            is what a mixture of experts adds to its own loss, coefficient included.
     """
 
     loss: Tensor | None = None
@@ -234,7 +235,8 @@ class BALoraModel(PeftModel):
         state = get_peft_model_state_dict(self, adapter_name=STUDENT, **read)
         lora_config = replace(self.peft_config[STUDENT], inference_mode=True)
         if self.balora_config.residual:
-            state = saving.stack_factors(state, get_peft_model_state_dict(self, adapter_name=TEACHER, **read))
+            start = get_peft_model_state_dict(self, adapter_name=TEACHER, **read)
+            state = saving.stack_factors(state, start, saving.experts_by_key(self))
             saving.scale_rank(lora_config, 2)
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -262,7 +264,8 @@ class BALoraModel(PeftModel):
         if adapter_name != STUDENT or not self.balora_config.residual:
             return super().load_adapter(model_id, adapter_name, **kwargs)
         saving.read_settings(model_id)
-        student, teacher = saving.split_factors(load_peft_weights(str(model_id), device=str(self.device)))
+        saved = load_peft_weights(str(model_id), device=str(self.device))
+        student, teacher = saving.split_factors(saved, saving.experts_by_key(self))
         current = get_peft_model_state_dict(self, adapter_name=TEACHER)
         if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):
             if four_bit.is_four_bit(self):

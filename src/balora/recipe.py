@@ -72,6 +72,8 @@ class Recipe:
         lora_alpha: Scaling is lora_alpha / r; null for r, so that it is 1 at every rank.
         lora_dropout: Dropout on the adapter's input.
         target_modules: Module names, or all-linear; null for PEFT's default for the model.
+        target_parameters: Names of parameters to adapt besides: a mixture's experts
+            (`[experts.gate_up_proj, experts.down_proj]`), which Transformers keeps in one each.
         bottleneck_size: Width of houlsby's and pfeiffer's adapters.
         modules_to_save: Modules trained in full beside the adapter.
         pissa_niter: Subspace iterations of PiSSA's randomized SVD; null for the exact one.
@@ -170,6 +172,7 @@ class Recipe:
     lora_alpha: int | None = None
     lora_dropout: float = 0.0
     target_modules: list[str] | str | None = "all-linear"
+    target_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None
     bottleneck_size: int = 16
     pissa_niter: int | None = None

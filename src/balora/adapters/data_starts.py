@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from balora.adapters import starts
+from balora.adapters.matrices import adapted_matrices
 from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
 from balora.modes import evaluation_mode
@@ -76,7 +77,8 @@ def start_lora_ga(
                     f"start_batches: no finite gradient reaches {name}; give batches that use it, without bad rows, "
                     "or leave it out of target_modules"
                 )
-            starts.write_factors(layer, STUDENT, *_peft_factors(layer, settings))
+            (matrix,) = adapted_matrices(layer, STUDENT)
+            matrix.write_factors(*_peft_factors(layer, settings))
 
 
 def start_corda(
@@ -101,7 +103,8 @@ def start_corda(
     for name, layer in _shown(layers, "corda"):
         settings = {"scaling": layer.scaling[STUDENT], "corda_method": corda_method}
         factors = starts.oriented_factors(weights[name], covariances.pop(name), layer.r[STUDENT], **settings)
-        starts.write_factors(layer, STUDENT, *factors)
+        (matrix,) = adapted_matrices(layer, STUDENT)
+        matrix.write_factors(*factors)
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ A residual adapter changes the weight by scaling·(B·A − B₀·A₀). Saved a
 
     A' = [A; A₀]   B' = [B, −B₀]   the same scaling,
 
-it fits the untouched base, and both halves are there to the bit for who resumes.
+(expert by expert, where one A and one B hold those of several) it fits the untouched base, and both halves are there
+to the bit for who resumes.
 """
 
 import json
@@ -16,32 +17,50 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 
+from balora.adapters.matrices import expert_count
+from balora.adapters.teacher import lora_layers
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 
 SETTINGS_FILE = "balora_config.json"
 
 
-def stack_factors(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One state dict of rank 2r from the student's and the teacher's, keyed alike as PEFT keys them."""
+def experts_by_key(model: PeftModel) -> dict[str, int]:
+    """How many experts' factors each A of the state dict holds; A's of a single matrix are not listed."""
+    counts = {name: expert_count(layer) for name, layer in lora_layers(model).items()}
+    return {f"base_model.model.{name}.lora_A.weight": count for name, count in counts.items() if count > 1}
+
+
+def stack_factors(
+    student: dict[str, Tensor], teacher: dict[str, Tensor], experts: dict[str, int]
+) -> dict[str, Tensor]:
+    """One state dict of rank 2r from the student's and the teacher's, keyed alike as PEFT keys them.
+
+    Args:
+        student: The student's.
+        teacher: The teacher's.
+        experts: From `experts_by_key`.
+    """
     stacked = dict(student)
     for key, start in teacher.items():
         if "lora_A" in key:
-            stacked[key] = torch.cat([student[key], start], dim=0)  # (2r, in)
+            apart = (experts.get(key, 1), -1, start.shape[1])  # (E, r, in)
+            stacked[key] = torch.cat([student[key].view(apart), start.view(apart)], dim=1).flatten(0, 1)  # (E·2r, in)
         elif "lora_B" in key and key.endswith("weight"):
-            stacked[key] = torch.cat([student[key], -start], dim=1)  # (out, 2r)
+            stacked[key] = torch.cat([student[key], -start], dim=1)  # (out, 2r·E), experts running fastest
     return stacked
 
 
-def split_factors(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_factors(state: dict[str, Tensor], experts: dict[str, int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The inverse of `stack_factors`: the student's state dict, and the teacher's factors alone."""
     student, teacher = dict(state), {}
     for key, tensor in state.items():
         if "lora_A" in key:
-            student[key], teacher[key] = tensor.chunk(2, dim=0)
+            halves = tensor.view(experts.get(key, 1), -1, tensor.shape[1]).chunk(2, dim=1)  # (E, r, in) each
+            student[key], teacher[key] = (half.flatten(0, 1) for half in halves)
         elif "lora_B" in key and key.endswith("weight"):
             student[key], negated = tensor.chunk(2, dim=1)
             teacher[key] = -negated

@@ -2,18 +2,20 @@
 
 PiSSA takes the principal components, MiLoRA the minor ones, OLoRA the leading part of a QR decomposition. PEFT has the
 first and the last, but draws PiSSA's randomized SVD from the global generator and repeats either start on reload; here
-it is seeded, and the factors are also what the teacher is made of (`balora.adapters.teacher`). CorDA's are here too;
-`balora.adapters.data_starts` has what it and LoRA-GA read from data.
+it is seeded, takes experts one by one, and its factors are also what the teacher is made of
+(`balora.adapters.teacher`). CorDA's are here too; `balora.adapters.data_starts` has what it and LoRA-GA read from
+data.
 """
 
 from typing import Literal
 
 import torch
-from peft.tuners.lora import Linear, LoraLayer
+from peft.tuners.lora import Linear, LoraLayer, ParamWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
 from balora.linalg import leading_svd
 
@@ -123,8 +125,8 @@ def start_residual(
 ) -> None:
     """Write each layer's starting factors into its adapter; the base weight is left as it is.
 
-    One layer at a time, where the weight is: beside the model there is never more than a layer's decomposition. Shows
-    progress when it takes longer than a moment.
+    One matrix at a time, where the weight is: beside the model there is never more than one decomposition. Experts
+    that share a parameter are split one by one. Shows progress when it takes longer than a moment.
 
     Rows beyond the weight's own rank keep PEFT's start (A random, B zero), so they add nothing and can still learn.
 
@@ -136,27 +138,20 @@ def start_residual(
         seed: PiSSA's, see `principal_factors`.
 
     Raises:
-        BALoraError: If a targeted layer is not a linear one.
+        BALoraError: If a targeted layer is neither a linear one nor experts.
     """
     for name, layer in logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=SHOWN_AFTER):
-        weight = linear_weight(name, layer, method)
+        if not isinstance(layer, ParamWrapper):
+            linear_weight(name, layer, method)
         r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]
-        if method == "olora":
-            a, b = orthonormal_factors(weight, r)
-        elif method == "milora":
-            a, b = minor_factors(weight, r, scaling=scaling)
-        else:
-            a, b = principal_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
-        write_factors(layer, adapter_name, a, b)
-
-
-@torch.no_grad()
-def write_factors(layer: LoraLayer, adapter_name: str, a: Tensor, b: Tensor) -> None:
-    """Make A `(k, in)` and B `(out, k)` an adapter's first k rows and columns; beyond them A stays and B is zero."""
-    lora_a, lora_b = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
-    lora_a[: len(a)] = a.to(lora_a)
-    lora_b[:] = 0
-    lora_b[:, : len(a)] = b.to(lora_b)
+        for matrix in adapted_matrices(layer, adapter_name):
+            if method == "olora":
+                a, b = orthonormal_factors(matrix.weight, r)
+            elif method == "milora":
+                a, b = minor_factors(matrix.weight, r, scaling=scaling)
+            else:
+                a, b = principal_factors(matrix.weight, r, scaling=scaling, niter=niter, seed=seed)
+            matrix.write_factors(a, b)
 
 
 def linear_weight(name: str, layer: LoraLayer, method: str) -> Tensor:
@@ -166,6 +161,11 @@ def linear_weight(name: str, layer: LoraLayer, method: str) -> Tensor:
         BALoraError: If the layer is not a linear one.
     """
     base = layer.get_base_layer()
+    if isinstance(layer, ParamWrapper):
+        raise BALoraError(
+            f"target_parameters: {method} starts from what linear layers see, and {layer.parameter_name} of {name} "
+            "is none; leave it out, or use method='lora', 'pissa', 'olora' or 'milora'"
+        )
     if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
         raise BALoraError(
             f"target_modules: {name} is a {type(base).__name__}; {method} splits linear layers only, "

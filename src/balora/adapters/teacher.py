@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
+from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
 from balora.modes import evaluation_mode
 
@@ -23,7 +24,7 @@ TEACHER = "teacher"
 
 
 def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
-    """The adapted layers by their name in the base model."""
+    """The adapted layers by their name in the base model; of experts, the wrapper of each parameter."""
     return {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
 
 
@@ -32,9 +33,10 @@ def attach_teacher(model: PeftModel) -> None:
 
     Afterwards the teacher is the function the base was before the call.
     """
+    modules = {name for name, layer in lora_layers(model).items() if not isinstance(layer, ParamWrapper)}
     config = replace(
         model.peft_config[STUDENT],
-        target_modules=set(lora_layers(model)),
+        target_modules=modules,  # target_parameters stay: PEFT wants those of all adapters to be the same
         layers_to_transform=None,
         layers_pattern=None,
         exclude_modules=None,
@@ -59,13 +61,11 @@ def copy_factors(model: PeftModel, source: str, target: str) -> None:
         layer.lora_B[target].weight.copy_(layer.lora_B[source].weight)
 
 
-@torch.no_grad()
 def move_base(model: PeftModel, sign: int) -> None:
     """Add (+1) the teacher's product to the base weights, or take it out (−1), rounding once."""
     for layer in lora_layers(model).values():
-        weight = layer.get_base_layer().weight
-        delta = layer.get_delta_weight(TEACHER)
-        weight.copy_(weight.to(torch.promote_types(weight.dtype, delta.dtype)) + sign * delta)
+        for matrix in adapted_matrices(layer, TEACHER):
+            matrix.move(sign)
 
 
 @contextmanager

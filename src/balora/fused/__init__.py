@@ -5,7 +5,16 @@ gradient (`triton_rows` the same on a GPU), `spectrum` has the spectral term, an
 """
 
 from balora.fused.generation import Taught, fused_generation_loss
-from balora.fused.head import Head, head_aside, head_of, why_not_fused
+from balora.fused.head import Head, head_aside, head_of, router_loss, why_not_fused
 from balora.fused.spectrum import HeadSpectrum
 
-__all__ = ["Head", "HeadSpectrum", "Taught", "fused_generation_loss", "head_aside", "head_of", "why_not_fused"]
+__all__ = [
+    "Head",
+    "HeadSpectrum",
+    "Taught",
+    "fused_generation_loss",
+    "head_aside",
+    "head_of",
+    "router_loss",
+    "why_not_fused",
+]

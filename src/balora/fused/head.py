@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from balora.adapters.teacher import STUDENT
 from balora.agreement import TOLERANCE
@@ -122,7 +123,7 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
     with evaluation_mode(model):
         expected = model(**example, labels=labels, use_cache=False)
         with head_aside(model) as received:
-            model(**example, use_cache=False)
+            aside = model(**example, use_cache=False)
     if len(received) != 1 or received[0].shape[:-1] != labels.shape:
         return "its head is not called once on all hidden states"
     logits = head.logits(received[0].to(head.weight.dtype))
@@ -132,8 +133,28 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
     if not difference <= tolerance:
         return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
     predicted = labels.shape[1] - shift
-    logits = logits.to(expected.loss.dtype)  # some models take their loss in the logits' precision, some in float32
-    loss = F.cross_entropy(logits[0, :predicted], labels[0, shift:]) if predicted else expected.loss
-    if not (loss - expected.loss).abs() <= tolerance * expected.loss.abs().clamp(min=1):
-        return f"its loss is not the cross-entropy of its logits ({expected.loss:.6g}, not {loss:.6g})"
+    if predicted:
+        # Of its own logits, which rounding has not moved, so that what is small beside their precision shows. Some
+        # models take their loss in the logits' precision, some in float32.
+        own = expected.logits[0, :predicted].to(expected.loss.dtype)
+        router = router_loss(model, aside)
+        loss = F.cross_entropy(own, labels[0, shift:]) + (0 if router is None else router)
+        tolerance = TOLERANCE[expected.loss.dtype]
+        if not (loss - expected.loss).abs() <= tolerance * expected.loss.abs().clamp(min=1):
+            return f"its loss is not the cross-entropy of its logits ({expected.loss:.6g}, not {loss:.6g})"
     return None
+
+
+def router_loss(model: PreTrainedModel, output: ModelOutput) -> Tensor | None:
+    """What the model's own loss has beside the cross-entropy: its routers' load-balancing loss times its coefficient.
+
+    `None` where the forward computed none, which a mixture of experts does with `output_router_logits=True` in its
+    configuration (Switch Transformer, Fedus et al. 2022, equations 4 to 6).
+
+    Args:
+        model: The base model.
+        output: Of a forward, with the head or without.
+    """
+    balance = getattr(output, "aux_loss", None)
+    coefficient = getattr(model, "router_aux_loss_coef", 0)  # where it is kept elsewhere, the check above will tell
+    return coefficient * balance if coefficient and balance is not None else None

@@ -6,6 +6,7 @@ from peft import AdaLoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from balora.adapters.targets import check_targets
+from balora.errors import BALoraError
 from balora.tasks.recognise import task_of
 
 #: Ranks start at this multiple of the rank they end at on average, as in the paper's appendix.
@@ -22,6 +23,7 @@ def make_adalora(
     lora_alpha: int,
     lora_dropout: float = 0.0,
     target_modules: list[str] | str | None = None,
+    target_parameters: list[str] | None = None,
     modules_to_save: list[str] | None = None,
 ) -> PeftModel:
     """Put AdaLoRA on a pretrained model; train it with `AdaLoraCallback`, without which no rank ever falls.
@@ -32,11 +34,13 @@ def make_adalora(
         lora_alpha: As in PEFT's `AdaLoraConfig`.
         lora_dropout: As in PEFT.
         target_modules: As in PEFT.
+        target_parameters: None: PEFT's AdaLoRA has no adapter of parameters.
         modules_to_save: As in PEFT.
 
     Raises:
-        BALoraError: If the model's task is not supported or a target module matches nothing.
+        BALoraError: If the model's task is not supported, a target module matches nothing, or parameters are named.
     """
+    refuse_parameters(target_parameters)
     task_type = task_of(model)
     config = AdaLoraConfig(
         target_r=r,
@@ -50,6 +54,19 @@ def make_adalora(
     )
     check_targets(model, config)
     return get_peft_model(model, config)
+
+
+def refuse_parameters(target_parameters: list[str] | None) -> None:
+    """Stop where AdaLoRA is to adapt parameters, a mixture's experts.
+
+    Raises:
+        BALoraError: If any are named.
+    """
+    if target_parameters:
+        raise BALoraError(
+            "target_parameters: PEFT's AdaLoRA adapts linear layers alone; in a recipe, "
+            "`method_settings: {adalora: {target_parameters: null}}` leaves the experts as they are"
+        )
 
 
 class AdaLoraCallback(TrainerCallback):

@@ -25,12 +25,13 @@ from balora.modes import evaluation_mode
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_rival
+from balora.rivals.adalora import refuse_parameters
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
 from balora.tasks import task_of
 
 #: What recipes and `LoraConfig` call alike.
-ADAPTER_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
+ADAPTER_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
 TRAINED_FILE = "trained_parameters.safetensors"
 
 
@@ -112,6 +113,7 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     if recipe.method in RIVALS:
         _rival(model, recipe)
     elif recipe.method == "adalora":
+        refuse_parameters(recipe.target_parameters)
         check_targets(model, LoraConfig(target_modules=recipe.target_modules))
     else:
         config = balora_config(recipe, recipe.seed)

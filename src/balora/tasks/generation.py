@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from balora.batches import select_examples
-from balora.fused import HeadSpectrum, Taught, fused_generation_loss, head_aside, head_of, why_not_fused
+from balora.fused import (
+    HeadSpectrum,
+    Taught,
+    fused_generation_loss,
+    head_aside,
+    head_of,
+    router_loss,
+    why_not_fused,
+)
 from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import generation_terms
 
@@ -98,7 +106,7 @@ class BALoraModelForGeneration(BALoraModel):
                 self.teacher_forward(**select_examples(batch.inputs, batch.picked))
             taught = Taught(received[0], head_of(base, pretrained=True), batch.picked, self.balora_config.sample_rate)
         with head_aside(base) as received:
-            self._student(**batch.inputs)
+            output = self._student(**batch.inputs)
         loss, components = fused_generation_loss(
             received[0],
             head_of(base),
@@ -112,17 +120,27 @@ class BALoraModelForGeneration(BALoraModel):
             total_items=batch.total,
             share=batch.share,
         )
+        router = router_loss(base, output)
+        if router is not None:
+            # Of this micro-batch's tokens, so it weighs as the regularizers do.
+            loss = loss + batch.share * router
+            components["router"] = batch.share * router.detach()
         return BALoraOutput(loss=loss, components=components)
 
     def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         teacher_logits = None
         if batch.picked.any():
             teacher_logits = self.teacher_forward(**select_examples(batch.inputs, batch.picked)).logits
-        # The model's own loss, so that what it adds (a router's auxiliary loss) stays. It is a mean over the labelled
-        # tokens here: not every model would take their number in the whole batch.
+        # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
+        # would take their number in the whole batch.
         output = self._student(**batch.inputs, labels=batch.labels)
-        task_loss = torch.where(batch.items > 0, output.loss, 0.0) * (batch.items / batch.total)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
+        own = output.loss
+        router = router_loss(self.get_base_model(), output)
+        if router is not None:
+            own = own - router
+            terms, weights = {"router": router, **terms}, {"router": 1.0, **weights}
+        task_loss = torch.where(batch.items > 0, own, 0.0) * (batch.items / batch.total)
         return combined(output, task_loss, terms, batch.share, weights)
 
     def _student(self, **inputs: Any) -> Any:

@@ -6,11 +6,29 @@ from torch import Tensor, nn
 from transformers import Trainer
 from trl import SFTTrainer
 
+from balora.errors import BALoraError
 from balora.training.trainer import ObjectiveTrainerMixin
 
 
 class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
-    """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs."""
+    """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
+
+    As TRL's it has a mixture of experts balance its routers, unless `router_aux_loss_coef` is 0.
+
+    Raises:
+        BALoraError: If `router_aux_loss_coef` is given for a model that computes no such loss.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        coefficient, base = self.args.router_aux_loss_coef, self.model.get_base_model()
+        if coefficient is not None:
+            if coefficient and not hasattr(base, "router_aux_loss_coef"):
+                raise BALoraError(
+                    f"router_aux_loss_coef: {type(base).__name__} computes no loss of its routers; leave it out"
+                )
+            # TRL writes the configuration, from which a model has taken its own already.
+            base.router_aux_loss_coef = coefficient
 
     def prediction_step(
         self,

@@ -18,7 +18,8 @@ class ObjectiveTrainerMixin:
     """What `BALoraTrainer` and `BALoraSFTTrainer` add to their libraries' trainers.
 
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
-    `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`.
+    `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`. A
+    mixture of experts that balances its routers adds `loss_router`, as its own forward weighs it.
 
     Attributes:
         drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
