@@ -120,7 +120,7 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
         config.resolve(task_of(model))
         if config.quantization_config is not None:
             require_bitsandbytes()
-        check_targets(model, config)
+        check_targets(model, config.lora_config())
 
 
 def _adapter_settings(recipe: Recipe) -> dict[str, Any]:
