@@ -5,7 +5,14 @@ import torch
 from shared_paths import VECTORS
 from vectors import CASES, assert_meets, named
 
-from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
+from balora.losses import (
+    alignment_loss,
+    consistency_loss,
+    covariance_diversity_loss,
+    semantic_loss,
+    spectral_loss,
+    topk_entropy_loss,
+)
 
 pytestmark = pytest.mark.skipif(not VECTORS.exists(), reason=f"{VECTORS} is absent: no oracle to compare with")
 
@@ -50,3 +57,21 @@ def test_generation_terms_meet_the_oracle(name):
     else:
         loss = spectral_loss(logits, k=scalars["k"], normalization="frobenius", mask=mask)
     assert_meets(case, loss, hidden, "grad_student_hidden")
+
+
+@pytest.mark.parametrize("name", named("alignment_"))
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_alignment_meets_the_oracle(name, factor):
+    case = CASES[name]
+    inputs = {key: case[key].clone().requires_grad_() for key in "AB"}
+    loss = alignment_loss(inputs["A"], inputs["B"], case["scalars"]["scaling"])
+    assert_meets(case, loss, inputs[factor], f"grad_{factor}")
+
+
+@pytest.mark.parametrize("name", named("semantic_"))
+@pytest.mark.parametrize("factor", ["A", "B", "M"])
+def test_semantic_guidance_meets_the_oracle(name, factor):
+    case = CASES[name]
+    inputs = {key: case[key].clone().requires_grad_() for key in "ABM"}
+    loss = semantic_loss(inputs["A"], inputs["B"], inputs["M"], case["s"])
+    assert_meets(case, loss, inputs[factor], f"grad_{factor}")
