@@ -171,7 +171,7 @@ class BALoraConfig(LoraConfig):
         if not 0 < self.sample_rate <= 1:
             raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
         if self.quantization_config is not None:
-            self.quantization_config = _four_bit_settings(self.quantization_config)
+            self.quantization_config = four_bit_settings(self.quantization_config)
         if self.consistency_direction not in ("forward", "reverse"):
             raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
         if self.diversity_loss not in (None, "covariance", "entropy"):
@@ -220,8 +220,12 @@ class BALoraConfig(LoraConfig):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
 
 
-def _four_bit_settings(config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
-    """All settings of a `BitsAndBytesConfig`, as JSON types."""
+def four_bit_settings(config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
+    """All settings of a `BitsAndBytesConfig`, as JSON types.
+
+    Raises:
+        BALoraError: If one is unknown or has a wrong value, or they ask for other than 4 bits.
+    """
     known = [name for name in BitsAndBytesConfig().to_dict() if not name.startswith("_")]
     if isinstance(config, dict):
         unknown = sorted(set(config) - set(known))

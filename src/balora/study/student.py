@@ -7,31 +7,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType
-from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from balora.adapters.four_bit import require_bitsandbytes
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
 from balora.config import FROM_DATA, BALoraConfig
 from balora.errors import BALoraError
-from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_rival
 from balora.rivals.adalora import refuse_parameters
+from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
 from balora.tasks import task_of
 
-#: What recipes and `LoraConfig` call alike.
-ADAPTER_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
 TRAINED_FILE = "trained_parameters.safetensors"
 
 
@@ -47,14 +43,14 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     recipe = workload.recipe
     if label == PRETRAINED:
         # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
-        plain = BALoraConfig(method="lora", **_adapter_settings(recipe), **_no_weights())
+        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **NO_WEIGHTS)
         return get_balora_model(workload.load_model(), plain)
     if recipe.method == "adalora":
-        return make_adalora(workload.load_model(), **_adapter_settings(recipe))
+        return make_adalora(workload.load_model(), **adapter_settings(recipe))
     if recipe.method in RIVALS:
         return _rival(workload.load_model(), recipe)
     config = balora_config(recipe, seed)
-    base = workload.load_model(**_quantized_on_loading(recipe, config))
+    base = workload.load_model(**loading_settings(recipe))
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     return get_balora_model(base, config, first_batches(workload, seed) if config.method in FROM_DATA else None)
@@ -66,32 +62,13 @@ def load_student(workload: Workload, folder: str) -> PeftModel:
     Raises:
         BALoraError: If it does not fit the model.
     """
-    recipe = workload.recipe
-    four_bit = recipe.method in RUN_METHODS and RUN_METHODS[recipe.method].four_bit
-    base = workload.load_model(**(_quantized_on_loading(recipe, balora_config(recipe, 0)) if four_bit else {}))
+    base = workload.load_model(**loading_settings(workload.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
         return BALoraModel.from_pretrained(base, folder, is_trainable=True)
     try:
         return PeftModel.from_pretrained(base, folder, is_trainable=True)
     except (RuntimeError, ValueError) as error:
         raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {error}") from error
-
-
-def balora_config(recipe: Recipe, seed: int) -> BALoraConfig:
-    """The configuration of a method of ours as the recipe sets it.
-
-    Raises:
-        BALoraError: If a setting is out of range.
-    """
-    method = RUN_METHODS[recipe.method]
-    own = [name for name in BALoraConfig(method=method.start).settings() if name in vars(recipe)]
-    settings = _adapter_settings(recipe) | {name: getattr(recipe, name) for name in own}
-    settings |= {"method": method.start, "seed": seed, "quantization_config": None}
-    if method.four_bit:
-        settings["quantization_config"] = _four_bit(recipe)
-    if not method.regularized:
-        settings |= _no_weights()
-    return BALoraConfig(**settings)
 
 
 def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
@@ -116,47 +93,15 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
         refuse_parameters(recipe.target_parameters)
         check_targets(model, LoraConfig(target_modules=recipe.target_modules))
     else:
+        loading_settings(recipe)
         config = balora_config(recipe, recipe.seed)
         config.resolve(task_of(model))
-        if config.quantization_config is not None:
-            require_bitsandbytes()
         check_targets(model, config.lora_config())
-
-
-def _adapter_settings(recipe: Recipe) -> dict[str, Any]:
-    settings = {name: getattr(recipe, name) for name in ADAPTER_SETTINGS}
-    return settings | {"lora_alpha": recipe.lora_alpha or recipe.r}
-
-
-def _four_bit(recipe: Recipe) -> dict[str, Any]:
-    """QLoRA's settings (Dettmers et al. 2023, section 3), with the recipe's over them."""
-    runs_in = "bfloat16" if recipe.bf16 else recipe.dtype
-    settings = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": runs_in,
-    }
-    if recipe.is_classification:
-        settings["llm_int8_skip_modules"] = [*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])]
-    return settings | recipe.quantization_config
-
-
-def _quantized_on_loading(recipe: Recipe, config: BALoraConfig) -> dict[str, Any]:
-    """What a model is loaded with that is quantized as it is read; one to be split is quantized after that."""
-    if config.quantization_config is None or config.residual:
-        return {}
-    settings, config.quantization_config = config.quantization_config, None
-    return {"quantization_config": BitsAndBytesConfig(**settings)}
 
 
 def _rival(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     settings = {"modules_to_save": recipe.modules_to_save, "bottleneck_size": recipe.bottleneck_size}
     return make_rival(model, recipe.method, **settings)
-
-
-def _no_weights() -> dict[str, float]:
-    return {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
 
 
 def callbacks_of(recipe_method: str) -> list[TrainerCallback]:
