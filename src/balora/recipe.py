@@ -62,6 +62,8 @@ class Recipe:
         label_column: Label of a classification row.
         drop_empty_rows: Leave out rows with a text that is missing or blank, rather than stop at the first.
         class_ratio: Thin training rows out to this ratio of classes, in order of their ids, such as [100, 10, 1].
+        streaming: Read training rows as they are needed, for sets larger than memory; needs max_steps.
+        shuffle_buffer_size: With streaming, rows that are shuffled with one another at a time.
         max_train_samples: Use so many training rows.
         max_eval_samples: Use so many evaluation rows.
         subset_seed: Seed that max_train_samples, max_eval_samples, class_ratio and validation_share draw by; with
@@ -163,6 +165,8 @@ class Recipe:
     label_column: str | None = None
     drop_empty_rows: bool = False
     class_ratio: list[float] | None = None
+    streaming: bool = False
+    shuffle_buffer_size: int = 10_000
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     subset_seed: int | None = None

@@ -20,6 +20,7 @@ COUNTS = (
     "save_steps",
     "gradient_accumulation_steps",
     "per_device_train_batch_size",
+    "shuffle_buffer_size",
     "r",
 )
 #: Settings of a whole study, which no task or method of it can have for itself.
@@ -82,6 +83,8 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError("benchmarks: they ask causal language models; leave them out")
     if recipe.packing and recipe.max_length is None:
         raise BALoraError("packing: rows are joined up to max_length, which is missing")
+    if recipe.streaming and not recipe.tasks:
+        _check_streaming(recipe)
     for name, settings in recipe.tasks.items():
         refuse_unknown(f"tasks: {name}", settings, type(recipe), besides=OF_THE_STUDY)
     for name, settings in recipe.method_settings.items():
@@ -92,6 +95,27 @@ def check_settings(recipe: "Recipe") -> None:
             raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
     if recipe.world is None and not recipe.tasks:
         _require_model_and_data(recipe)
+
+
+def _check_streaming(recipe: "Recipe") -> None:
+    if recipe.has_labels or recipe.is_seq2seq:
+        raise BALoraError("streaming: rows of a causal language model alone are read as they are needed; leave it out")
+    if recipe.max_steps < 1:
+        raise BALoraError("max_steps: missing; streaming knows no length, so say how many steps to train")
+    if recipe.train_sampling_strategy == "group_by_length":
+        raise BALoraError(
+            "train_sampling_strategy: group_by_length needs the length of every row, which streaming does not know; "
+            "use random or sequential"
+        )
+    if recipe.validation_share is not None:
+        raise BALoraError(
+            "validation_share: streaming cannot hold out a share of what it has not read; name a validation_file or a "
+            "validation_split"
+        )
+    if recipe.subset_seed is not None and recipe.max_train_samples is not None:
+        raise BALoraError(
+            "subset_seed: streaming takes the first max_train_samples rows and draws none; drop one of the two"
+        )
 
 
 def _require_model_and_data(recipe: "Recipe") -> None:

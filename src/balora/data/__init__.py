@@ -2,14 +2,14 @@
 
 A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
 for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
-(`lengths`).
+(`lengths`). `streaming` does the same row by row, for sets larger than memory.
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
 from balora.data.classification import to_classification_rows
 from balora.data.expand import expand_path
 from balora.data.lengths import check_lengths, check_max_length, context_length
-from balora.data.sources import load_table
+from balora.data.sources import load_table, stream_table
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
 from balora.data.tokenization import tokenize_classification
 
@@ -19,6 +19,7 @@ __all__ = [
     "context_length",
     "expand_path",
     "load_table",
+    "stream_table",
     "to_causal_lm_rows",
     "to_classification_rows",
     "to_text_to_text_rows",

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from balora.data.columns import check_strings, column_list, column_values, row_error, shortened
+from balora.data.columns import check_strings, column_values, quoted, row_error, shortened
 from balora.errors import BALoraError
 
 #: The standard columns of each form, as TRL names them.
@@ -54,26 +54,63 @@ def to_causal_lm_rows(
         "messages": messages_column,
         "text": text_column,
     }
-    form = _choose_form(dataset, {key: column for key, column in named.items() if column is not None}, source)
+    form = choose_form(dataset.column_names, named, source=source)
     columns = {key: column_values(dataset, column, source=source) for key, column in form.items()}
-    conversational = "messages" in form or ("prompt" in form and isinstance(columns["prompt"][0], list))
+    conversational = is_conversational(form, columns["prompt"][0] if "prompt" in form else None)
+    settings = {"conversational": conversational, "prompt_template": prompt_template}
+    return Dataset.from_dict(standard_columns(columns, form, source=source, **settings))
+
+
+def is_conversational(form: dict[str, str], first_prompt: Any) -> bool:
+    """Whether the rows are messages, by the first row's prompt where there are prompts."""
+    return "messages" in form or isinstance(first_prompt, list)
+
+
+def standard_columns(
+    columns: dict[str, list[Any]],
+    form: dict[str, str],
+    *,
+    source: str,
+    conversational: bool,
+    prompt_template: str | None,
+    first_row: int = 1,
+) -> dict[str, list[Any]]:
+    """Values of a table's columns, checked, as the standard form has them.
+
+    Args:
+        columns: By standard name, one value for each row.
+        form: From `choose_form`.
+        source: File or Hub name the rows came from, for errors.
+        conversational: From `is_conversational`.
+        prompt_template: See `to_causal_lm_rows`.
+        first_row: Number of the first row.
+
+    Raises:
+        BALoraError: Naming the row that is wrong.
+    """
     if prompt_template is not None and (conversational or "prompt" not in form):
         found = "lists of messages" if conversational else "plain text"
         raise BALoraError(f"{source}: prompt_template is for prompts that are strings; the rows here are {found}")
-    if conversational:
-        return Dataset.from_dict(
-            {key: _checked_conversations(columns[key], source=source, column=form[key]) for key in form}
-        )
-    for key, column in form.items():
-        check_strings(columns[key], source=source, column=column)
-    if "prompt" in form:
-        columns["prompt"] = _templated(columns["prompt"], prompt_template)
-        columns["completion"] = list(map(_separated, columns["prompt"], columns["completion"]))
-    return Dataset.from_dict(columns)
+    check = _checked_conversations if conversational else _checked_strings
+    columns = {key: check(columns[key], source, form[key], first_row) for key in form}
+    if "prompt" in form and not conversational:
+        prompts = _templated(columns["prompt"], prompt_template)
+        columns = {"prompt": prompts, "completion": list(map(_separated, prompts, columns["completion"]))}
+    return columns
 
 
-def _choose_form(dataset: Dataset, named: dict[str, str], source: str) -> dict[str, str]:
-    """Standard names of one form, each with the column it is read from."""
+def choose_form(names: list[str], named: dict[str, str | None], *, source: str) -> dict[str, str]:
+    """Standard names of one form, each with the column it is read from.
+
+    Args:
+        names: The table's columns.
+        named: Columns that the user named, by standard name, `None` where not.
+        source: File or Hub name the table came from, for errors.
+
+    Raises:
+        BALoraError: If the form is not clear.
+    """
+    named = {key: column for key, column in named.items() if column is not None}
     if named:
         if tuple(named) not in FORMS:
             raise BALoraError(
@@ -81,11 +118,11 @@ def _choose_form(dataset: Dataset, named: dict[str, str], source: str) -> dict[s
                 "prompt_column and completion_column, or messages_column, or text_column"
             )
         return named
-    found = [form for form in FORMS if set(form) <= set(dataset.column_names)]
+    found = [form for form in FORMS if set(form) <= set(names)]
     if len(found) != 1:
         problem = "no standard form" if not found else "more than one standard form"
         raise BALoraError(
-            f"{source}: {problem} among the columns {column_list(dataset)}; it takes 'prompt' and 'completion', or "
+            f"{source}: {problem} among the columns {quoted(names)}; it takes 'prompt' and 'completion', or "
             "'messages', or 'text': name one with prompt_column and completion_column, messages_column, or text_column"
         )
     return {key: key for key in found[0]}
@@ -103,9 +140,14 @@ def _separated(prompt: str, completion: str) -> str:
     return completion if prompt[-1].isspace() or completion[0].isspace() else f" {completion}"
 
 
-def _checked_conversations(values: list[Any], *, source: str, column: str) -> list[list[dict[str, str]]]:
+def _checked_strings(values: list[Any], source: str, column: str, first_row: int) -> list[str]:
+    check_strings(values, source=source, column=column, first_row=first_row)
+    return values
+
+
+def _checked_conversations(values: list[Any], source: str, column: str, first_row: int) -> list[list[dict[str, str]]]:
     """Conversations with nothing but role and content in their messages."""
-    for row, messages in enumerate(values, start=1):
+    for row, messages in enumerate(values, start=first_row):
         if not isinstance(messages, list) or not messages:
             raise row_error(source, row, column, f"expected a list of messages, found {shortened(messages)}")
         for number, message in enumerate(messages, start=1):

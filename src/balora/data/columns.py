@@ -37,22 +37,39 @@ def column_values(dataset: Dataset, column: str, *, source: str) -> list[Any]:
 
 def column_list(dataset: Dataset) -> str:
     """The columns of a table, quoted, for a message."""
-    return ", ".join(map(repr, dataset.column_names)) or "no columns"
+    return quoted(dataset.column_names)
 
 
-def check_strings(values: list[Any], *, source: str, column: str, blank: bool = False) -> None:
+def quoted(names: list[str]) -> str:
+    """Names of columns, quoted, for a message."""
+    return ", ".join(map(repr, names)) or "no columns"
+
+
+def check_strings(values: list[Any], *, source: str, column: str, blank: bool = False, first_row: int = 1) -> None:
     """Require that every value is a string, and not a blank one unless `blank` allows it.
+
+    Args:
+        values: Of one column.
+        source: File or Hub name the table came from, for errors.
+        column: The column's name, for errors.
+        blank: Whether a value may be blank.
+        first_row: Number of the first value's row.
 
     Raises:
         BALoraError: Naming the first row where it is not so.
     """
-    for row, value in enumerate(values, start=1):
+    for row, value in enumerate(values, start=first_row):
         if value is None:
             raise row_error(source, row, column, "is missing")
         if not isinstance(value, str):
             raise row_error(source, row, column, f"expected text, found {shortened(value)}")
         if not blank and not value.strip():
             raise row_error(source, row, column, "is empty")
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a text is missing or blank."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def shortened(value: Any, limit: int = 60) -> str:

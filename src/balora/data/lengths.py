@@ -47,6 +47,7 @@ def check_lengths(
     max_length: int | None,
     context: int | None,
     setting: str = "max_length",
+    first_row: int = 1,
 ) -> None:
     """Require that every row fits the context, unless `max_length` says where to cut it.
 
@@ -56,6 +57,7 @@ def check_lengths(
         max_length: The user's limit, to which rows may be truncated.
         context: Tokens the model takes, from `context_length`.
         setting: The limit's name, for errors.
+        first_row: Number of the first length's row.
 
     Raises:
         BALoraError: If `max_length` does not fit the model, or is not set and a row is too long.
@@ -63,7 +65,7 @@ def check_lengths(
     check_max_length(max_length, context, setting=setting)
     if max_length is not None or context is None:
         return
-    for row, length in enumerate(lengths, start=1):
+    for row, length in enumerate(lengths, start=first_row):
         if length > context:
             raise BALoraError(
                 f"{source}, row {row}: {length} tokens, but the model's context is {context}; "

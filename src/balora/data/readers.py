@@ -1,8 +1,9 @@
 """One function per form of file: a path becomes a `Dataset` of its rows.
 
-Everything here is read whole and kept in memory. Own code stands only where the libraries lose something silently:
-pandas pads short rows, pyarrow reads on past an unclosed quote, and `Dataset.from_list` takes its columns from the
-first row alone. Each reader raises `BALoraError`, naming the line where the form of file has lines.
+Everything here is read whole and kept in memory; `balora.data.stream_readers` reads row by row, with the same parsing.
+Own code stands only where the libraries lose something silently: pandas pads short rows, pyarrow reads on past an
+unclosed quote, and `Dataset.from_list` takes its columns from the first row alone. Each reader raises `BALoraError`,
+naming the line where the form of file has lines.
 """
 
 import csv
@@ -26,14 +27,7 @@ REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
 
 def read_jsonl(path: Path) -> Dataset:
     """One JSON object per line, gzipped if the name ends in `.gz`; blank lines are skipped."""
-    rows = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if line.strip():
-            row = _parse_json(line, where=f"{path}, line {number}")
-            if not isinstance(row, dict):
-                raise BALoraError(f"{path}, line {number}: expected a JSON object, found {_kind(row)}")
-            rows.append(row)
-    return _from_rows(rows, path)
+    return _from_rows(list(jsonl_rows(_read_text(path).split("\n"), path)), path)
 
 
 def read_json(path: Path) -> Dataset:
@@ -61,9 +55,7 @@ def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
         path: The file. A byte-order mark and carriage returns at line ends are dropped.
         column_names: Names for a file that has no header line.
     """
-    lines = (line.removesuffix("\r") for line in _read_text(path).split("\n"))
-    records = ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line)
-    return _from_records(records, column_names, path)
+    return _from_records(tsv_records(_read_text(path).split("\n")), column_names, path)
 
 
 def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
@@ -73,13 +65,13 @@ def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
         path: The file.
         column_names: Names for a file that has no header row.
     """
-    return _from_records(_csv_records(path), column_names, path)
+    text = _read_text(path)
+    return _from_records(csv_records(io.StringIO(text, newline=""), path, len(text)), column_names, path)
 
 
 def read_text(path: Path) -> Dataset:
     """One row with a `text` column per line, like the `text` loader of `datasets`, blank lines left out."""
-    lines = (line.removesuffix("\r") for line in _read_text(path).split("\n"))
-    return Dataset.from_dict({"text": [line for line in lines if line.strip()]})
+    return Dataset.from_dict({"text": list(text_lines(_read_text(path).split("\n")))})
 
 
 def read_parquet(path: Path) -> Dataset:
@@ -91,6 +83,65 @@ def read_parquet(path: Path) -> Dataset:
         )
     except Exception as error:  # a damaged file also carries damaged metadata, which may lead to any error
         raise BALoraError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of lines that are not blank."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            row = _parse_json(line, where=f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise BALoraError(f"{path}, line {number}: expected a JSON object, found {_kind(row)}")
+            yield row
+
+
+def tsv_records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The fields of lines that are not empty, with their numbers."""
+    without_returns = (line.removesuffix("\r") for line in lines)
+    return ((number, line.split("\t")) for number, line in enumerate(without_returns, start=1) if line)
+
+
+def csv_records(lines: Iterable[str], path: Path, size: int) -> Iterator[tuple[int, list[str]]]:
+    """The fields of rows, each with the line that it ends on; lines come with their ends.
+
+    Args:
+        lines: The file's.
+        path: Its path, for errors.
+        size: Characters that a field may have. The module's own limit of 131,072 is less than one long document.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), size))
+    reader = csv.reader(lines, strict=True)
+    try:
+        for record in reader:
+            if record:
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise BALoraError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+
+
+def text_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Lines that are not blank."""
+    return (line for line in (line.removesuffix("\r") for line in lines) if line.strip())
+
+
+def named_records(
+    records: Iterable[tuple[int, list[str]]], names: list[str] | None, path: Path
+) -> tuple[list[str], Iterator[list[str]]]:
+    """The columns' names, from the first record if none are given, and the records behind them, all of that length."""
+    records = iter(records)
+    names = names or next(records, (0, []))[1]
+    for name, count in Counter(names).items():
+        if count > 1 or "\0" in name:
+            problem = "occurs more than once" if count > 1 else "holds a NUL character"
+            raise BALoraError(f"{path}: the column name {name!r} {problem}")
+    return names, _of_length(len(names), records, path)
+
+
+def _of_length(length: int, records: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[list[str]]:
+    for number, record in records:
+        if len(record) != length:
+            raise BALoraError(f"{path}, line {number}: {len(record)} fields, but there are {length} columns")
+        yield record
 
 
 def _read_text(path: Path) -> str:
@@ -117,32 +168,9 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    text = _read_text(path)
-    # The module's own limit of 131,072 characters a field is less than one long document.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for record in reader:
-            if record:
-                yield reader.line_num, record
-    except csv.Error as error:
-        raise BALoraError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
-
-
 def _from_records(records: Iterable[tuple[int, list[str]]], names: list[str] | None, path: Path) -> Dataset:
-    """Records of equal length, each with the line it ends on; the first holds the names if none are given."""
-    records = iter(records)
-    names = names or next(records, (0, []))[1]
-    for name, count in Counter(names).items():
-        if count > 1 or "\0" in name:
-            problem = "occurs more than once" if count > 1 else "holds a NUL character"
-            raise BALoraError(f"{path}: the column name {name!r} {problem}")
-    values = []
-    for number, record in records:
-        if len(record) != len(names):
-            raise BALoraError(f"{path}, line {number}: {len(record)} fields, but there are {len(names)} columns")
-        values.append(record)
+    names, rows = named_records(records, names, path)
+    values = list(rows)
     return Dataset.from_dict({name: [record[i] for record in values] for i, name in enumerate(names)})
 
 

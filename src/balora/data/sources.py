@@ -1,4 +1,4 @@
-"""From what a recipe names, a local file or a dataset on the Hub, to one table."""
+"""From what a recipe names, a local file or a dataset on the Hub, to one table, or to its rows one by one."""
 
 import difflib
 import os
@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 
 from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv
+from balora.data.stream_readers import stream_rows
 from balora.errors import BALoraError
 
 READERS = {
@@ -50,12 +51,8 @@ def load_table(
     Raises:
         BALoraError: If there is no such file or dataset, it cannot be read, or it holds no rows.
     """
-    if os.path.isfile(source) or _looks_like_path(source):
-        if split is not None or name is not None:
-            raise BALoraError(f"{source}: `split` and `name` choose within a Hub dataset; leave them out for a file")
+    if _is_file(source, split, name, column_names):
         dataset = _load_file(Path(source), column_names)
-    elif column_names is not None:
-        raise BALoraError(f"{source}: `column_names` is for .csv and .tsv files without a header, not Hub datasets")
     else:
         dataset = _load_from_hub(source, split, name)
     if len(dataset) == 0:
@@ -63,11 +60,51 @@ def load_table(
     return dataset
 
 
+def stream_table(
+    source: str, *, split: str | None = None, name: str | None = None, column_names: list[str] | None = None
+) -> IterableDataset:
+    """The rows of `load_table`, read anew by each who iterates, and no further than they are asked for.
+
+    Files as there, but for `.json`, which is one document. What is wrong with a line shows when it is read.
+
+    Args:
+        source: As in `load_table`.
+        split: As in `load_table`.
+        name: As in `load_table`.
+        column_names: As in `load_table`.
+
+    Raises:
+        BALoraError: If there is no such file or dataset, or its form cannot be read row by row.
+    """
+    if not _is_file(source, split, name, column_names):
+        return _load_from_hub(source, split, name, streaming=True)
+    names = tuple(column_names or ())  # a list would be taken for shards
+    settings = {"path": Path(source), "suffix": _suffix(Path(source), column_names), "column_names": names}
+    stream_rows(**settings)  # which refuses a form at once
+    return IterableDataset.from_generator(stream_rows, gen_kwargs=settings)
+
+
+def _is_file(source: str, split: str | None, name: str | None, column_names: list[str] | None) -> bool:
+    if os.path.isfile(source) or _looks_like_path(source):
+        if split is not None or name is not None:
+            raise BALoraError(f"{source}: `split` and `name` choose within a Hub dataset; leave them out for a file")
+        return True
+    if column_names is not None:
+        raise BALoraError(f"{source}: `column_names` is for .csv and .tsv files without a header, not Hub datasets")
+    return False
+
+
 def _looks_like_path(source: str) -> bool:
     return source.lower().endswith(SUFFIXES) or os.path.isdir(source) or HUB_NAME.fullmatch(source) is None
 
 
 def _load_file(path: Path, column_names: list[str] | None) -> Dataset:
+    suffix = _suffix(path, column_names)
+    return DELIMITED_READERS[suffix](path, column_names) if suffix in DELIMITED_READERS else READERS[suffix](path)
+
+
+def _suffix(path: Path, column_names: list[str] | None) -> str:
+    """The form of a file that is there."""
     if os.path.isdir(path):
         raise BALoraError(f"{path}: is a folder; name one file in it ({', '.join(SUFFIXES)})")
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
@@ -75,11 +112,9 @@ def _load_file(path: Path, column_names: list[str] | None) -> Dataset:
         raise BALoraError(f"{path}: no such file{_nearest_name(path)}")
     if suffix is None:
         raise BALoraError(f"{path}: cannot tell its form; the name must end in one of {', '.join(SUFFIXES)}")
-    if suffix in DELIMITED_READERS:
-        return DELIMITED_READERS[suffix](path, column_names)
-    if column_names is not None:
+    if column_names is not None and suffix not in DELIMITED_READERS:
         raise BALoraError(f"{path}: `column_names` is for .csv and .tsv files without a header; leave it out")
-    return READERS[suffix](path)
+    return suffix
 
 
 def _nearest_name(path: Path) -> str:
@@ -89,9 +124,11 @@ def _nearest_name(path: Path) -> str:
     return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
-def _load_from_hub(source: str, split: str | None, name: str | None) -> Dataset:
+def _load_from_hub(
+    source: str, split: str | None, name: str | None, *, streaming: bool = False
+) -> Dataset | IterableDataset:
     try:
-        loaded = load_dataset(source, name, split=split)
+        loaded = load_dataset(source, name, split=split, **({"streaming": True} if streaming else {}))
     except Exception as error:  # what comes through here is whatever the network, a cache or a dataset's files raise
         offline = " (HF_HUB_OFFLINE is set: only datasets in the cache can be loaded)"
         cause = error.__cause__ or error
@@ -99,7 +136,7 @@ def _load_from_hub(source: str, split: str | None, name: str | None) -> Dataset:
             f"{source}: neither a local file nor a Hub dataset that can be loaded"
             f"{offline if datasets.config.HF_HUB_OFFLINE else ''}: {type(cause).__name__}: {cause}"
         ) from error
-    if isinstance(loaded, DatasetDict):
+    if isinstance(loaded, dict):
         if len(loaded) > 1:
             raise BALoraError(f"{source}: has the splits {', '.join(loaded)}; choose one with `split`")
         (loaded,) = loaded.values()

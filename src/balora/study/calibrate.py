@@ -85,6 +85,8 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
     recipe = single(recipe)
     if recipe.method not in RUN_METHODS or not RUN_METHODS[recipe.method].regularized:
         raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
+    if recipe.streaming and len(settings.factors) > 1:
+        raise BALoraError("factors: a stream has no rows to hold out and judge them by; give [1], or no streaming")
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     set_seed(recipe.seed)
     model = build_student(workload, recipe.method, recipe.seed, None)

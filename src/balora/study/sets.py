@@ -1,14 +1,15 @@
-"""The rows that a recipe names: read, brought into their task's form, thinned out, held out."""
+"""The rows that a recipe names: read, brought into their task's form, thinned out, held out; or streamed."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
-from balora.data import load_table, to_causal_lm_rows, to_classification_rows
+from balora.data import load_table, stream_table, to_causal_lm_rows, to_classification_rows
+from balora.data.columns import says_nothing
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_header, glue_on_hub
 from balora.data.imbalance import subsample_to_ratio
+from balora.data.streaming import read_whole, stream_causal_lm_rows
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 
@@ -17,7 +18,7 @@ from balora.recipe import Recipe
 class Sets:
     """Rows in the form of the recipe's task; see `balora.study.workload.Workload`."""
 
-    train: Dataset
+    train: Dataset | IterableDataset
     validation: Dataset | None
     mismatched: Dataset | None
     label_names: list[str] | None
@@ -29,6 +30,8 @@ def read_sets(recipe: Recipe) -> Sets:
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
     """
+    if recipe.streaming:
+        return _streamed(recipe)
     known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
     train, label_names = _split(recipe, recipe.train_file, recipe.train_split, known)
     if recipe.class_ratio is not None:
@@ -53,6 +56,22 @@ def read_sets(recipe: Recipe) -> Sets:
     return Sets(train, validation, mismatched, label_names)
 
 
+def _streamed(recipe: Recipe) -> Sets:
+    """Training rows as a stream, and a whole set to evaluate on."""
+    source, table = _table(recipe, recipe.train_file, recipe.train_split, streaming=True)
+    settings = {"max_rows": recipe.max_train_samples, "drop_empty": recipe.drop_empty_rows}
+    train = stream_causal_lm_rows(table, source=source, **settings, **_causal_columns(recipe))
+    validation, file = None, recipe.validation_file
+    if file or recipe.dataset_name:
+        # Of a Hub set that is not streamed, the training rows would be downloaded too.
+        source, table = _table(recipe, file, recipe.validation_split, streaming=file is None)
+        rows = table if isinstance(table, Dataset) else read_whole(table)
+        rows = _without_empty(rows, recipe, source) if recipe.drop_empty_rows else rows
+        validation = to_causal_lm_rows(rows, source=source, **_causal_columns(recipe))
+        validation = _subset(recipe, validation, recipe.max_eval_samples)
+    return Sets(train, validation, mismatched=None, label_names=None)
+
+
 def with_glue_data(recipe: Recipe) -> Recipe:
     """The recipe with its GLUE task's files or Hub splits filled in, where it names no data of its own."""
     if recipe.glue_task is None or recipe.train_file or recipe.dataset_name:
@@ -66,14 +85,7 @@ def _split(
     recipe: Recipe, file: str | None, split: str, label_names: list[str] | None
 ) -> tuple[Dataset, list[str] | None]:
     """A split's rows in the form of the recipe's task, and the names of the classes in classification."""
-    header = recipe.column_names
-    if header is None and recipe.glue_task is not None:
-        header = glue_header(recipe.glue_task, file)
-    if file is not None:
-        source, table = file, load_table(file, column_names=header)
-    else:
-        source = f"{recipe.dataset_name} ({split})"
-        table = load_table(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
+    source, table = _table(recipe, file, split)
     if recipe.drop_empty_rows:
         table = _without_empty(table, recipe, source)
     if recipe.has_labels:
@@ -85,16 +97,26 @@ def _split(
         if recipe.glue_task is not None and recipe.text_column is None:
             columns = glue_columns(recipe.glue_task, table, source=source)
         return to_classification_rows(table, source=source, label_names=label_names, **columns)
-    rows = to_causal_lm_rows(
-        table,
-        source=source,
-        prompt_column=recipe.prompt_column,
-        completion_column=recipe.completion_column,
-        prompt_template=recipe.prompt_template,
-        messages_column=recipe.messages_column,
-        text_column=recipe.text_column,
-    )
-    return rows, None
+    return to_causal_lm_rows(table, source=source, **_causal_columns(recipe)), None
+
+
+def _table(
+    recipe: Recipe, file: str | None, split: str, *, streaming: bool = False
+) -> tuple[str, Dataset | IterableDataset]:
+    """What an error calls a split, and the split as it stands where it came from."""
+    load = stream_table if streaming else load_table
+    if file is None:
+        table = load(recipe.dataset_name, split=split, name=recipe.dataset_config_name)
+        return f"{recipe.dataset_name} ({split})", table
+    header = recipe.column_names
+    if header is None and recipe.glue_task is not None:
+        header = glue_header(recipe.glue_task, file)
+    return file, load(file, column_names=header)
+
+
+def _causal_columns(recipe: Recipe) -> dict[str, str | None]:
+    names = ("prompt_column", "completion_column", "prompt_template", "messages_column", "text_column")
+    return {name: getattr(recipe, name) for name in names}
 
 
 def _without_empty(table: Dataset, recipe: Recipe, source: str) -> Dataset:
@@ -107,14 +129,10 @@ def _without_empty(table: Dataset, recipe: Recipe, source: str) -> Dataset:
     }
     texts = [column or name for name, column in named.items() if (column or name) in table.column_names]
     columns = [table[name][:] for name in texts]
-    kept = [row for row, values in enumerate(zip(*columns, strict=True)) if not any(map(_says_nothing, values))]
+    kept = [row for row, values in enumerate(zip(*columns, strict=True)) if not any(map(says_nothing, values))]
     if not kept:
         raise BALoraError(f"{source}: no row is left whose {' and '.join(texts)} are not empty")
     return table.select(kept)
-
-
-def _says_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _subset(recipe: Recipe, rows: Dataset, limit: int | None) -> Dataset:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -23,8 +23,10 @@ from balora.data import (
     tokenize_classification,
     tokenize_seq2seq,
 )
+from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model import BALoraModel
+from balora.recipe import Recipe
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
@@ -91,12 +93,17 @@ def build_trainer(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=workload.tokenizer,
-            train_dataset=workload.train,
+            train_dataset=_in_order(workload.train, recipe, seed) if recipe.streaming else workload.train,
             eval_dataset=workload.validation,
             callbacks=callbacks,
         )
+        sets = _sets(workload)
+        if recipe.streaming:
+            _, source = sets.pop("train")
+            limits = {"max_length": recipe.max_length, "context": context}
+            trainer.train_dataset = Passes(trainer.train_dataset, source=source, **limits)
         tokenized = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
-        for name, (_, source) in _sets(workload).items():
+        for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
     if recipe.method == "lora+":
@@ -104,6 +111,13 @@ def build_trainer(
     if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
+
+
+def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDataset:
+    """A stream in the order that the recipe's sampling has, before it is tokenized: text takes less memory."""
+    if recipe.train_sampling_strategy == "sequential":
+        return rows
+    return rows.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer_size)
 
 
 def _tokenized(workload: Workload, context: int | None) -> dict[str, Dataset]:
@@ -134,7 +148,9 @@ def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
 
 
 def _check_chat_template(workload: Workload) -> None:
-    if "messages" in workload.train.column_names and workload.tokenizer.chat_template is None:
+    train = workload.train
+    columns = next(iter(train)) if isinstance(train, IterableDataset) else train.column_names
+    if "messages" in columns and workload.tokenizer.chat_template is None:
         raise BALoraError(
             f"{_sets(workload)['train'][1]}: chat rows need a chat template, and that of "
             f"{workload.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer, or "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -49,7 +49,8 @@ class Workload:
         recipe: The recipe, with paths expanded and a world's files filled in.
         tokenizer: The model's.
         train: Training rows: prompt–completion, messages, text, or text (pair) and label, which a
-            sequence-to-sequence model gets as prompt and completion (`as_text`).
+            sequence-to-sequence model gets as prompt and completion (`as_text`). A stream where the recipe has
+            `streaming`.
         validation: Evaluation rows of the same form, or `None`.
         mismatched: A second set of them, or `None`.
         texts: What the model should not forget: text to measure perplexity on.
@@ -60,7 +61,7 @@ class Workload:
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
-    train: Dataset
+    train: Dataset | IterableDataset
     validation: Dataset | None
     mismatched: Dataset | None
     texts: list[str]

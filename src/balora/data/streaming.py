@@ -1,0 +1,164 @@
+"""Rows for causal language models read as they are needed, for sets larger than memory.
+
+A stream of checked rows takes the place of the table of `balora.data.causal_lm`; TRL tokenizes it lazily, and `Passes`
+goes through it as often as training has steps for.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any
+
+import datasets
+from datasets import Dataset
+from torch.utils.data import IterableDataset
+
+from balora.data.causal_lm import choose_form, is_conversational, standard_columns
+from balora.data.columns import quoted, says_nothing
+from balora.data.lengths import check_lengths
+from balora.errors import BALoraError
+
+#: Column that carries a row's number, from 1, for the errors of those who meet it later.
+ROW = "row"
+
+
+def stream_causal_lm_rows(
+    table: datasets.IterableDataset,
+    *,
+    source: str,
+    max_rows: int | None = None,
+    drop_empty: bool = False,
+    prompt_column: str | None = None,
+    completion_column: str | None = None,
+    messages_column: str | None = None,
+    text_column: str | None = None,
+    prompt_template: str | None = None,
+) -> datasets.IterableDataset:
+    """What `to_causal_lm_rows` makes of a table, row by row, and beside it a row's number in the column `row`.
+
+    The first row, read at once, settles the columns and whether rows are strings or messages.
+
+    Args:
+        table: From `balora.data.sources.stream_table`.
+        source: File or Hub name it came from, for errors.
+        max_rows: End after so many rows, and read none beyond them.
+        drop_empty: Leave out rows with a text that is missing or blank; others keep their numbers.
+        prompt_column: See `to_causal_lm_rows`, as for the other settings.
+        completion_column: See there.
+        messages_column: See there.
+        text_column: See there.
+        prompt_template: See there.
+
+    Raises:
+        BALoraError: If the form is not clear, a column is absent, or the first row is wrong; while reading on, naming
+            the row that is wrong.
+    """
+    named = {
+        "prompt": prompt_column,
+        "completion": completion_column,
+        "messages": messages_column,
+        "text": text_column,
+    }
+    first = next(_rows(table, source), None)
+    if first is None:
+        raise BALoraError(f"{source}: no rows")
+    form = choose_form(list(first), named, source=source)
+    for column in form.values():
+        if column not in first:
+            raise BALoraError(f"{source}: no column {column!r}; it has {quoted(list(first))}")
+    rows = {"table": table, "form": form, "source": source, "drop_empty": drop_empty}
+    _, first = next(_numbered(**rows), (0, None))
+    if first is None:
+        raise BALoraError(f"{source}: no row is left whose {' and '.join(form.values())} are not empty")
+    settings = {
+        **rows,
+        "max_rows": max_rows,
+        "conversational": is_conversational(form, first.get(form.get("prompt"))),
+        "prompt_template": prompt_template,
+    }
+    next(_standard_rows(**settings))
+    return datasets.IterableDataset.from_generator(_standard_rows, gen_kwargs=settings)
+
+
+def read_whole(table: datasets.IterableDataset) -> Dataset:
+    """A stream's rows as a table."""
+    return Dataset.from_list(list(table), features=table.features)
+
+
+def _standard_rows(
+    table: datasets.IterableDataset,
+    form: dict[str, str],
+    source: str,
+    drop_empty: bool,
+    max_rows: int | None,
+    **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    for number, row in islice(_numbered(table, form, source, drop_empty), max_rows):
+        values = {key: [row.get(column)] for key, column in form.items()}
+        checked = standard_columns(values, form, source=source, first_row=number, **settings)
+        standard = {key: value for key, (value,) in checked.items()}
+        try:
+            json.dumps(standard, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise BALoraError(f"{source}, row {number}: holds a value no table can hold: {error}") from error
+        yield {**standard, ROW: number}
+
+
+def _numbered(
+    table: datasets.IterableDataset, form: dict[str, str], source: str, drop_empty: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in enumerate(_rows(table, source), start=1):
+        if not (drop_empty and any(says_nothing(row.get(column)) for column in form.values())):
+            yield number, row
+
+
+def _rows(table: datasets.IterableDataset, source: str) -> Iterator[dict[str, Any]]:
+    """The rows, with one kind of error for all that a network or a dataset's files may raise on the way."""
+    rows = iter(table)
+    for number in count(1):
+        try:
+            row = next(rows, None)
+        except BALoraError:
+            raise
+        except Exception as error:
+            raise BALoraError(f"{source}, row {number}: cannot be read: {type(error).__name__}: {error}") from error
+        if row is None:
+            return
+        yield row
+
+
+class Passes(IterableDataset):
+    """Tokenized rows without end, pass after pass, each shuffled anew where the rows are shuffled.
+
+    One iteration serves a whole training, so that a resumed one, which skips what it has seen, goes on in the same
+    order.
+
+    Args:
+        rows: With `input_ids`, and `row` unless they were packed.
+        source: File or Hub name they came from, for errors.
+        max_length: The user's limit, to which rows were truncated.
+        context: Tokens the model takes, from `context_length`.
+
+    Raises:
+        BALoraError: While reading, at a row longer than the context where no limit is set, and if no row is left.
+    """
+
+    def __init__(
+        self, rows: datasets.IterableDataset, *, source: str, max_length: int | None, context: int | None
+    ) -> None:
+        self.rows, self.source = rows, source
+        self.max_length, self.context = max_length, context
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        limits = {"source": self.source, "max_length": self.max_length, "context": self.context}
+        for number in count():
+            self.rows.set_epoch(number)
+            row = None
+            for row in self.rows:
+                if self.max_length is None:
+                    check_lengths([len(row["input_ids"])], first_row=row[ROW], **limits)
+                yield row
+            if row is None:
+                raise BALoraError(
+                    f"max_length: {self.max_length} leaves no row of {self.source} anything to learn; use more"
+                )
