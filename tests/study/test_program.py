@@ -304,5 +304,5 @@ def test_help_explains_every_setting(capsys):
     assert "balora compare RECIPE" in capsys.readouterr().out
     environment = {**os.environ, "COLUMNS": "120"}
     text = subprocess.run(command_line("train", "--help"), capture_output=True, text=True, env=environment).stdout
-    assert "Scaling is lora_alpha / r." in text
+    assert "Scaling is lora_alpha / r; null for r" in text
     assert "λ1; null for the published value" in text
