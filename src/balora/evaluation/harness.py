@@ -72,10 +72,7 @@ def evaluate_with_harness(
         BALoraError: If lm-eval is not installed; a task is unknown, runs generated code or cannot get its data; a
             limit or a length is not one; or `max_gen_toks` leaves no room for a prompt.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise BALoraError(
-            "the harness's tasks need lm-eval, which is not installed; use pip install 'balora[evaluation]'"
-        )
+    check_tasks(tasks, data_dir)
     import lm_eval
 
     if limit is not None and limit <= 0:
