@@ -3,13 +3,18 @@
 A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
 for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
 (`lengths`). `streaming` does the same row by row, for sets larger than memory.
+(`lengths`). Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
 from balora.data.classification import to_classification_rows
 from balora.data.expand import expand_path
+from balora.data.hotpotqa import hotpotqa_rows
 from balora.data.lengths import check_lengths, check_max_length, context_length
+from balora.data.qa import to_qa_rows
+from balora.data.qa_context import select_context
 from balora.data.sources import load_table, stream_table
+from balora.data.squad import squad_rows
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
 from balora.data.tokenization import tokenize_classification
 
@@ -18,10 +23,14 @@ __all__ = [
     "check_max_length",
     "context_length",
     "expand_path",
+    "hotpotqa_rows",
     "load_table",
+    "select_context",
+    "squad_rows",
     "stream_table",
     "to_causal_lm_rows",
     "to_classification_rows",
+    "to_qa_rows",
     "to_text_to_text_rows",
     "tokenize_classification",
     "tokenize_seq2seq",

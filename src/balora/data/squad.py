@@ -1,0 +1,146 @@
+"""SQuAD 1.1 and 2.0 (Rajpurkar et al., 2016, 2018), official files and the Hub's, as rows of question answering."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from balora.data.columns import column_list, row_error, shortened
+from balora.data.qa import QA_FEATURES
+from balora.errors import BALoraError
+
+#: White space after the end of a sentence: a mark, perhaps closing quotes, and then no lower-case letter. A full stop
+#: after a single letter or one of these titles ends none.
+SENTENCE_BREAK = re.compile(
+    r"(?:[!?]|(?<!\b\w)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)\.)[\"'”’)\]]*(\s+)(?=[^a-z\s])"
+)
+
+
+def squad_rows(dataset: Dataset, *, source: str = "SQuAD", unanswerable: str = "noanswer") -> Dataset:
+    """Read either version, as official nested JSON or as the Hub's flat rows.
+
+    A context is one paragraph under its article's title, cut into sentences by a simple rule of punctuation; its
+    supporting sentences are those that the accepted answers touch at their `answer_start`. Real offsets are sometimes
+    a character or two off, so nothing is asked of what stands there, and an offset outside the paragraph touches
+    nothing.
+
+    Args:
+        dataset: From an official file, one row per article with columns `title` and `paragraphs` (`context`, `qas`
+            with `id`, `question`, `answers`); or flat, with columns `id`, `context`, `question`,
+            `answers: {text, answer_start}`, and `title` if there is one.
+        source: File or Hub name it came from, for errors. In a nested file a row is an article.
+        unanswerable: The answer to questions whose list of answers is empty.
+
+    Returns:
+        One row per question in the file's order, with `balora.data.qa.QA_FEATURES`: accepted answers each once,
+        `type` and `level` "", and titles with spaces for underscores.
+
+    Raises:
+        BALoraError: If the columns are neither form's, or a value is missing, empty or of another form.
+    """
+    names = set(dataset.column_names)
+    if "paragraphs" in names:
+        questions = _nested(dataset, source)
+    elif {"id", "context", "question", "answers"} <= names:
+        questions = _flat(dataset, source)
+    else:
+        raise BALoraError(
+            f"{source}: neither SQuAD's official 'paragraphs' nor its flat 'id', 'context', 'question' and 'answers'; "
+            f"it has {column_list(dataset)}"
+        )
+    rows = [_row(question, place, unanswerable) for question, place in questions]
+    if not rows:
+        raise BALoraError(f"{source}: no questions")
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in QA_FEATURES}, features=QA_FEATURES)
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence of a paragraph, without the white space around it."""
+    breaks = list(SENTENCE_BREAK.finditer(text))
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+    starts = [first, *(found.end(1) for found in breaks)]
+    ends = [*(found.start(1) for found in breaks), last]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+
+
+class _Place(NamedTuple):
+    """Where a question stands, for errors."""
+
+    source: str
+    row: int
+    within: str = ""
+
+    def error(self, field: str, problem: str) -> BALoraError:
+        if self.within:
+            return row_error(self.source, self.row, "paragraphs", f"{self.within}, {field}: {problem}")
+        return row_error(self.source, self.row, field, problem)
+
+    def text(self, value: Any, field: str) -> str:
+        """A value that must be text, without outer white space."""
+        if not isinstance(value, str):
+            raise self.error(field, "is missing" if value is None else f"expected text, found {shortened(value)}")
+        if not value.strip():
+            raise self.error(field, "is empty")
+        return value.strip()
+
+    def objects(self, value: Any, field: str) -> list[dict[str, Any]]:
+        """A value that must be a list of objects."""
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise self.error(field, f"expected a list of objects, found {shortened(value)}")
+        return value
+
+
+def _flat(dataset: Dataset, source: str) -> Iterator[tuple[dict[str, Any], _Place]]:
+    for number, row in enumerate(dataset, start=1):
+        place, answers = _Place(source, number), row["answers"]
+        lists = (answers.get("text"), answers.get("answer_start")) if isinstance(answers, dict) else (None, None)
+        if not all(isinstance(one, list) for one in lists) or len(lists[0]) != len(lists[1]):
+            raise place.error("answers", f"expected {{text: […], answer_start: […]}}, found {shortened(answers)}")
+        yield {**row, "answers": list(zip(*lists, strict=True))}, place
+
+
+def _nested(dataset: Dataset, source: str) -> Iterator[tuple[dict[str, Any], _Place]]:
+    for number, article in enumerate(dataset, start=1):
+        paragraphs = _Place(source, number).objects(article["paragraphs"], "paragraphs")
+        for p, paragraph in enumerate(paragraphs, start=1):
+            questions = _Place(source, number, f"paragraph {p}").objects(paragraph.get("qas"), "qas")
+            for q, question in enumerate(questions, start=1):
+                place = _Place(source, number, f"paragraph {p}, question {q}")
+                answers = [
+                    (answer.get("text"), answer.get("answer_start"))
+                    for answer in place.objects(question.get("answers"), "answers")
+                ]
+                known = {"title": article.get("title"), "context": paragraph.get("context"), "answers": answers}
+                yield {**question, **known}, place
+
+
+def _row(question: dict[str, Any], place: _Place, unanswerable: str) -> dict[str, Any]:
+    place.text(question.get("context"), "context")
+    context, spans = question["context"], sentence_spans(question["context"])
+    answers = [place.text(text, "answers") for text, _ in question["answers"]]
+    wrong = next((start for _, start in question["answers"] if type(start) is not int), 0)
+    if type(wrong) is not int:
+        raise place.error("answers", f"answer_start must be a whole number, not {shortened(wrong)}")
+    accepted = list(dict.fromkeys(answers)) or [unanswerable]
+    title = question.get("title")
+    touched = [
+        context[start:end]
+        for start, end in spans
+        if any(0 <= at < end and start < at + len(text) for text, at in question["answers"])
+    ]
+    return {
+        "id": place.text(question.get("id"), "id"),
+        "question": place.text(question.get("question"), "question"),
+        "context": [
+            {
+                "title": "" if title is None else place.text(title, "title").replace("_", " "),
+                "sentences": [context[start:end] for start, end in spans],
+            }
+        ],
+        "answer": accepted[0],
+        "answers": accepted,
+        "type": "",
+        "level": "",
+        "supporting": list(dict.fromkeys(touched)),
+    }
