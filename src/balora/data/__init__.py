@@ -3,7 +3,7 @@
 A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
 for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
 (`lengths`). `streaming` does the same row by row, for sets larger than memory.
-(`lengths`). Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
+Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
