@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
-from peft import LoraConfig, TaskType
+from peft import TaskType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,9 +14,10 @@ from balora.adapters import four_bit, saving, targets
 from balora.adapters.data_starts import start_corda, start_lora_ga
 from balora.adapters.lean import make_lean
 from balora.adapters.lora_fa import freeze_down_projections
+from balora.adapters.semantic import attach_gates
 from balora.adapters.starts import start_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
-from balora.config import FROM_DATA, BALoraConfig
+from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.schedule import weights_at
@@ -48,6 +49,8 @@ def get_balora_model(
     config.resolve(config.task_type or task_of(model))
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
+    if config.method == SELORA and config.target_modules is None:
+        config.target_modules = targets.attention_projections(model)
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
     if config.residual:
@@ -77,7 +80,7 @@ def load_balora_model(
         BALoraError: If the folder is not balora's or does not fit the base model.
     """
     settings = saving.read_settings(model_id)
-    config = saving.config_from_saved(LoraConfig.from_pretrained(str(model_id)), settings)
+    config = saving.config_from_saved(saving.read_lora_config(model_id), settings)
     config.inference_mode = not is_trainable
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
@@ -87,6 +90,9 @@ def load_balora_model(
             student, teacher = saving.split_factors(student, saving.experts_by_key(adapted))
             set_peft_model_state_dict(adapted, student | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
+        if adapted.lora_gate is not None:
+            student, gate = saving.split_gate(student)
+            adapted.lora_gate.load_state_dict(gate)
         four_bit.quantize(adapted, in_four_bits)
         set_peft_model_state_dict(adapted, student, adapter_name=STUDENT)
     except RuntimeError as error:
@@ -107,6 +113,8 @@ def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
         targets.refuse_shared_weights(lora_layers(adapted), model)
     if config.method == "lora-fa":
         freeze_down_projections(lora_layers(adapted), STUDENT)
+    if config.method == SELORA:
+        adapted.lora_gate = attach_gates(adapted, config)
     return adapted
 
 

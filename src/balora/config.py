@@ -21,9 +21,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora-fa": {},
     "lora-ga": {},
     "corda": {},
+    "selora": {},
 }
 RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
 FROM_DATA = frozenset({"lora-ga", "corda"})
+#: The method whose weights depend on each row's sentence vector.
+SELORA = "selora"
 
 Schedule = Literal["constant", "cosine", "two_phase"]
 
@@ -67,7 +70,8 @@ class BALoraConfig(LoraConfig):
             of the weight: `pissa` from its principal components, `milora` from its minor ones, `olora` from its QR
             decomposition; from batches that `get_balora_model` is given: `lora-ga` from the leading directions of the
             loss's gradient (settings in PEFT's `lora_ga_config`), `corda` from the weight's components as the layer's
-            inputs weigh them.
+            inputs weigh them. `selora` starts as `lora`, and each row's sentence vector gates it, in every attention
+            projection unless `target_modules` says otherwise (`balora.adapters.semantic`).
         pissa_niter: `None` for PiSSA by exact SVD; a number for the fast randomized one with that many subspace
             iterations (PEFT's `pissa_niter_N`, seeded).
         corda_method: CorDA's mode, by PEFT's names: `ipm` adapts the leading components and wants batches of the task
@@ -78,6 +82,16 @@ class BALoraConfig(LoraConfig):
             residual method has taken its part (QPiSSA). The teacher is then the function that the student starts
             from: the pretrained one up to the residual's rounding. A base that Transformers loaded in 4 bits needs no
             such setting, and is its own teacher.
+        sentence_dim: For `selora`, the length of the sentence vectors, `sentence_embeds`, that forward and `generate`
+            are given.
+        gate: For `selora`: `shared`, one hidden layer that all adapted layers' gates read; `per_layer`, each its own.
+        gate_hidden: Width of that hidden layer.
+        semantic_weight: For `selora`, λ of `balora.losses.semantic_loss`, a mean over the adapted layers. No value is
+            published; `null` is 0.5, ours (`docs/decisions/selora.md`).
+        semantic_min_similarity: Pairs of sentences whose cosine is smaller do not count. `null` for all pairs, as
+            printed: those that mean the opposite are then pushed apart, without bound.
+        semantic_reduction: `mean` over the pairs, so that micro-batches of any size weigh the same, or their `sum`, as
+            printed.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -115,6 +129,18 @@ class BALoraConfig(LoraConfig):
     seed: int = field(default=0, metadata={"help": "Seed of the randomized SVD."})
     quantization_config: BitsAndBytesConfig | dict[str, Any] | None = field(
         default=None, metadata={"help": "4-bit settings for the base, after the adapter's start; null: as it is."}
+    )
+    sentence_dim: int | None = field(default=None, metadata={"help": "Length of selora's sentence vectors."})
+    gate: Literal["shared", "per_layer"] = field(
+        default="shared", metadata={"help": "Whether selora's gates share their hidden layer."}
+    )
+    gate_hidden: int = field(default=64, metadata={"help": "Width of the gates' hidden layer."})
+    semantic_weight: float | None = field(default=None, metadata={"help": "λ of selora's semantic loss; null: 0.5."})
+    semantic_min_similarity: float | None = field(
+        default=0.0, metadata={"help": "Cosine from which a pair of sentences counts; null: all pairs."}
+    )
+    semantic_reduction: Literal["mean", "sum"] = field(
+        default="mean", metadata={"help": "Mean or sum over the pairs of sentences."}
     )
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
@@ -154,11 +180,11 @@ class BALoraConfig(LoraConfig):
                 f"bias: {self.bias!r} trains the base's own biases, after which the pretrained model can no longer be "
                 "seen through the adapter; use 'none', or lora_bias=True for biases inside the adapter"
             )
-        for name in ("consistency_weight", "diversity_weight", "spectral_weight"):
+        for name in ("consistency_weight", "diversity_weight", "spectral_weight", "semantic_weight"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise BALoraError(f"{name}: {value} is not a weight; use 0 (off) or a positive number")
-        for name in ("top_k", "spectral_k", "r"):
+        for name in ("top_k", "spectral_k", "r", "sentence_dim", "gate_hidden"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BALoraError(f"{name}: {value} is too small; use at least 1")
@@ -172,6 +198,19 @@ class BALoraConfig(LoraConfig):
             raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
         if self.quantization_config is not None:
             self.quantization_config = four_bit_settings(self.quantization_config)
+        if self.method == SELORA and self.sentence_dim is None:
+            raise BALoraError(
+                "sentence_dim: selora needs the length of the sentence vectors that it will be given; "
+                "all-MiniLM-L6-v2's is 384"
+            )
+        if self.gate not in ("shared", "per_layer"):
+            raise BALoraError(f"gate: unknown {self.gate!r}; use 'shared' or 'per_layer'")
+        if self.semantic_weight and self.method != SELORA:
+            raise BALoraError(f"semantic_weight: {self.method} has no sentence vectors to weigh; use method='selora'")
+        if self.semantic_min_similarity is not None and not -1 <= self.semantic_min_similarity <= 1:
+            raise BALoraError(f"semantic_min_similarity: {self.semantic_min_similarity} is no cosine; use −1 to 1")
+        if self.semantic_reduction not in ("mean", "sum"):
+            raise BALoraError(f"semantic_reduction: unknown {self.semantic_reduction!r}; use 'mean' or 'sum'")
         if self.consistency_direction not in ("forward", "reverse"):
             raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
         if self.diversity_loss not in (None, "covariance", "entropy"):
@@ -203,6 +242,8 @@ class BALoraConfig(LoraConfig):
                 "once anyway (teacher_cache_mb)"
             )
         self.task_type = task_type
+        if self.semantic_weight is None:
+            self.semantic_weight = 0.5 if self.method == SELORA else 0.0
         for name, value in PUBLISHED[task_type].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)

@@ -6,6 +6,8 @@ sees one call. In evaluation mode, or without labels, it is the PEFT model and n
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from balora.adapters import four_bit, saving
+from balora.adapters import four_bit, saving, semantic
+from balora.adapters.gates import SentenceGate
 from balora.adapters.teacher import STUDENT, TEACHER, as_teacher, move_base, student_aside
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
@@ -34,7 +37,7 @@ class BALoraOutput(ModelOutput):
         logits: The student's; `None` where the loss came from hidden states.
         components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
             computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch. `router`
-            is what a mixture of experts adds to its own loss, coefficient included.
+            is what a mixture of experts adds to its own loss, coefficient included; `semantic` is SeLoRA's.
     """
 
     loss: Tensor | None = None
@@ -70,6 +73,7 @@ class BALoraModel(PeftModel):
 
     Attributes:
         balora_config: The configuration, with published values filled in.
+        lora_gate: SeLoRA's gates; `None` in other methods.
         drift: Figures for the model card, set by whoever measured them.
     """
 
@@ -78,6 +82,8 @@ class BALoraModel(PeftModel):
         lora_config.base_model_name_or_path = model.name_or_path or None
         super().__init__(model, lora_config, STUDENT)
         self.balora_config = config
+        self.lora_gate: SentenceGate | None = None
+        self._sentences: Tensor | None = None
         self.drift: dict[str, float] | None = None
         self._progress: float | None = None
         self._warned_of_progress = False
@@ -90,7 +96,8 @@ class BALoraModel(PeftModel):
 
     def current_weights(self) -> dict[str, float]:
         """The weight of each regularizer at the present progress."""
-        return weights_at(self.balora_config, self._progress)
+        weights = weights_at(self.balora_config, self._progress)
+        return weights if self.lora_gate is None else {**weights, "semantic": self.balora_config.semantic_weight}
 
     def forward(
         self,
@@ -100,6 +107,7 @@ class BALoraModel(PeftModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         num_tokens_in_batch: Tensor | int | None = None,
+        sentence_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The PEFT model's forward; in training mode with labels, the whole objective.
@@ -113,19 +121,25 @@ class BALoraModel(PeftModel):
                 Given, the task loss is a sum over this micro-batch divided by it.
             num_tokens_in_batch: Tokens that are not padding (examples, in classification) in the whole accumulated
                 batch: this micro-batch's regularizers then weigh by its share. Missing, they weigh like the task loss.
+            sentence_embeds: `(B, sentence_dim)`, SeLoRA's sentence vector of each row.
             **kwargs: The base model's further inputs.
 
         Returns:
             `BALoraOutput` in training with labels, else whatever the base model returns.
+
+        Raises:
+            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any.
         """
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs = {name: value for name, value in named.items() if value is not None} | kwargs
-        if not self.training or labels is None:
-            if num_items_in_batch is not None:
-                inputs["num_items_in_batch"] = num_items_in_batch
-            return super().forward(labels=labels, **inputs)
-        counts = BatchCounts(num_items_in_batch, num_tokens_in_batch)
-        return self._objective(inputs, labels, self._weights_in_training(), counts)
+        # In training the gates outlive the forward: a backward with gradient checkpointing meets them again.
+        with self._guided(sentence_embeds, {**inputs, "labels": labels}, keep=self.training):
+            if not self.training or labels is None:
+                if num_items_in_batch is not None:
+                    inputs["num_items_in_batch"] = num_items_in_batch
+                return super().forward(labels=labels, **inputs)
+            counts = BatchCounts(num_items_in_batch, num_tokens_in_batch)
+            return self._objective(inputs, labels, self._weights_in_training(), counts)
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pretrained model's output for these inputs: evaluation mode, no gradient, nothing left changed.
@@ -133,7 +147,7 @@ class BALoraModel(PeftModel):
         In classification the backbone is the pretrained one and the head the live one: a head starts random, so there
         is no pretrained one to agree with (BA-LoRA on GLUE).
         """
-        for name in ("labels", "num_items_in_batch", "num_tokens_in_batch"):
+        for name in ("labels", "num_items_in_batch", "num_tokens_in_batch", "sentence_embeds"):
             kwargs.pop(name, None)
         with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
             return super().forward(*args, **kwargs)
@@ -151,6 +165,35 @@ class BALoraModel(PeftModel):
         student's activations.
         """
         raise NotImplementedError
+
+    @contextmanager
+    def _guided(self, s: Tensor | None, inputs: dict[str, Any], *, keep: bool = False) -> Iterator[None]:
+        """Within, these sentence vectors gate SeLoRA's layers; without any, a layer that needs its own says so.
+
+        Args:
+            s: `(B, sentence_dim)`.
+            inputs: What the B rows are.
+            keep: Whether they stand until the next batch.
+        """
+        if s is not None:
+            semantic.check_sentences(s, inputs, self.balora_config)
+        if self.lora_gate is None:
+            yield
+            return
+        semantic.set_gates(self, None if s is None else self.lora_gate(s))
+        self._sentences = s
+        try:
+            yield
+        finally:
+            if not keep:
+                semantic.set_gates(self, None)
+                self._sentences = None
+
+    def _semantic_terms(self) -> dict[str, Tensor]:
+        """SeLoRA's own regularizer of the batch that its layers are set to, unweighted; empty where there is none."""
+        if self.lora_gate is None or not self.balora_config.semantic_weight:
+            return {}
+        return {"semantic": semantic.semantic_term(self, self._sentences, self.balora_config)}
 
     def _weights_in_training(self) -> dict[str, float]:
         config = self.balora_config
@@ -193,14 +236,34 @@ class BALoraModel(PeftModel):
         four_bit.refuse_four_bit(self, "merge_adapter")
         self.base_model.merge_adapter(*args, **kwargs)
 
-    def merge_and_unload(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """As PEFT's.
+    def merge_and_unload(self, *args: Any, sentence_embeds: Tensor | None = None, **kwargs: Any) -> torch.nn.Module:
+        """As PEFT's, and for SeLoRA at the sentence, or the mean of the sentences, of `merge_at`.
 
         Raises:
-            BALoraError: If the base is in 4 bits; see `dequantize`.
+            BALoraError: If the base is in 4 bits; see `dequantize`. If the method is SeLoRA and no sentence is given.
         """
         four_bit.refuse_four_bit(self, "merge_and_unload")
+        if sentence_embeds is not None:
+            self.merge_at(sentence_embeds)
         return self.base_model.merge_and_unload(*args, **kwargs)
+
+    def merge_at(self, sentence_embeds: Tensor) -> None:
+        """Make SeLoRA's adapter the plain LoRA that it is at one sentence: A·f(s)·B with A·f(s) as its new A.
+
+        There is no way back. The model then takes no sentence vectors, and saves and merges as any LoRA does.
+
+        Args:
+            sentence_embeds: `(sentence_dim,)`; or `(N, sentence_dim)` for the mean of N sentences' gates.
+
+        Raises:
+            BALoraError: If the method is not SeLoRA, or the vectors are of another length.
+        """
+        s = sentence_embeds.reshape(-1, sentence_embeds.shape[-1])
+        semantic.check_sentences(s, {}, self.balora_config)
+        with torch.no_grad():
+            semantic.fold_gates(self, self.lora_gate(s))
+        self.lora_gate = self._sentences = None
+        self.balora_config = replace(self.balora_config, method="lora", sentence_dim=None, semantic_weight=0.0)
 
     def dequantize(self) -> None:
         """Turn a base in 4 bits into one in full precision with the same values: same functions, whole memory.
@@ -220,6 +283,8 @@ class BALoraModel(PeftModel):
     ) -> None:
         """Save a plain LoRA adapter that loads with `PeftModel.from_pretrained` and no balora.
 
+        SeLoRA's is none, and loads with `BALoraModel.from_pretrained` alone; PEFT refuses it.
+
         Writes `adapter_model.safetensors`, `adapter_config.json`, `balora_config.json` and the model card.
 
         Args:
@@ -238,12 +303,16 @@ class BALoraModel(PeftModel):
             start = get_peft_model_state_dict(self, adapter_name=TEACHER, **read)
             state = saving.stack_factors(state, start, saving.experts_by_key(self))
             saving.scale_rank(lora_config, 2)
+        if self.lora_gate is not None:
+            state = saving.with_gate(state, self.state_dict() if state_dict is None else state_dict)
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         # safetensors takes neither views nor two names for one storage
         state = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
         save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
         lora_config.save_pretrained(directory)
+        if self.lora_gate is not None:
+            saving.hide_from_peft(directory)
         saving.write_settings(directory, self.balora_config)
         self.create_or_update_model_card(directory)
 
@@ -261,10 +330,14 @@ class BALoraModel(PeftModel):
         Raises:
             BALoraError: If it differs and the base is a quantized residual, which cannot be moved.
         """
-        if adapter_name != STUDENT or not self.balora_config.residual:
+        if adapter_name != STUDENT or not (self.balora_config.residual or self.lora_gate is not None):
             return super().load_adapter(model_id, adapter_name, **kwargs)
         saving.read_settings(model_id)
         saved = load_peft_weights(str(model_id), device=str(self.device))
+        if self.lora_gate is not None:
+            student, gate = saving.split_gate(saved)
+            self.lora_gate.load_state_dict(gate)
+            return set_peft_model_state_dict(self, student, adapter_name=STUDENT)
         student, teacher = saving.split_factors(saved, saving.experts_by_key(self))
         current = get_peft_model_state_dict(self, adapter_name=TEACHER)
         if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):

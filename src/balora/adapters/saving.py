@@ -6,6 +6,10 @@ A residual adapter changes the weight by scaling·(B·A − B₀·A₀). Saved a
 
 (expert by expert, where one A and one B hold those of several) it fits the untouched base, and both halves are there
 to the bit for who resumes.
+
+SeLoRA's is no plain LoRA, and its files are made such that stock PEFT stops at them instead of leaving the gates out:
+`adapter_config.json` names a type that PEFT does not know, and for those who pass a configuration of their own each
+`lora_A` has one axis more than PEFT's.
 """
 
 import json
@@ -22,10 +26,14 @@ from torch import Tensor
 
 from balora.adapters.matrices import expert_count
 from balora.adapters.teacher import lora_layers
-from balora.config import BALoraConfig
+from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 
 SETTINGS_FILE = "balora_config.json"
+PEFT_FILE = "adapter_config.json"
+#: SeLoRA's type for PEFT, whose `KeyError` shows it.
+SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
+GATE = "lora_gate."
 
 
 def experts_by_key(model: PeftModel) -> dict[str, int]:
@@ -65,6 +73,38 @@ def split_factors(state: dict[str, Tensor], experts: dict[str, int]) -> tuple[di
             student[key], negated = tensor.chunk(2, dim=1)
             teacher[key] = -negated
     return {k: v.contiguous() for k, v in student.items()}, {k: v.contiguous() for k, v in teacher.items()}
+
+
+def with_gate(student: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is saved of SeLoRA: the factors in shapes that PEFT refuses, and the gates.
+
+    Args:
+        student: The factors, keyed as PEFT keys them.
+        state: The whole model's state dict.
+    """
+    factors = {key: tensor.unsqueeze(0) if "lora_A" in key else tensor for key, tensor in student.items()}
+    return factors | {key: tensor for key, tensor in state.items() if key.startswith(GATE)}
+
+
+def split_gate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inverse of `with_gate`: the factors as PEFT has them, and the state dict of the gates alone."""
+    gate = {key.removeprefix(GATE): tensor for key, tensor in state.items() if key.startswith(GATE)}
+    factors = {key: tensor for key, tensor in state.items() if not key.startswith(GATE)}
+    return {key: tensor.squeeze(0) if "lora_A" in key else tensor for key, tensor in factors.items()}, gate
+
+
+def hide_from_peft(directory: Path) -> None:
+    """Give the `adapter_config.json` in this folder a type that PEFT does not know."""
+    path = directory / PEFT_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": SELORA_TYPE}, indent=2, sort_keys=True))
+
+
+def read_lora_config(directory: str | Path) -> LoraConfig:
+    """PEFT's configuration of an adapter that balora wrote, SeLoRA's too."""
+    saved = json.loads((Path(directory) / PEFT_FILE).read_text())
+    if saved["peft_type"] == SELORA_TYPE:
+        return LoraConfig.from_peft_type(**{**saved, "peft_type": "LORA"})
+    return LoraConfig.from_pretrained(str(directory))
 
 
 def scale_rank(config: LoraConfig, factor: float) -> None:
@@ -132,11 +172,22 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
         drift_text = f"Measured against the base model on the evaluation set:\n\n| | |\n|---|---|\n{measured}"
     else:
         drift_text = "Not measured. `balora.evaluation.measure_drift(model, batches)` measures it."
+    trained = f"of rank {rank}, trained with balora {version('balora')} by `{config.method}` and its regularizers"
+    if config.method == SELORA:
+        what = (
+            f"A LoRA adapter {trained}: each row's sentence vector gates it. PEFT alone cannot load it:\n\n"
+            "```python\nfrom balora import BALoraModel\n\n"
+            "model = BALoraModel.from_pretrained(base_model, this_folder)\n"
+            f"model(**inputs, sentence_embeds=s)  # s: (rows, {config.sentence_dim})\n```\n\n"
+        )
+    else:
+        what = (
+            f"A plain LoRA adapter {trained}. It loads and merges with PEFT alone:\n\n"
+            "```python\nfrom peft import PeftModel\n\n"
+            "model = PeftModel.from_pretrained(base_model, this_folder)\n```\n\n"
+        )
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n"
         f"# Adapter of {base_model or 'an unnamed base model'}\n\n"
-        f"A plain LoRA adapter of rank {rank}, trained with balora {version('balora')} by `{config.method}` and its "
-        "regularizers. It loads and merges with PEFT alone:\n\n"
-        "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, this_folder)\n```\n\n"
-        f"{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
+        f"{what}{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
     )

@@ -81,6 +81,27 @@ def refuse_without_parameters(error: ValueError) -> None:
         ) from error
 
 
+def attention_projections(model: PreTrainedModel) -> list[str]:
+    """Endings of the names of all linear layers in attention: `SelfAttention.q`, `self_attn.o_proj`, `attn.c_proj`.
+
+    Raises:
+        BALoraError: If there are none in a module that is called attention.
+    """
+    found = {
+        f"{name.rsplit('.', 1)[-1]}.{child}"
+        for name, module in model.named_modules()
+        if "Attention" in type(module).__name__
+        for child, projection in module.named_children()
+        if isinstance(projection, (nn.Linear, Conv1D))
+    }
+    if not found:
+        raise BALoraError(
+            f"target_modules: {type(model).__name__} has no attention that we know by its name; name the layers to "
+            f"adapt ({_linear_names(model)})"
+        )
+    return sorted(found)
+
+
 def warn_of_passed_over(model: PeftModel, config: LoraConfig) -> None:
     """Say which linear layers `target_modules` names and PEFT left as they are.
 

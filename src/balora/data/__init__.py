@@ -4,6 +4,7 @@ A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sou
 for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
 (`lengths`). `streaming` does the same row by row, for sets larger than memory.
 Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
+SeLoRA's get a sentence vector each (`sentences`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
@@ -13,17 +14,21 @@ from balora.data.hotpotqa import hotpotqa_rows
 from balora.data.lengths import check_lengths, check_max_length, context_length
 from balora.data.qa import to_qa_rows
 from balora.data.qa_context import select_context
+from balora.data.sentences import add_sentence_embeds, input_embedding_encoder, load_sentence_encoder
 from balora.data.sources import load_table, stream_table
 from balora.data.squad import squad_rows
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
 from balora.data.tokenization import tokenize_classification
 
 __all__ = [
+    "add_sentence_embeds",
     "check_lengths",
     "check_max_length",
     "context_length",
     "expand_path",
     "hotpotqa_rows",
+    "input_embedding_encoder",
+    "load_sentence_encoder",
     "load_table",
     "select_context",
     "squad_rows",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from balora.adapters.semantic import first_row_alone
 from balora.batches import select_examples
 from balora.fused import (
     HeadSpectrum,
@@ -65,6 +66,21 @@ class BALoraModelForGeneration(BALoraModel):
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `BALoraModel.teacher_forward`; nothing is generated, so no cache is filled unless asked for."""
         return super().teacher_forward(*args, **{"use_cache": False, **kwargs})
+
+    def generate(self, *args: Any, sentence_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        """As PEFT's and Transformers'; each row, its beams and whatever it returns are gated by its own sentence.
+
+        Args:
+            *args: Theirs.
+            sentence_embeds: `(B, sentence_dim)`, SeLoRA's, one for each row of the inputs.
+            **kwargs: Theirs.
+
+        Raises:
+            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any.
+        """
+        given = {"inputs": args[0], **kwargs} if args else kwargs
+        with torch.no_grad(), self._guided(sentence_embeds, given):
+            return super().generate(*args, **kwargs)
 
     def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
         """The inputs with all that the model needs to give logits for these labels without being given them."""
@@ -125,6 +141,9 @@ class BALoraModelForGeneration(BALoraModel):
             # Of this micro-batch's tokens, so it weighs as the regularizers do.
             loss = loss + batch.share * router
             components["router"] = batch.share * router.detach()
+        for name, term in self._semantic_terms().items():
+            loss = loss + batch.share * weights[name] * term
+            components[name] = batch.share * term.detach()
         return BALoraOutput(loss=loss, components=components)
 
     def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
@@ -135,6 +154,7 @@ class BALoraModelForGeneration(BALoraModel):
         # would take their number in the whole batch.
         output = self._student(**batch.inputs, labels=batch.labels)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
+        terms |= self._semantic_terms()
         own = output.loss
         router = router_loss(self.get_base_model(), output)
         if router is not None:
@@ -159,7 +179,8 @@ class BALoraModelForGeneration(BALoraModel):
         return torch.randperm(count) < number
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
-        reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
+        with first_row_alone(self):
+            reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
         if reason is not None:
             warnings.warn(
                 f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "

@@ -51,4 +51,5 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
         task_share = 1.0 if counts.items is None else here.items / counts.items
         share = task_share if counts.tokens is None else here.tokens / counts.tokens
         terms = classification_terms(output.logits, teacher_logits, self.balora_config, weights)
+        terms |= self._semantic_terms()
         return combined(output, output.loss * task_share, terms, share, weights)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from trl import SFTTrainer
 
+from balora.config import SELORA
 from balora.errors import BALoraError
 from balora.training.trainer import ObjectiveTrainerMixin
 
@@ -16,11 +17,17 @@ class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
     As TRL's it has a mixture of experts balance its routers, unless `router_aux_loss_coef` is 0.
 
     Raises:
-        BALoraError: If `router_aux_loss_coef` is given for a model that computes no such loss.
+        BALoraError: If `router_aux_loss_coef` is given for a model that computes no such loss, or SeLoRA's rows, each
+            of a sentence of its own, are to be put together into one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.model.balora_config.method == SELORA and (self.args.packing or self.padding_free):
+            raise BALoraError(
+                "packing: it puts several examples into one row, and selora has one sentence vector for each row; "
+                "leave packing and padding_free out"
+            )
         coefficient, base = self.args.router_aux_loss_coef, self.model.get_base_model()
         if coefficient is not None:
             if coefficient and not hasattr(base, "router_aux_loss_coef"):

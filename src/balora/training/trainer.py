@@ -1,6 +1,6 @@
 """`BALoraTrainer`: Transformers' `Trainer` that schedules, normalises and logs the objective's parts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,34 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from balora.config import SELORA
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.evaluation.drift import measure_drift
 from balora.training.callbacks import ScheduleCallback
+
+SENTENCES = "sentence_embeds"
+
+
+class SentenceCollator:
+    """Sets the rows' `sentence_embeds` aside from a collator that knows nothing of them.
+
+    Args:
+        collate: The collator.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """As the collator's, with `sentence_embeds` `(B, d)`."""
+        if not all(SENTENCES in row for row in rows):
+            raise BALoraError(
+                f"{SENTENCES}: a row has none, and selora reads one for each; balora.data.add_sentence_embeds makes "
+                "the column from texts"
+            )
+        vectors = torch.stack([torch.as_tensor(row[SENTENCES]) for row in rows])
+        rest = [{name: value for name, value in row.items() if name != SENTENCES} for row in rows]
+        return {**self.collate(rest), SENTENCES: vectors}
 
 
 class ObjectiveTrainerMixin:
@@ -19,7 +44,9 @@ class ObjectiveTrainerMixin:
 
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
     `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`. A
-    mixture of experts that balances its routers adds `loss_router`, as its own forward weighs it.
+    mixture of experts that balances its routers adds `loss_router`, as its own forward weighs it, and SeLoRA
+    `loss_semantic`. SeLoRA's rows have a column `sentence_embeds` (`balora.data.add_sentence_embeds`), whatever the
+    collator makes of the others.
 
     Attributes:
         drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
@@ -40,9 +67,17 @@ class ObjectiveTrainerMixin:
             )
         self.model_accepts_loss_kwargs = True
         self.add_callback(ScheduleCallback())
+        if self.model.balora_config.method == SELORA:
+            self.data_collator = SentenceCollator(self.data_collator)
         self._tokens_in_batch: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._steps: dict[str, set[int]] = {}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Also keep the sentence vectors, which the base model's forward has no argument for."""
+        super()._set_signature_columns_if_needed()
+        if self.model.balora_config.method == SELORA and SENTENCES not in self._signature_columns:
+            self._signature_columns.append(SENTENCES)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

@@ -1,0 +1,211 @@
+"""Sentence vectors for SeLoRA's rows, from their texts: computed once, and kept on disk by text and by encoder.
+
+The encoder is a frozen sentence-transformers model, or the input embeddings of the very model that will be trained,
+which needs no second one. Either pools over tokens. The vectors are made from texts that the caller names, and not in
+the model's forward from what it reads: a causal language model reads its answers too.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Features, List, Value
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from balora.data.expand import expand_path
+from balora.errors import BALoraError
+from balora.modes import evaluation_mode
+
+COLUMN = "sentence_embeds"
+KEY_BYTES = 16
+#: Where sentence-transformers keeps how many tokens it reads, and how their vectors are pooled.
+LENGTH_FILE = "sentence_bert_config.json"
+POOLING_FILE = "1_Pooling/config.json"
+#: The poolings that we can do, by its old names and its new ones.
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "mean": "mean", "cls": "first"}
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """From texts to vectors.
+
+    Attributes:
+        module: Whose token vectors they are; nothing in it is changed.
+        token_vectors: From ids and mask `(B, S)` to `(B, S, d)`.
+        tokenizer: For the ids.
+        pooling: The `mean` over a text's tokens, or its `first` token's vector.
+        max_length: Tokens of a text that are read; `None` for all.
+    """
+
+    module: nn.Module
+    token_vectors: Callable[[Tensor, Tensor], Tensor]
+    tokenizer: PreTrainedTokenizerBase
+    pooling: Literal["mean", "first"] = "mean"
+    max_length: int | None = None
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """`(N, d)` in float32, of length 1 each, in one batch; a text without tokens gives zeros."""
+        limit = {"truncation": self.max_length is not None, "max_length": self.max_length}
+        rows = [self.tokenizer(text, verbose=False, **limit)["input_ids"] for text in texts]
+        width = max(1, *map(len, rows))
+        device = next(self.module.parameters()).device
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (N, S)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        with evaluation_mode(self.module):
+            vectors = self.token_vectors(ids, mask).float()  # (N, S, d)
+        if self.pooling == "first":
+            pooled = vectors[:, 0]
+        else:
+            pooled = (vectors * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return F.normalize(pooled, dim=1).cpu()
+
+    def fingerprint(self) -> str:
+        """Of the weights and of how texts become vectors; another encoder has another."""
+        digest = hashlib.blake2b(f"{self.pooling} {self.max_length}".encode(), digest_size=KEY_BYTES)
+        for text in ("", "Sentence vectors, of 2 tokenizers?"):
+            digest.update(json.dumps(self.tokenizer(text, verbose=False)["input_ids"]).encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
+    """A sentence-transformers model of one Transformer and one pooling, through Transformers alone.
+
+    Args:
+        path: Folder or Hub name; `package:` and variables are expanded as in recipes.
+        device: Where it runs.
+
+    Raises:
+        BALoraError: If its pooling is neither a mean nor the first token's vector.
+    """
+    path = expand_path(path)
+    model = AutoModel.from_pretrained(path, dtype=torch.float32).requires_grad_(False).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    # Where a model names no pooling, sentence-transformers too takes the mean.
+    modes = _settings(path, POOLING_FILE) or {"pooling_mode": "mean"}
+    wanted = [name for name, value in modes.items() if name.startswith("pooling_mode_") and value is True]
+    wanted += [str(modes["pooling_mode"])] if "pooling_mode" in modes else []
+    if len(wanted) != 1 or wanted[0] not in POOLINGS:
+        raise BALoraError(f"{path}: pools by {', '.join(wanted)}; use an encoder that pools by mean or cls alone")
+    return SentenceEncoder(
+        module=model,
+        token_vectors=lambda ids, mask: model(input_ids=ids, attention_mask=mask).last_hidden_state,
+        tokenizer=tokenizer,
+        pooling=POOLINGS[wanted[0]],
+        max_length=_settings(path, LENGTH_FILE).get("max_seq_length")
+        or min(tokenizer.model_max_length, model.config.max_position_embeddings),
+    )
+
+
+def _settings(path: str, name: str) -> dict[str, Any]:
+    """A JSON file of the model's; empty where there is none."""
+    file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    return {} if file is None else json.loads(Path(file).read_text())
+
+
+def input_embedding_encoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SentenceEncoder:
+    """The mean of a text's input embeddings in the model that is to be trained: no second model, and no word order.
+
+    Args:
+        model: The model, before or after it is adapted; its embeddings are read, not trained.
+        tokenizer: The model's.
+    """
+    embeddings = model.get_input_embeddings()
+    return SentenceEncoder(embeddings, lambda ids, mask: embeddings(ids), tokenizer)
+
+
+def embed_texts(
+    texts: Sequence[str], encoder: SentenceEncoder, *, cache_dir: str | os.PathLike | None = None, batch_size: int = 32
+) -> Tensor:
+    """Sentence vectors `(N, d)` in float32, of length 1; each text is encoded once.
+
+    Args:
+        texts: N texts; equal ones get the same vector.
+        encoder: From `load_sentence_encoder` or `input_embedding_encoder`.
+        cache_dir: Folder of a file for each encoder, with the vectors of all texts it ever saw. `None` keeps none.
+        batch_size: Texts at a time.
+
+    Raises:
+        BALoraError: If there are no texts.
+    """
+    if not texts:
+        raise BALoraError("texts: none; give at least one")
+    keys = [hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts]
+    path = None if cache_dir is None else Path(cache_dir) / f"{encoder.fingerprint()}.safetensors"
+    known = _read(path) if path is not None and path.is_file() else {}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    by_length = sorted(missing, key=lambda key: len(missing[key]))  # so that little is padding
+    _warn_of_long(list(missing.values()), encoder)
+    for first in range(0, len(by_length), batch_size):
+        chosen = by_length[first : first + batch_size]
+        known.update(zip(chosen, encoder([missing[key] for key in chosen]), strict=True))
+    if missing and path is not None:
+        _write(path, known)
+    return torch.stack([known[key] for key in keys])
+
+
+def add_sentence_embeds(
+    dataset: Dataset,
+    texts: Sequence[str],
+    encoder: SentenceEncoder,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    batch_size: int = 32,
+) -> Dataset:
+    """The dataset with a column `sentence_embeds`, which `BALoraTrainer` gives to SeLoRA.
+
+    Args:
+        dataset: N rows, tokenized or not.
+        texts: What each row's sentence is, without its answer: N texts.
+        encoder: From `load_sentence_encoder` or `input_embedding_encoder`.
+        cache_dir: See `embed_texts`.
+        batch_size: Texts at a time.
+
+    Raises:
+        BALoraError: If there is not one text for each row, or no row.
+    """
+    if len(texts) != len(dataset):
+        raise BALoraError(f"texts: {len(texts)} for {len(dataset)} rows; give one for each")
+    vectors = embed_texts(texts, encoder, cache_dir=cache_dir, batch_size=batch_size).numpy()
+    feature = Features({COLUMN: List(Value("float32"))})[COLUMN]
+    return dataset.add_column(COLUMN, list(vectors), feature=feature)
+
+
+def _warn_of_long(texts: Sequence[str], encoder: SentenceEncoder) -> None:
+    if encoder.max_length is None:
+        return
+    count = sum(len(encoder.tokenizer(text, verbose=False)["input_ids"]) > encoder.max_length for text in texts)
+    if count:
+        warnings.warn(
+            f"balora: {count} of {len(texts)} texts are longer than the {encoder.max_length} tokens that the sentence "
+            "encoder reads; their vectors are those of their beginnings"
+        )
+
+
+def _read(path: Path) -> dict[bytes, Tensor]:
+    saved = load_file(path)
+    return {bytes(key.tolist()): vector for key, vector in zip(saved["keys"], saved["vectors"], strict=True)}
+
+
+def _write(path: Path, known: dict[bytes, Tensor]) -> None:
+    """All at once, so that a process that reads at the same time sees the file before or after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        pass
+    keys = torch.tensor([list(key) for key in known], dtype=torch.uint8)  # (N, KEY_BYTES)
+    save_file({"keys": keys, "vectors": torch.stack(list(known.values()))}, file.name)
+    os.replace(file.name, path)
