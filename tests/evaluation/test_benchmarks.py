@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer
 
 from balora.evaluation import benchmarks
 from balora.evaluation.benchmarks import Writing
@@ -16,11 +15,6 @@ FILES = {
     "mbpp": "mbpp/mbpp.jsonl",
 }
 RUN = {"confirm_run_unsafe_code": True}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(models_dir):
-    return AutoTokenizer.from_pretrained(models_dir / "stories260k")
 
 
 @pytest.fixture

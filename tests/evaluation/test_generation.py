@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers as hf
 from tiny_models import make, word_tokenizer
 
 from balora import BALoraConfig, get_balora_model
@@ -10,16 +9,6 @@ from balora.errors import BALoraError
 from balora.evaluation.generation import generate_completions
 
 PROMPTS = ["Once upon a time, there was", "One day", "Lily and Tom went to the park. They saw a big", "The"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(models_dir):
-    return hf.AutoTokenizer.from_pretrained(models_dir / "stories260k")
-
-
-@pytest.fixture
-def model(models_dir):
-    return hf.AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")
 
 
 @torch.no_grad()

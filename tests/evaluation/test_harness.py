@@ -27,16 +27,6 @@ lm_eval_tasks = pytest.importorskip("lm_eval.tasks")
 pytest.importorskip("math_verify")
 
 
-@pytest.fixture(scope="module")
-def tokenizer(models_dir):
-    return hf.AutoTokenizer.from_pretrained(models_dir / "stories260k")
-
-
-@pytest.fixture
-def model(models_dir):
-    return hf.AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")
-
-
 @pytest.fixture
 def small(data_dir, tmp_path) -> Path:
     """The local tasks' folder with a little of each real file."""

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import word_tokenizer
@@ -13,16 +12,6 @@ from tiny_models import word_tokenizer
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
 from balora.evaluation.wikitext import detokenize, read_pages, split_pages, wikitext_perplexity
-
-
-@pytest.fixture(scope="module")
-def tokenizer(models_dir):
-    return hf.AutoTokenizer.from_pretrained(models_dir / "stories260k")
-
-
-@pytest.fixture
-def model(models_dir):
-    return hf.AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")
 
 
 @pytest.mark.parametrize(("split", "count"), [("test", 62), ("valid", 60)])
