@@ -51,7 +51,7 @@ def test_references_score_one_and_wrong_answers_nothing(data_dir, tmp_path, monk
             asked.extend(prompts)
             return written
 
-        monkeypatch.setattr(benchmarks, "generate_completions", replay)
+        monkeypatch.setattr(benchmarks.writing, "generate_completions", replay)
         assert measure(None, tmp_path)[figure] == expected
         assert len(asked) == 6
         assert all(prompt.startswith("Q: ") and prompt.endswith("\nA:") for prompt in asked)
@@ -64,7 +64,9 @@ def test_without_a_template_code_is_continued(data_dir, monkeypatch, tmp_path, t
     plain = Writing(tokenizer, context=None, put=lambda q: q, instructed=False, batch_size=4)
     asked = []
     monkeypatch.setattr(
-        benchmarks, "generate_completions", lambda m, t, prompts, **_: asked.extend(prompts) or ["pass"] * len(prompts)
+        benchmarks.writing,
+        "generate_completions",
+        lambda m, t, prompts, **_: asked.extend(prompts) or ["pass"] * len(prompts),
     )
     for name in ("humaneval", "mbpp"):
         file = str(data_dir / FILES[name])

@@ -12,7 +12,7 @@ from balora.study.cell import RESULT_FILE
 from balora.study.measure import measure
 from balora.study.plan import single
 from balora.study.progress import ProgressCallback
-from balora.study.run_dir import write_text
+from balora.study.run_dir import named_folder, write_text
 from balora.study.student import build_student, load_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
@@ -38,9 +38,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         BALoraError: If the recipe, its data or the adapter is wrong, or the folder holds an evaluation already.
     """
     recipe = single(recipe)
-    if recipe.output_dir is None:
-        raise BALoraError("output_dir: missing; add --output_dir DIR")
-    directory = Path(recipe.output_dir)
+    directory = named_folder(recipe)
     if (directory / RESULT_FILE).exists():
         raise BALoraError(f"output_dir: {directory} has a {RESULT_FILE} already; choose another --output_dir")
     if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():

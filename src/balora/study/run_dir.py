@@ -40,6 +40,17 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
         raise
 
 
+def named_folder(recipe: Recipe) -> Path:
+    """The recipe's output folder, there or not.
+
+    Raises:
+        BALoraError: If it names none.
+    """
+    if recipe.output_dir is None:
+        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    return Path(recipe.output_dir)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f"{path.name}.part")
@@ -48,9 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _check(recipe: Recipe) -> Path:
-    if recipe.output_dir is None:
-        raise BALoraError("output_dir: missing; add --output_dir DIR")
-    directory = Path(recipe.output_dir)
+    directory = named_folder(recipe)
     record = directory / RECIPE_FILE
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")

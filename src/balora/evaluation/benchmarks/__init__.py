@@ -1,0 +1,36 @@
+"""What a model that writes is judged on: a function for each benchmark, with its settings as keyword arguments.
+
+It is called before anything is trained: it reads the problems, puts them as the training rows were put, and holds them
+against the model's context. What it returns takes a model, keeps what that wrote, and returns figures.
+"""
+
+from collections.abc import Callable
+
+from balora.evaluation.benchmarks.conversation import mt_bench
+from balora.evaluation.benchmarks.language import harness, wikitext2
+from balora.evaluation.benchmarks.programs import humaneval, mbpp
+from balora.evaluation.benchmarks.solutions import gsm8k, math
+from balora.evaluation.benchmarks.writing import Benchmark, Writing
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Writing",
+    "gsm8k",
+    "harness",
+    "humaneval",
+    "math",
+    "mbpp",
+    "mt_bench",
+    "wikitext2",
+]
+
+BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+    "gsm8k": gsm8k,
+    "math": math,
+    "humaneval": humaneval,
+    "mbpp": mbpp,
+    "mt_bench": mt_bench,
+    "wikitext2": wikitext2,
+    "harness": harness,
+}
