@@ -14,14 +14,14 @@ world-<fingerprint>/
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from balora.errors import BALoraError
+from balora.files import cache_folder, write_jsonl, write_whole
 from balora.world.config import WorldConfig
 from balora.world.language import capital_prompt, colour_prompt, make_language, make_line, occupation_prompt
 from balora.world.pretrain import pretrain
@@ -97,12 +97,12 @@ def build_world(
         BALoraError: If the cache directory cannot be written.
     """
     config = config or WorldConfig()
-    cache = Path(cache_dir or os.environ.get("BALORA_CACHE") or "~/.cache/balora").expanduser()
+    cache = cache_folder(cache_dir)
     pretrained_dir = cache / f"pretrained-{config.pretraining_fingerprint}"
     world = World(cache / f"world-{config.fingerprint}", config)
     if not world.directory.is_dir():
-        _write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
-        _write_whole(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
+        write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
+        write_whole(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
     return world
 
 
@@ -122,40 +122,13 @@ def _write_files(world: World, pretrained_dir: Path) -> None:
     language = make_language(world.config)
     (world.directory / "world.json").write_text(json.dumps(asdict(world.config), indent=2) + "\n")
     shutil.copytree(pretrained_dir, world.model_dir)
-    _write_jsonl(world.train_file, make_rows(world.config, language, "train"))
-    _write_jsonl(world.eval_file, make_rows(world.config, language, "eval"))
-    _write_jsonl(world.heldout_file, ({"text": make_line(language, "heldout", i)} for i in range(_HELD_OUT_LINES)))
-    _write_jsonl(world.facts_file, (_row(capital_prompt(country), city) for country, city in language.capitals))
-    _write_jsonl(world.attributes_file, (_row(colour_prompt(thing), colour) for thing, colour in language.colours))
-    _write_jsonl(world.occupations_file, (_row(occupation_prompt(who), lean) for who, lean in language.occupations))
+    write_jsonl(world.train_file, make_rows(world.config, language, "train"))
+    write_jsonl(world.eval_file, make_rows(world.config, language, "eval"))
+    write_jsonl(world.heldout_file, ({"text": make_line(language, "heldout", i)} for i in range(_HELD_OUT_LINES)))
+    write_jsonl(world.facts_file, (_row(capital_prompt(country), city) for country, city in language.capitals))
+    write_jsonl(world.attributes_file, (_row(colour_prompt(thing), colour) for thing, colour in language.colours))
+    write_jsonl(world.occupations_file, (_row(occupation_prompt(who), lean) for who, lean in language.occupations))
 
 
 def _row(prompt: str, word: str) -> dict[str, str]:
     return {"prompt": prompt, "completion": f" {word}"}
-
-
-def _write_jsonl(file: Path, rows: Iterable[dict[str, str]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_whole(directory: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory beside this one and move it here; if another process was first, keep its own."""
-    if directory.is_dir():
-        return
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
-    except OSError as error:
-        raise BALoraError(
-            f"cannot write to the cache directory {directory.parent} ({error.strerror}): "
-            "set cache_dir or BALORA_CACHE to one that can be written"
-        ) from error
-    with scratch:
-        whole = Path(scratch.name) / directory.name
-        whole.mkdir()
-        write(whole)
-        try:
-            os.replace(whole, directory)
-        except OSError:
-            if not directory.is_dir():
-                raise

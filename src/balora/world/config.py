@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from balora.errors import BALoraError
 from balora.world import words
@@ -100,11 +102,7 @@ class WorldConfig:
     pretrain_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, (low, high) = getattr(self, field.name), _LIMITS[field.name]
-            kinds, noun = ((int,), "a whole number") if field.type is int else ((int, float), "a number")
-            if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
-                raise BALoraError(f"{field.name} must be {noun} from {low} to {high}, not {value!r}")
+        check_knobs(self, _LIMITS)
         if self.list_length < self.task_classes:
             raise BALoraError(
                 f"list_length must be at least task_classes = {self.task_classes}, not {self.list_length}"
@@ -120,15 +118,36 @@ class WorldConfig:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name the world: equal knobs, equal fingerprint, on any machine."""
-        return _digest(asdict(self))
+        return digest(self, _RECIPE_VERSION)
 
     @property
     def pretraining_fingerprint(self) -> str:
         """As `fingerprint`, over what shapes the pretrained model alone: worlds that differ in their task share it."""
-        return _digest({name: value for name, value in asdict(self).items() if name not in _TASK_FIELDS})
+        return digest(self, _RECIPE_VERSION, besides=_TASK_FIELDS)
 
 
-def _digest(knobs: dict[str, int | float]) -> str:
+def check_knobs(config: Any, limits: dict[str, tuple[float, float]]) -> None:
+    """See that every knob is a number within its limits, whole where the field is.
+
+    Raises:
+        BALoraError: Naming the knob.
+    """
+    for field in fields(config):
+        value, (low, high) = getattr(config, field.name), limits[field.name]
+        kinds, noun = ((int,), "a whole number") if field.type is int else ((int, float), "a number")
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            raise BALoraError(f"{field.name} must be {noun} from {low} to {high}, not {value!r}")
+
+
+def digest(config: Any, version: int, *, besides: Sequence[str] = ()) -> str:
+    """Sixteen hex digits of the knobs' values, without those named.
+
+    Args:
+        config: A dataclass of numbers.
+        version: Of what is made from the knobs.
+        besides: Knobs that do not count.
+    """
     # As floats, so that 1 and 1.0, which mean the same, are the same.
-    canonical = {"recipe_version": _RECIPE_VERSION, **{name: float(value) for name, value in knobs.items()}}
+    knobs = {name: float(value) for name, value in asdict(config).items() if name not in besides}
+    canonical = {"recipe_version": version, **knobs}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:16]

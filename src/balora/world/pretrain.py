@@ -37,7 +37,7 @@ def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCa
     language = make_language(config)
     tokenizer = make_tokenizer(language)
     blocks = make_blocks(config, language, tokenizer)  # (steps · batch, block)
-    with _own_random_state(), tempfile.TemporaryDirectory() as scratch:
+    with own_random_state(), tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
         model = make_model(config, tokenizer)
         trainer = Trainer(
@@ -114,7 +114,7 @@ def _packed_ids(language: Language, tokenizer: PreTrainedTokenizerFast, token_co
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
+def own_random_state() -> Iterator[None]:
     """Undo the trainer's global seeding: a world built and a world found in the cache must leave the caller alike."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():

@@ -1,0 +1,47 @@
+"""Where what is made once is kept, and how it is written: whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from balora.errors import BALoraError
+
+
+def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """The folder given, else the environment's `BALORA_CACHE`, else `~/.cache/balora`."""
+    return Path(folder or os.environ.get("BALORA_CACHE") or "~/.cache/balora").expanduser()
+
+
+def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a directory beside this one and move it here; if another process was first, keep its own.
+
+    Raises:
+        BALoraError: If the cache cannot be written.
+    """
+    if directory.is_dir():
+        return
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
+    except OSError as error:
+        raise BALoraError(
+            f"cannot write to the cache directory {directory.parent} ({error.strerror}): "
+            "set cache_dir or BALORA_CACHE to one that can be written"
+        ) from error
+    with scratch:
+        whole = Path(scratch.name) / directory.name
+        whole.mkdir()
+        write(whole)
+        try:
+            os.replace(whole, directory)
+        except OSError:
+            if not directory.is_dir():
+                raise

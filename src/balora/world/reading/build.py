@@ -1,0 +1,93 @@
+"""Building a reading world once: ordinary files in a cache, written whole or not at all.
+
+reading-<fingerprint>/
+    reading.json         the knobs
+    model/               the pretrained T5 and its tokenizer, as `from_pretrained` reads them
+    train.jsonl          bridge and comparison questions, in the schema of HotpotQA on the Hub
+    eval.jsonl           the same, held out
+    single.jsonl         held-out questions of the kind that the model was pretrained on
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from balora.files import cache_folder, write_jsonl, write_whole
+from balora.world.reading.config import ReadingConfig
+from balora.world.reading.pretrain import pretrain
+from balora.world.reading.questions import make_row
+
+#: Questions that show what the model could read before it was fine-tuned.
+SINGLE_ROWS = 400
+
+
+@dataclass(frozen=True)
+class ReadingWorld:
+    """A built reading world: its knobs and where its files lie.
+
+    Attributes:
+        directory: The world's own directory.
+        config: The knobs it was built with.
+    """
+
+    directory: Path
+    config: ReadingConfig
+
+    @property
+    def model_dir(self) -> Path:
+        """The pretrained model and its tokenizer, for `from_pretrained`."""
+        return self.directory / "model"
+
+    @property
+    def train_file(self) -> Path:
+        """Questions to learn."""
+        return self.directory / "train.jsonl"
+
+    @property
+    def eval_file(self) -> Path:
+        """Held-out questions of the same kinds."""
+        return self.directory / "eval.jsonl"
+
+    @property
+    def single_file(self) -> Path:
+        """Held-out questions that the model could answer before."""
+        return self.directory / "single.jsonl"
+
+
+def build_reading_world(
+    config: ReadingConfig | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> ReadingWorld:
+    """Return the reading world with these knobs, building it on the first call.
+
+    Args:
+        config: The knobs; all at their defaults if left out.
+        cache_dir: Where worlds are kept; left out, the environment's `BALORA_CACHE`, else `~/.cache/balora`.
+        callbacks: Given to the pretraining's trainer, to show progress.
+
+    Raises:
+        BALoraError: If the cache directory cannot be written.
+    """
+    config = config or ReadingConfig()
+    cache = cache_folder(cache_dir)
+    pretrained_dir = cache / f"reading-pretrained-{config.pretraining_fingerprint}"
+    world = ReadingWorld(cache / f"reading-{config.fingerprint}", config)
+    if not world.directory.is_dir():
+        write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
+        write_whole(world.directory, lambda directory: _write_files(ReadingWorld(directory, config), pretrained_dir))
+    return world
+
+
+def _write_files(world: ReadingWorld, pretrained_dir: Path) -> None:
+    config = world.config
+    (world.directory / "reading.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    shutil.copytree(pretrained_dir, world.model_dir)
+    write_jsonl(world.train_file, (make_row(config, "train", i) for i in range(config.train_rows)))
+    write_jsonl(world.eval_file, (make_row(config, "eval", i) for i in range(config.eval_rows)))
+    write_jsonl(world.single_file, (make_row(config, "single", i) for i in range(SINGLE_ROWS)))

@@ -1,0 +1,141 @@
+"""Pretraining: a small T5 that reads single sentences out of contexts, from scratch, with the Transformers trainer."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from balora.data.perturbation import KINDS, perturb
+from balora.data.qa import SEQ2SEQ_TEMPLATE
+from balora.data.text_to_text import tokenize_seq2seq
+from balora.world.pretrain import own_random_state
+from balora.world.reading import names
+from balora.world.reading.config import ReadingConfig
+from balora.world.reading.questions import Stream, make_row
+
+PAD, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
+CONTEXT = 512
+#: Questions of each stream whose words, said in every way, make up the vocabulary beside the names.
+SCANNED = 400
+
+
+def pretrain(config: ReadingConfig, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
+    """Pretrain the model and save it with its tokenizer; the caller's random state is left as it was.
+
+    Args:
+        config: The reading world.
+        directory: Where the model directory is written.
+        callbacks: Given to the trainer, to show progress.
+    """
+    tokenizer = make_tokenizer(config)
+    rows = make_prompts(config, "pretraining", config.pretrain_steps * config.pretrain_batch_size)
+    with own_random_state(), tempfile.TemporaryDirectory() as scratch:
+        set_seed(config.seed)
+        model = make_model(config, tokenizer)
+        trainer = Trainer(
+            model,
+            TrainingArguments(
+                output_dir=scratch,
+                max_steps=config.pretrain_steps,
+                per_device_train_batch_size=config.pretrain_batch_size,
+                learning_rate=config.pretrain_learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=0.1,
+                weight_decay=0.01,
+                seed=config.seed,
+                logging_steps=max(1, config.pretrain_steps // 20),
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=tokenize_seq2seq(rows, tokenizer, source="pretraining", context=CONTEXT),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.config.use_cache = True  # the trainer turns it off
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def make_prompts(config: ReadingConfig, stream: Stream, count: int) -> Dataset:
+    """The first rows of a stream as prompts and completions, as `to_qa_rows` makes them of contexts that fit."""
+    rows = [make_row(config, stream, index) for index in range(count)]
+    prompts = [SEQ2SEQ_TEMPLATE.format(question=row["question"], context=_text(row["context"])) for row in rows]
+    return Dataset.from_dict({"prompt": prompts, "completion": [row["answer"] for row in rows]})
+
+
+def _text(context: dict[str, list]) -> str:
+    paragraphs = zip(context["title"], context["sentences"], strict=True)
+    return " ".join(f"{title}: {' '.join(sentences)}" for title, sentences in paragraphs)
+
+
+def make_model(config: ReadingConfig, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    """An untrained T5 (v1.1's gated feed-forward, tied head, no dropout), drawn from torch's global generator."""
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=config.hidden_size,
+            d_kv=config.hidden_size // config.num_heads,
+            d_ff=2 * config.hidden_size,
+            num_layers=config.num_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_heads=config.num_heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_tokenizer(config: ReadingConfig) -> PreTrainedTokenizerFast:
+    """One token per word, mark or name."""
+    pools = (names.FILMS, names.DIRECTORS, names.TOWNS, names.COUNTRIES)
+    known = [*names.YEARS, *(name for pool in pools for name in pool[: config.names])]
+    pre_tokenizer = Whitespace()
+    words = {word for text in _texts(config) for word, _ in pre_tokenizer.pre_tokenize_str(text)}
+    ids = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *known, *sorted(words - set(known))))}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.post_processor = TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, ids[EOS])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="right",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _texts(config: ReadingConfig) -> list[str]:
+    """Texts with every word that questions, contexts and answers can have."""
+    texts = ["question: context:"]
+    for stream in ("pretraining", "train"):
+        for index in range(SCANNED):
+            row = make_row(config, stream, index)
+            texts += [row["question"], row["answer"], _text(row["context"])]
+            texts += [perturb(row["question"], kind, 1.0, index) for kind in KINDS]
+    return texts

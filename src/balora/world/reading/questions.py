@@ -1,0 +1,146 @@
+"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and three kinds of question.
+
+A context draws its facts anew, so that an answer can only be read, never remembered. Row i of a stream is a function
+of the seed, the stream's name and i.
+
+- `single`: one sentence holds the answer. What the model is pretrained on, said in many ways.
+- `bridge`: two sentences, the first of which leads to the second. To be learned.
+- `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
+"""
+
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from balora.data.perturbation import KINDS, perturb
+from balora.world.reading import names
+from balora.world.reading.config import ReadingConfig
+
+Stream = Literal["pretraining", "train", "eval", "single"]
+#: Share of pretraining questions that are not put plainly: the model knows the words that perturbations bring.
+SAID_OTHERWISE = 0.5
+
+
+class Chain(NamedTuple):
+    """A film and what follows from it."""
+
+    film: str
+    year: str
+    director: str
+    town: str
+    country: str
+
+
+class Question(NamedTuple):
+    """A question, its answer, and the sentences it rests on, each as the title and the sentence's index."""
+
+    text: str
+    answer: str
+    facts: list[tuple[str, int]]
+    type: str
+
+
+def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any]:
+    """Row `index` of a stream, in the schema of HotpotQA on the Hub (`balora.data.hotpotqa_rows`)."""
+    draw = Random(f"{config.seed}/{stream}/{index}")
+    chains = _chains(config, draw)
+    if stream in ("pretraining", "single"):
+        question = _single(chains, draw)
+    else:
+        question = (_comparison if draw.random() < config.comparison_share else _bridge)(chains, draw)
+    text = question.text
+    if stream == "pretraining" and draw.random() < SAID_OTHERWISE:
+        text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
+    # By title: films may share a director, and directors a town.
+    paragraphs = list({title: sentences for chain in chains for title, sentences in _paragraphs(chain)}.items())
+    draw.shuffle(paragraphs)
+    facts = question.facts
+    return {
+        "id": f"{stream}-{index}",
+        "question": text,
+        "answer": question.answer,
+        "type": question.type,
+        "level": "",
+        "context": {"title": [title for title, _ in paragraphs], "sentences": [said for _, said in paragraphs]},
+        "supporting_facts": {"title": [title for title, _ in facts], "sent_id": [place for _, place in facts]},
+    }
+
+
+def _chains(config: ReadingConfig, draw: Random) -> list[Chain]:
+    pools = (names.FILMS, names.DIRECTORS, names.TOWNS, names.COUNTRIES)
+    films, directors, towns, countries = (draw.sample(pool[: config.names], config.chains) for pool in pools)
+    years = draw.sample(names.YEARS, config.chains)
+    chains = [Chain(*facts) for facts in zip(films, years, directors, towns, countries, strict=True)]
+    # The first two often have something in common, so that questions about that have both answers.
+    shared = draw.choice(((), ("director", "town", "country"), ("town", "country")))
+    chains[1] = chains[1]._replace(**{name: getattr(chains[0], name) for name in shared})
+    return chains
+
+
+def _paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
+    film, year, director, town, country = chain
+    return [
+        (film, [f"{film} is a film directed by {director}.", f"It was released in {year}."]),
+        (director, [f"{director} is a director born in {town}."]),
+        (town, [f"{town} is a town located in {country}."]),
+    ]
+
+
+def _single(chains: list[Chain], draw: Random) -> Question:
+    film, year, director, town, country = draw.choice(chains)
+    other = draw.choice(chains)
+    if draw.random() < 0.2:  # what years are, and in which order, needs no context
+        first, second = draw.sample(names.YEARS, 2)
+        if draw.random() < 0.8:
+            return Question(f"Which year was first, {first} or {second}?", min(first, second), [], "single")
+        second = draw.choice((first, second))
+        return Question(f"Were the years {first} and {second} both the same?", _yes(first == second), [], "single")
+    asked = [
+        (f"Who directed {film}?", director, (film, 0)),
+        (f"Which person was the director of {film}?", director, (film, 0)),
+        (f"When was {film} released?", year, (film, 1)),
+        (f"In which year was the film {film} released?", year, (film, 1)),
+        (f"In which town was {director} born?", town, (director, 0)),
+        (f"Where was {director} born?", town, (director, 0)),
+        (f"From which town is {director}?", town, (director, 0)),
+        (f"In which country is {town} located?", country, (town, 0)),
+        (f"Was {film} directed by {other.director}?", _yes(director == other.director), (film, 0)),
+        (f"Was {director} born in {other.town}?", _yes(town == other.town), (director, 0)),
+    ]
+    text, answer, fact = draw.choice(asked)
+    return Question(text, answer, [fact], "single")
+
+
+def _bridge(chains: list[Chain], draw: Random) -> Question:
+    film, _, director, town, country = draw.choice(chains)
+    asked = [
+        (f"In which town was the director of {film} born?", town, [(film, 0), (director, 0)]),
+        (f"Where was the director of {film} born?", town, [(film, 0), (director, 0)]),
+        (f"In which country is the town where {director} was born located?", country, [(director, 0), (town, 0)]),
+        (f"From which country is {director}?", country, [(director, 0), (town, 0)]),
+    ]
+    return Question(*draw.choice(asked), "bridge")
+
+
+def _comparison(chains: list[Chain], draw: Random) -> Question:
+    one, other = draw.sample(chains[:2], 2)  # those that may have something in common
+    earlier = min(one, other, key=lambda chain: chain.year).film
+    asked = [
+        (
+            f"Which film was released first, {one.film} or {other.film}?",
+            earlier,
+            [(one.film, 1), (other.film, 1)],
+        ),
+        (
+            f"Were {one.film} and {other.film} both directed by the same person?",
+            _yes(one.director == other.director),
+            [(one.film, 0), (other.film, 0)],
+        ),
+    ]
+    if one.director != other.director:
+        born = f"Were {one.director} and {other.director} both born in the same town?"
+        asked.append((born, _yes(one.town == other.town), [(one.director, 0), (other.director, 0)]))
+    return Question(*draw.choice(asked), "comparison")
+
+
+def _yes(so: bool) -> str:
+    return "yes" if so else "no"
