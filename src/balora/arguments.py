@@ -12,9 +12,12 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_checks import refuse_unknown
 from balora.world import WorldConfig
+from balora.world.reading import ReadingConfig
 
 #: Settings whose entries hold settings themselves.
 GROUPS = ("tasks", "method_settings")
+#: Settings that are the knobs of a world.
+WORLDS = {"world": WorldConfig, "reading_world": ReadingConfig}
 
 
 def parse(command: str, arguments: list[str], extra: type | None = None) -> tuple[Recipe, Any]:
@@ -51,8 +54,9 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         settings = parser.parse_args(arguments).as_dict()
         settings.pop("recipe")
         own = None if extra is None else extra(**{f.name: settings.pop(f.name) for f in fields(extra)})
-        if settings["world"] is not None:
-            settings["world"] = WorldConfig(**settings["world"])
+        for name, knobs in WORLDS.items():
+            if settings[name] is not None:
+                settings[name] = knobs(**settings[name])
         recipe = Recipe(**settings)
         typed = {group: _typed(parser, group, settings[group]) for group in GROUPS}
         # A sweep has lists of what elsewhere stands alone.
@@ -80,8 +84,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
     refuse_unknown(str(path), settings, Recipe)
-    if isinstance(settings.get("world"), dict):
-        refuse_unknown(f"{path}: world", settings["world"], WorldConfig)
+    for name, knobs in WORLDS.items():
+        if isinstance(settings.get(name), dict):
+            refuse_unknown(f"{path}: {name}", settings[name], knobs)
     return settings
 
 

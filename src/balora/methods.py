@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from balora.config import METHODS, SELORA
+from balora.config import METHODS
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,9 @@ class RunMethod:
 #: In 4 bits, by the names in the literature: QLoRA (Dettmers et al. 2023), QDoRA, QPiSSA (Meng et al. 2024).
 FOUR_BIT = ("lora", "dora", "pissa")
 
-#: What a recipe's rows are enough for: they come without sentence vectors.
-WITHOUT_SENTENCES = [name for name in METHODS if name != SELORA]
-
 RUN_METHODS: dict[str, RunMethod] = {
-    **{name: RunMethod(name) for name in WITHOUT_SENTENCES},
-    **{f"{name}+reg": RunMethod(name, regularized=True) for name in WITHOUT_SENTENCES if name != "pissa"},
+    **{name: RunMethod(name) for name in METHODS},
+    **{f"{name}+reg": RunMethod(name, regularized=True) for name in METHODS if name != "pissa"},
     "ba-lora": RunMethod("pissa", regularized=True),
     "lora+": RunMethod("lora"),
     **{f"q{name}": RunMethod(name, four_bit=True) for name in FOUR_BIT},
@@ -36,4 +33,4 @@ RUN_METHODS: dict[str, RunMethod] = {
     "qba-lora": RunMethod("pissa", regularized=True, four_bit=True),
 }
 #: Methods to compare with, without regularizers.
-RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora")
+RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora", "prompt-tuning")

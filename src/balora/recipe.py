@@ -8,6 +8,7 @@ import yaml
 from balora.config import Schedule
 from balora.recipe_checks import check_settings
 from balora.world import WorldConfig
+from balora.world.reading import ReadingConfig
 
 
 @dataclass
@@ -19,8 +20,9 @@ class Recipe:
         output_dir: Folder of the run. The same command resumes what it holds, and a study may grow there by methods,
             seeds and tasks; other settings are refused.
         method: What `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda; the same
-            with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; on a base in 4 bits qlora, qdora,
-            qlora+reg, qdora+reg, qpissa, qba-lora; full, bitfit, houlsby, pfeiffer, adalora.
+            with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora, selora+reg; on a base in
+            4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; full, bitfit, houlsby, pfeiffer, adalora,
+            prompt-tuning.
         methods: What `balora compare` trains: names as above, or of your own that method_settings explains.
         method_settings: Settings of single methods, by name, over the task's and the recipe's. With a `method` among
             them, the name is your own for that method so set (`{task-only: {method: ba-lora, spectral_weight: 0}}`).
@@ -39,6 +41,8 @@ class Recipe:
         task_type: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM (T5), which writes classes as text; null means SEQ_CLS when
             label_column or glue_task is given, else CAUSAL_LM.
         world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
+        reading_world: Knobs of the reading world, in place of a model and questions of your own; `{}` for its
+            defaults.
         glue_task: GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte. Names columns, labels and metric, and the
             Hub's rows where no file is named.
         glue_dir: Folder of the official GLUE download (CoLA/train.tsv …), in place of the Hub.
@@ -52,6 +56,12 @@ class Recipe:
         mismatched_split: A second split to evaluate on (MNLI's); its metrics end in _mismatched.
         mismatched_file: The same as a file.
         column_names: Names for the columns of a file that has no header row.
+        qa_format: hotpotqa or squad: rows are questions with contexts, in that schema. What a model answers is scored
+            by exact match and F1.
+        gold_context: Of a context that is longer than max_length, keep supporting sentences before all others.
+        perturbation_kinds: Ways to ask the evaluation's questions otherwise: synonym, paraphrase, word_order,
+            distractor. Each is scored too.
+        perturbation_strengths: How strongly: shares of the places of a question that are changed.
         prompt_column: Prompt of a prompt–completion row.
         completion_column: Completion of a prompt–completion row.
         prompt_template: Text around the prompt, with `{prompt}` in it.
@@ -76,6 +86,14 @@ class Recipe:
         target_modules: Module names, or all-linear; null for PEFT's default for the model.
         target_parameters: Names of parameters to adapt besides: a mixture's experts
             (`[experts.gate_up_proj, experts.down_proj]`), which Transformers keeps in one each.
+        sentence_encoder: Folder, Hub name or `package:` of a sentence-transformers model, whose vectors gate selora
+            and compare answers (semsim). null for the mean of the model's own input embeddings, and no semsim.
+        gate: With selora, shared or per_layer: whether its gates have their hidden layer in common.
+        gate_hidden: With selora, width of that hidden layer.
+        semantic_weight: With selora, λ of the semantic loss; null for 0.5.
+        semantic_min_similarity: With selora, the cosine from which a pair of sentences counts; null for all pairs.
+        semantic_reduction: With selora, mean or sum over the pairs.
+        num_virtual_tokens: Length of prompt-tuning's prompt.
         bottleneck_size: Width of houlsby's and pfeiffer's adapters.
         modules_to_save: Modules trained in full beside the adapter.
         pissa_niter: Subspace iterations of PiSSA's randomized SVD; null for the exact one.
@@ -143,6 +161,7 @@ class Recipe:
     attn_implementation: str | None = None
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     world: WorldConfig | None = None
+    reading_world: ReadingConfig | None = None
     glue_task: str | None = None
     glue_dir: str | None = None
     dataset_name: str | None = None
@@ -155,6 +174,10 @@ class Recipe:
     mismatched_split: str | None = None
     mismatched_file: str | None = None
     column_names: list[str] | None = None
+    qa_format: Literal["hotpotqa", "squad"] | None = None
+    gold_context: bool = False
+    perturbation_kinds: list[str] = field(default_factory=list)
+    perturbation_strengths: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75, 1.0])
     prompt_column: str | None = None
     completion_column: str | None = None
     prompt_template: str | None = None
@@ -178,6 +201,13 @@ class Recipe:
     target_modules: list[str] | str | None = "all-linear"
     target_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None
+    sentence_encoder: str | None = None
+    gate: Literal["shared", "per_layer"] = "shared"
+    gate_hidden: int = 64
+    semantic_weight: float | None = None
+    semantic_min_similarity: float | None = 0.0
+    semantic_reduction: Literal["mean", "sum"] = "mean"
+    num_virtual_tokens: int = 20
     bottleneck_size: int = 16
     pissa_niter: int | None = None
     start_batches: int = 8

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from balora.data.glue import GLUE
+from balora.data.perturbation import KINDS
 from balora.errors import BALoraError
 from balora.methods import RIVAL_METHODS, RUN_METHODS
 
@@ -21,6 +22,7 @@ COUNTS = (
     "gradient_accumulation_steps",
     "per_device_train_batch_size",
     "shuffle_buffer_size",
+    "num_virtual_tokens",
     "r",
 )
 #: Settings of a whole study, which no task or method of it can have for itself.
@@ -83,6 +85,7 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError("benchmarks: they ask causal language models; leave them out")
     if recipe.packing and recipe.max_length is None:
         raise BALoraError("packing: rows are joined up to max_length, which is missing")
+    _check_questions(recipe)
     if recipe.streaming and not recipe.tasks:
         _check_streaming(recipe)
     for name, settings in recipe.tasks.items():
@@ -93,8 +96,30 @@ def check_settings(recipe: "Recipe") -> None:
     for key, values in recipe.sweep.items():
         if not values or len({repr(value) for value in values}) < len(values):
             raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
-    if recipe.world is None and not recipe.tasks:
+    if recipe.world is None and recipe.reading_world is None and not recipe.tasks:
         _require_model_and_data(recipe)
+
+
+def _check_questions(recipe: "Recipe") -> None:
+    for kind in recipe.perturbation_kinds:
+        if kind not in KINDS:
+            raise BALoraError(f"perturbation_kinds: unknown {kind!r}; there are {', '.join(KINDS)}")
+    if not all(0 <= strength <= 1 for strength in recipe.perturbation_strengths):
+        raise BALoraError(f"perturbation_strengths: {recipe.perturbation_strengths} must be shares, from 0 to 1")
+    if recipe.reading_world is not None and (not recipe.is_seq2seq or recipe.qa_format != "hotpotqa"):
+        raise BALoraError(
+            "reading_world: a T5 reads HotpotQA's questions there; set task_type: SEQ_2_SEQ_LM and qa_format: hotpotqa"
+        )
+    if recipe.tasks:
+        return
+    if recipe.qa_format is None and (recipe.perturbation_kinds or recipe.gold_context):
+        raise BALoraError("perturbation_kinds, gold_context: they are for questions with contexts; set qa_format")
+    if recipe.qa_format is not None and recipe.has_labels:
+        raise BALoraError("qa_format: questions have answers and no classes; leave glue_task and label_column out")
+    if recipe.qa_format is not None and recipe.streaming:
+        raise BALoraError("streaming: the contexts of questions are cut to fit before training; leave it out")
+    if recipe.qa_format is not None and recipe.max_length is None:
+        raise BALoraError("max_length: missing; a question's context is cut to so many tokens, question included")
 
 
 def _check_streaming(recipe: "Recipe") -> None:

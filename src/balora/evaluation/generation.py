@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data.lengths import context_length
@@ -19,6 +20,7 @@ def generate_completions(
     max_new_tokens: int,
     batch_size: int,
     stop: Sequence[str] = (),
+    sentence_embeds: Tensor | None = None,
 ) -> list[str]:
     """The greedy completion of each prompt, without the prompt and special tokens.
 
@@ -32,6 +34,7 @@ def generate_completions(
         max_new_tokens: Longest completion.
         batch_size: Prompts at a time.
         stop: Texts that end a completion and are no part of it, such as `"\\n\\nQuestion:"`.
+        sentence_embeds: `(N, d)`, for SeLoRA.
 
     Returns:
         `N` completions in the prompts' order.
@@ -44,7 +47,8 @@ def generate_completions(
     completions = [""] * len(rows)
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
-        texts = _generate(model, tokenizer, [rows[row] for row in chosen], max_new_tokens, stop)
+        own = {} if sentence_embeds is None else {"sentence_embeds": sentence_embeds[chosen]}
+        texts = _generate(model, tokenizer, [rows[row] for row in chosen], max_new_tokens, stop, **own)
         for row, text in zip(chosen, texts, strict=True):
             completions[row] = text
     return completions
@@ -82,6 +86,7 @@ def _generate(
     rows: list[list[int]],
     max_new_tokens: int,
     stop: Sequence[str],
+    **inputs: Tensor,
 ) -> list[str]:
     device = next(model.parameters()).device
     width = max(map(len, rows))
@@ -91,6 +96,7 @@ def _generate(
         written = model.generate(
             input_ids=torch.tensor([[padding] * (width - len(ids)) + ids for ids in rows], device=device),  # (B, S)
             attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=device),
+            **{name: tensor.to(device) for name, tensor in inputs.items()},
             max_new_tokens=max_new_tokens,
             max_length=None,
             min_length=0,

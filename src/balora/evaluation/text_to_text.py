@@ -11,13 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.evaluation.classification import class_scores, classification_metrics
 from balora.modes import evaluation_mode
 
+#: Inputs that generation takes.
+READ = ("input_ids", "attention_mask", "sentence_embeds")
 #: Class id of a text that names no class.
 UNPARSED = -1
 #: What a text that is no number counts as in regression.
 UNPARSED_NUMBER = -1.0
 
 
-@torch.no_grad()
 def predict_labels(
     model: PreTrainedModel,
     batches: Iterable[dict[str, Tensor]],
@@ -29,7 +30,7 @@ def predict_labels(
 
     Args:
         model: A sequence-to-sequence model, adapted or not; left in the mode it was in.
-        batches: Inputs with `input_ids` and `attention_mask`, each `(B, S)`; the rest is not used.
+        batches: See `write_texts`.
         tokenizer: The model's.
         label_names: Names by class id, as the targets have them; empty for regression.
         max_new_tokens: Longest text; the longest name's tokens and the end of text must fit in.
@@ -37,20 +38,41 @@ def predict_labels(
     Returns:
         `(N,)`: class ids, −1 where the text is no name of a class; in regression numbers, NaN where it is none.
     """
+    texts = write_texts(model, batches, tokenizer, max_new_tokens=max_new_tokens)
+    if not label_names:
+        return np.array([_number(text) for text in texts], dtype=np.float64)
+    ids = {name.strip(): i for i, name in enumerate(label_names)}
+    return np.array([ids.get(text.strip(), UNPARSED) for text in texts], dtype=np.int64)
+
+
+@torch.no_grad()
+def write_texts(
+    model: PreTrainedModel,
+    batches: Iterable[dict[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+) -> list[str]:
+    """What a sequence-to-sequence model writes for each row, by greedy decoding, without special tokens.
+
+    Args:
+        model: Adapted or not; left in the mode it was in.
+        batches: Inputs with `input_ids` and `attention_mask`, each `(B, S)`, and SeLoRA's `sentence_embeds`; the rest
+            is not used.
+        tokenizer: The model's.
+        max_new_tokens: Longest text.
+    """
     device = next(model.parameters()).device
     texts: list[str] = []
     for batch in batches:
-        inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        inputs = {name: batch[name].to(device) for name in READ if name in batch}
         with evaluation_mode(model):
             # Limits that a model's own generation settings may hold would stand beside ours.
             written = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, max_length=None, min_length=0, do_sample=False, num_beams=1
             )  # (B, T)
         texts += tokenizer.batch_decode(written, skip_special_tokens=True)
-    if not label_names:
-        return np.array([_number(text) for text in texts], dtype=np.float64)
-    ids = {name.strip(): i for i, name in enumerate(label_names)}
-    return np.array([ids.get(text.strip(), UNPARSED) for text in texts], dtype=np.int64)
+    return texts
 
 
 def text_to_text_metrics(

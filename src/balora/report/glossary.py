@@ -28,7 +28,19 @@ GLOSSARY: dict[str, Metric] = {
     "f1": Metric(
         "higher",
         "Harmonic mean of precision (how many of the flagged examples are right) and recall (how many of the right "
-        "examples are flagged).",
+        "examples are flagged). Of answers to questions: of the words that are shared with the right answer.",
+    ),
+    "em": Metric("higher", "Share of questions answered exactly, but for case, punctuation and articles."),
+    "em_bridge": Metric("higher", "Exact answers to questions that lead from one sentence to another."),
+    "em_comparison": Metric("higher", "Exact answers to questions that compare two things."),
+    "f1_bridge": Metric("higher", "Shared words in answers to questions that lead from one sentence to another."),
+    "f1_comparison": Metric("higher", "Shared words in answers to questions that compare two things."),
+    "f1_perturbed": Metric(
+        "higher", "F1 on the same questions asked otherwise, a mean over the ways and strengths of doing so."
+    ),
+    "semsim": Metric("higher", "Cosine of the sentence vectors of the answer given and the right one."),
+    "single_em": Metric(
+        "higher", "Exact answers to the questions that the pretrained model could answer: from a single sentence."
     ),
     "matthews": Metric(
         "higher",

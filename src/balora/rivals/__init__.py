@@ -1,7 +1,8 @@
 """Rivals: the fine-tuning methods to compare with that are not ours.
 
 Full fine-tuning and BitFit train the model's own parameters; bottleneck adapters add modules. What they give back is
-the Transformers model itself, for any trainer: no teacher, no regularizers. AdaLoRA is PEFT's, with its schedule kept.
+the Transformers model itself, for any trainer: no teacher, no regularizers. AdaLoRA and prompt
+tuning are PEFT's, the former with its schedule kept.
 
     model = make_rival(AutoModelForSequenceClassification.from_pretrained(name), "houlsby", bottleneck_size=16)
 """
@@ -9,6 +10,7 @@ the Transformers model itself, for any trainer: no teacher, no regularizers. Ada
 from balora.rivals.adalora import AdaLoraCallback, make_adalora
 from balora.rivals.bottleneck import BottleneckAdapter, add_bottlenecks
 from balora.rivals.build import RIVALS, make_rival, trainable_parameters
+from balora.rivals.prompt_tuning import make_prompt_tuning
 from balora.rivals.whole import freeze_but, task_heads, train_all, train_biases
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "add_bottlenecks",
     "freeze_but",
     "make_adalora",
+    "make_prompt_tuning",
     "make_rival",
     "task_heads",
     "train_all",

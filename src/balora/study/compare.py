@@ -7,6 +7,7 @@ from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
 from balora.report.sweep import sweep_figure
+from balora.study.answers import robustness_figures
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
 from balora.study.plan import Cell, plan, task_recipes
@@ -18,7 +19,7 @@ from balora.study.sweep import sweep_points, swept
 from balora.study.workload import prepare
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
-TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "eval_loss")
+TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "f1", "eval_loss")
 SWEEP_CAPTION = "Means over seeds, with a band of one standard deviation."
 DRIFT_METRICS = ("perplexity", "kl_to_base", "mse_to_base")
 
@@ -85,7 +86,7 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
             task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs) for task in tasks
         },
         "baseline": swept(recipe).baseline,
-        "figures": geometry_figures(cells, runs, directory),
+        "figures": [*geometry_figures(cells, runs, directory), *robustness_figures(cells, runs, directory)],
     }
     points = sweep_points(recipe) if recipe.sweep else {}
     for task, key in product([task.name for task in tasks], recipe.sweep):

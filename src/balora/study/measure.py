@@ -14,6 +14,7 @@ from balora.evaluation.classification import classification_metrics, predict
 from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.student import teacher_of
@@ -49,6 +50,10 @@ def measure(
     if workload.recipe.geometry:
         batches = trainer.get_eval_dataloader(_evaluation_sets(workload, trainer)["validation"][1])
         metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
+    if workload.recipe.qa_format is not None and workload.validation is not None:
+        metrics |= measure_answers(workload, trainer, model, directory)
+    if workload.single is not None:
+        metrics |= single_questions(workload, trainer, model)
     metrics |= run_benchmarks(workload.benchmarks, model, directory)
     return metrics | preservation_metrics(workload, model), drift
 

@@ -6,7 +6,7 @@ from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes
-from balora.config import RESIDUAL, BALoraConfig, four_bit_settings
+from balora.config import RESIDUAL, SELORA, BALoraConfig, four_bit_settings
 from balora.methods import RUN_METHODS
 from balora.recipe import Recipe
 
@@ -20,18 +20,27 @@ def adapter_settings(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in SAME_NAMES} | {"lora_alpha": recipe.lora_alpha or recipe.r}
 
 
-def balora_config(recipe: Recipe, seed: int) -> BALoraConfig:
+def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) -> BALoraConfig:
     """The configuration of a low-rank method of ours.
+
+    Args:
+        recipe: The settings.
+        seed: Of the adapter's start.
+        sentence_dim: Length of the sentence vectors that selora reads.
 
     Raises:
         BALoraError: If a setting is out of range.
     """
     method = RUN_METHODS[recipe.method]
-    own = [name for name in BALoraConfig(method=method.start).settings() if name in vars(recipe)]
+    own = [name for name in BALoraConfig().settings() if name in vars(recipe)]
     settings = adapter_settings(recipe) | {name: getattr(recipe, name) for name in own}
     settings |= {"method": method.start, "seed": seed, "quantization_config": None}
     if method.four_bit and method.start in RESIDUAL:  # quantized after the split
         settings["quantization_config"] = _four_bit(recipe)
+    if method.start == SELORA:
+        settings["sentence_dim"] = sentence_dim
+    else:
+        del settings["semantic_weight"]
     if not method.regularized:
         settings |= NO_WEIGHTS
     return BALoraConfig(**settings)

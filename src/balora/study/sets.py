@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from balora.data import load_table, stream_table, to_causal_lm_rows, to_classification_rows
 from balora.data.columns import says_nothing
@@ -12,6 +13,7 @@ from balora.data.imbalance import subsample_to_ratio
 from balora.data.streaming import read_whole, stream_causal_lm_rows
 from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.study.questions import read_questions, with_prompts
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,12 @@ class Sets:
     label_names: list[str] | None
 
 
-def read_sets(recipe: Recipe) -> Sets:
+def read_sets(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     """Read every set of rows that a recipe names, its paths being expanded.
+
+    Args:
+        recipe: The recipe.
+        tokenizer: The model's, by which questions' contexts are cut to fit.
 
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
@@ -39,7 +45,7 @@ def read_sets(recipe: Recipe) -> Sets:
             train,
             recipe.class_ratio,
             seed=recipe.subset_seed or 0,
-            source=recipe.train_file or recipe.dataset_name,
+            source=source_of(recipe),
             label_names=label_names,
             total=recipe.max_train_samples,
         )
@@ -53,7 +59,16 @@ def read_sets(recipe: Recipe) -> Sets:
     if recipe.validation_share is None and (recipe.mismatched_file or recipe.mismatched_split):
         mismatched, _ = _split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
         mismatched = _subset(recipe, mismatched, recipe.max_eval_samples)
+    if recipe.qa_format is not None:
+        train = with_prompts(recipe, tokenizer, train, source_of(recipe), gold=recipe.gold_context)
+        if validation is not None:
+            validation = with_prompts(recipe, tokenizer, validation, recipe.validation_file or source_of(recipe))
     return Sets(train, validation, mismatched, label_names)
+
+
+def source_of(recipe: Recipe) -> str:
+    """What an error calls the training rows."""
+    return recipe.train_file or recipe.dataset_name
 
 
 def _streamed(recipe: Recipe) -> Sets:
@@ -97,6 +112,8 @@ def _split(
         if recipe.glue_task is not None and recipe.text_column is None:
             columns = glue_columns(recipe.glue_task, table, source=source)
         return to_classification_rows(table, source=source, label_names=label_names, **columns)
+    if recipe.qa_format is not None:
+        return read_questions(recipe, table, source), None
     return to_causal_lm_rows(table, source=source, **_causal_columns(recipe)), None
 
 

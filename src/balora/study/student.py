@@ -15,15 +15,17 @@ from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
-from balora.config import FROM_DATA, BALoraConfig
+from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
+from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
-from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_rival
+from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
 from balora.rivals.adalora import refuse_parameters
 from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
+from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
 from balora.tasks import task_of
@@ -47,10 +49,13 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
         return get_balora_model(workload.load_model(), plain)
     if recipe.method == "adalora":
         return make_adalora(workload.load_model(), **adapter_settings(recipe))
+    if recipe.method == "prompt-tuning":
+        return make_prompt_tuning(workload.load_model(), num_virtual_tokens=recipe.num_virtual_tokens)
     if recipe.method in RIVALS:
         return _rival(workload.load_model(), recipe)
-    config = balora_config(recipe, seed)
     base = workload.load_model(**loading_settings(recipe))
+    gated = RUN_METHODS[recipe.method].start == SELORA
+    config = balora_config(recipe, seed, sentence_dim(workload, base) if gated else None)
     if checkpoint is not None:
         return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     return get_balora_model(base, config, first_batches(workload, seed) if config.method in FROM_DATA else None)
@@ -92,9 +97,11 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     elif recipe.method == "adalora":
         refuse_parameters(recipe.target_parameters)
         check_targets(model, LoraConfig(target_modules=recipe.target_modules))
+    elif recipe.method == "prompt-tuning":
+        make_prompt_tuning(model, num_virtual_tokens=recipe.num_virtual_tokens)
     else:
         loading_settings(recipe)
-        config = balora_config(recipe, recipe.seed)
+        config = balora_config(recipe, recipe.seed, sentence_dim=1)  # here any will do
         config.resolve(task_of(model))
         check_targets(model, config.lora_config())
 
@@ -115,6 +122,14 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Call
         return student.teacher_forward
     if isinstance(student, PeftModel):
         live_head = student.active_peft_config.task_type == TaskType.SEQ_CLS
+
+        if student.active_peft_config.is_prompt_learning:
+
+            def without_prompt(**inputs: Any) -> Any:
+                with evaluation_mode(student), student.disable_adapter():
+                    return student(**inputs)
+
+            return without_prompt
 
         def beside(**inputs: Any) -> Any:
             with as_teacher(student, live_head=live_head):

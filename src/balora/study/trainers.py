@@ -23,10 +23,12 @@ from balora.data import (
     tokenize_classification,
     tokenize_seq2seq,
 )
+from balora.data.qa import QA_FEATURES
 from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.recipe import Recipe
+from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
@@ -73,7 +75,7 @@ def build_trainer(
     settings = _training_arguments(workload, seed, directory)
     own = isinstance(model, BALoraModel)
     if recipe.is_classification or recipe.is_seq2seq:
-        sets = _tokenized(workload, context)
+        sets = _tokenized(workload, model, context)
         collator = (
             DataCollatorForSeq2Seq(workload.tokenizer, model=model)
             if recipe.is_seq2seq
@@ -93,8 +95,8 @@ def build_trainer(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=workload.tokenizer,
-            train_dataset=_in_order(workload.train, recipe, seed) if recipe.streaming else workload.train,
-            eval_dataset=workload.validation,
+            train_dataset=_in_order(workload.train, recipe, seed) if recipe.streaming else _as_trl(workload, model),
+            eval_dataset=None if workload.validation is None else _as_trl(workload, model, workload.validation),
             callbacks=callbacks,
         )
         sets = _sets(workload)
@@ -120,20 +122,29 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
     return rows.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer_size)
 
 
-def _tokenized(workload: Workload, context: int | None) -> dict[str, Dataset]:
+def _as_trl(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset | None = None) -> Dataset:
+    """Rows, training's by default, as TRL reads them, with sentence vectors where the model wants them."""
+    rows = workload.train if rows is None else rows
+    standard = [name for name in rows.column_names if name not in QA_FEATURES]
+    return with_sentences(workload, model, rows, rows.select_columns(standard))
+
+
+def _tokenized(workload: Workload, model: PreTrainedModel | PeftModel, context: int | None) -> dict[str, Dataset]:
     """Every set as the model's inputs: for a classification head, or for an encoder and a decoder."""
     recipe, tokenizer = workload.recipe, workload.tokenizer
     limits = {"max_length": recipe.max_length, "context": context}
     if recipe.is_seq2seq:
         limits["max_target_length"] = recipe.max_target_length
-        return {
+        tokens = {
             name: tokenize_seq2seq(workload.as_text(rows), tokenizer, source=source, **limits)
             for name, (rows, source) in _sets(workload).items()
         }
-    return {
-        name: tokenize_classification(rows, tokenizer, source=source, **limits)
-        for name, (rows, source) in _sets(workload).items()
-    }
+    else:
+        tokens = {
+            name: tokenize_classification(rows, tokenizer, source=source, **limits)
+            for name, (rows, source) in _sets(workload).items()
+        }
+    return {name: with_sentences(workload, model, rows, tokens[name]) for name, (rows, _) in _sets(workload).items()}
 
 
 def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:

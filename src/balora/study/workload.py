@@ -19,15 +19,18 @@ from transformers import (
     TrainerCallback,
 )
 
-from balora.data import context_length, expand_path, load_table, to_text_to_text_rows
+from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
 from balora.data.glue import GLUE
+from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
+from balora.study.questions import read_questions, with_prompts
 from balora.study.sets import read_sets, with_glue_data
 from balora.world import World, build_world, measure_world
+from balora.world.reading import ReadingWorld, build_reading_world
 
 #: Settings that are paths.
 PATHS = (
@@ -38,6 +41,7 @@ PATHS = (
     "mismatched_file",
     "perplexity_file",
     "chat_template_path",
+    "sentence_encoder",
 )
 
 
@@ -57,6 +61,8 @@ class Workload:
         label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
         world: The controlled world, where the recipe asks for one.
         benchmarks: What else a language model is judged on, by name.
+        encoder: Of sentences, where the recipe names one.
+        single: Of a reading world, the questions that its model could answer before.
     """
 
     recipe: Recipe
@@ -68,6 +74,8 @@ class Workload:
     label_names: list[str] | None
     world: World | None
     benchmarks: dict[str, Benchmark]
+    encoder: SentenceEncoder | None
+    single: Dataset | None
 
     def load_model(self, **settings: Any) -> PreTrainedModel:
         """The pretrained model, fresh, on the accelerator if there is one.
@@ -140,14 +148,25 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             train_file=str(world.train_file),
             validation_file=str(world.eval_file),
         )
+    reading = None
+    if recipe.reading_world is not None:
+        reading = build_reading_world(recipe.reading_world, callbacks=callbacks)
+        recipe = replace(
+            recipe,
+            reading_world=None,
+            model_name_or_path=str(reading.model_dir),
+            train_file=str(reading.train_file),
+            validation_file=str(reading.eval_file),
+        )
     recipe = replace(recipe, **{key: expand_path(value) for key in PATHS if (value := getattr(recipe, key))})
     recipe = with_glue_data(recipe)
+    encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
-    sets = read_sets(recipe)
+    sets = read_sets(recipe, tokenizer)
     benchmarks = {}
     if recipe.benchmarks:
         config = _from_hub(AutoConfig, recipe.model_name_or_path)
@@ -162,6 +181,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         sets.label_names,
         world,
         benchmarks,
+        encoder,
+        None if reading is None else _single_questions(recipe, tokenizer, reading),
     )
 
 
@@ -173,6 +194,11 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
         return {}
     context = context_length(model.config, workload.tokenizer)
     return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
+
+
+def _single_questions(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reading: ReadingWorld) -> Dataset:
+    source = str(reading.single_file)
+    return with_prompts(recipe, tokenizer, read_questions(recipe, load_table(source), source), source)
 
 
 def _read_template(path: str) -> str:

@@ -1,0 +1,133 @@
+"""Answers in a study: what a model writes to questions, scored as they stand and asked otherwise."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from matplotlib.figure import Figure
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
+
+from balora.data import tokenize_seq2seq
+from balora.evaluation.generation import generate_completions
+from balora.evaluation.qa import qa_metrics
+from balora.evaluation.text_to_text import write_texts
+from balora.report import PRETRAINED, Run
+from balora.report.robustness import robustness_figure
+from balora.study.plan import Cell
+from balora.study.questions import answer_tokens, perturbed, with_prompts
+from balora.study.run_dir import write_text
+from balora.study.sentences import sentence_vectors, with_sentences
+from balora.study.workload import Workload
+
+ANSWERS_FILE = "answers.jsonl"
+ROBUSTNESS_FILE = "robustness.json"
+#: What of the scores tables show; by type and level, the first two.
+SHOWN = ("em", "f1", "semsim")
+
+
+def measure_answers(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+) -> dict[str, float]:
+    """Scores of the answers to the evaluation's questions; answers, and scores under perturbation, are kept.
+
+    Args:
+        workload: Of the run.
+        trainer: For its collator and batch size.
+        model: The student.
+        directory: The run's folder.
+
+    Returns:
+        `em`, `f1` and, with a sentence encoder, `semsim`; `em` and `f1` of each type and level of question; and
+        `f1_perturbed`, the mean over kinds and strengths of perturbation, where the recipe names any.
+    """
+    rows = workload.validation
+    answers = write_answers(workload, trainer, model, rows)
+    records = zip(rows["id"], rows["question"], rows["answers"], answers, strict=True)
+    names = ("id", "question", "answers", "prediction")
+    lines = [json.dumps(dict(zip(names, record, strict=True)), ensure_ascii=False) for record in records]
+    write_text(directory / ANSWERS_FILE, "\n".join(lines) + "\n")
+    scores = _scores(workload, answers, rows)
+    shown = {name: value for name, value in scores.items() if name in SHOWN or name.startswith(("em_", "f1_"))}
+    if not workload.recipe.perturbation_kinds:
+        return shown
+    found = {kind: _under(workload, trainer, model, kind) for kind in workload.recipe.perturbation_kinds}
+    write_text(directory / ROBUSTNESS_FILE, json.dumps(found, indent=1))
+    f1 = [scores["f1"] for by_strength in found.values() for scores in by_strength.values()]
+    return shown | {"f1_perturbed": sum(f1) / len(f1)}
+
+
+def single_questions(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, float]:
+    """What a reading world's model could answer before: `single_em`, the share that it still answers."""
+    answers = write_answers(workload, trainer, model, workload.single)
+    return {"single_em": qa_metrics(answers, workload.single)["em"]}
+
+
+def write_answers(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset
+) -> list[str]:
+    """What the model answers to each row of `with_prompts`, by greedy decoding."""
+    recipe, tokenizer = workload.recipe, workload.tokenizer
+    longest = answer_tokens(recipe)
+    if not recipe.is_seq2seq:
+        return generate_completions(
+            model,
+            tokenizer,
+            rows["prompt"][:],
+            max_new_tokens=longest,
+            batch_size=trainer.args.eval_batch_size,
+            stop=("\n",),
+            sentence_embeds=sentence_vectors(workload, model, rows),
+        )
+    limits = {"max_length": recipe.max_length, "max_target_length": recipe.max_target_length}
+    tokens = tokenize_seq2seq(rows, tokenizer, source="evaluation", **limits)
+    tokens = with_sentences(workload, model, rows, tokens)
+    # In the rows' order, which the trainer's own loader may not keep.
+    batches = DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
+    return write_texts(model, batches, tokenizer, max_new_tokens=longest)
+
+
+def _scores(workload: Workload, answers: Sequence[str], rows: Dataset) -> dict[str, float]:
+    encode = None if workload.encoder is None else lambda texts: workload.encoder(texts).numpy()
+    return qa_metrics(answers, rows, encode)
+
+
+def _under(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, kind: str
+) -> dict[float, dict[str, float]]:
+    """Scores by strength of one kind of perturbation; the prompts' contexts are chosen by the perturbed question."""
+    found = {}
+    for strength in workload.recipe.perturbation_strengths:
+        questions = perturbed(workload.validation, kind, strength)
+        rows = with_prompts(workload.recipe, workload.tokenizer, questions, f"{kind} {strength}")
+        scores = _scores(workload, write_answers(workload, trainer, model, rows), rows)
+        found[strength] = {name: scores[name] for name in SHOWN if name in scores}
+    return found
+
+
+def robustness_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
+    """F1 by strength of perturbation, for each task of a study that was asked otherwise.
+
+    Args:
+        cells: All cells of the study.
+        runs: Theirs, in the same order.
+        directory: The study's folder.
+
+    Returns:
+        Heading, caption and figure of each.
+    """
+    measured: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for cell, run in zip(cells, runs, strict=True):
+        file = directory / cell.folder / ROBUSTNESS_FILE
+        if file.exists() and run.method != PRETRAINED:
+            measured.setdefault(run.task, []).append((run, json.loads(file.read_text())))
+    caption = (
+        "F1 as questions are asked otherwise, by the share of the places in a question that are changed. Means over "
+        "seeds, with a band of one standard deviation."
+    )
+    return [
+        (f"{task}: questions asked otherwise", caption, robustness_figure(found)) for task, found in measured.items()
+    ]

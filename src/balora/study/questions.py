@@ -1,0 +1,58 @@
+"""Question answering in a study: rows of a recipe's schema, put as prompts that fit, or asked otherwise."""
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from balora.data import hotpotqa_rows, squad_rows, to_causal_lm_rows, to_qa_rows
+from balora.data.perturbation import perturb
+from balora.data.qa import CAUSAL_TEMPLATE, QA_FEATURES, SEQ2SEQ_TEMPLATE
+from balora.recipe import Recipe
+
+READERS = {"hotpotqa": hotpotqa_rows, "squad": squad_rows}
+#: Tokens that an answer may take where the recipe says nothing.
+ANSWER_TOKENS = 32
+
+
+def read_questions(recipe: Recipe, table: Dataset, source: str) -> Dataset:
+    """A table in the recipe's schema, as rows of `QA_FEATURES`."""
+    return READERS[recipe.qa_format](table, source=source)
+
+
+def with_prompts(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, questions: Dataset, source: str, *, gold: bool = False
+) -> Dataset:
+    """Questions with a `prompt` that fits the recipe's `max_length`, and a `completion`, the answer.
+
+    Args:
+        recipe: `max_length` tokens hold the prompt, and in a causal model the answer too.
+        tokenizer: The model's.
+        questions: Rows of `QA_FEATURES`.
+        source: File or Hub name they came from, for errors.
+        gold: Keep supporting sentences before others.
+    """
+    template, room = SEQ2SEQ_TEMPLATE, recipe.max_length
+    if not recipe.is_seq2seq:
+        template, room = CAUSAL_TEMPLATE, recipe.max_length - answer_tokens(recipe)
+    rows = to_qa_rows(
+        questions,
+        source=source,
+        max_tokens=room,
+        count=lambda text: len(tokenizer(text, verbose=False)["input_ids"]),
+        template=template,
+        gold=gold,
+    )
+    if not recipe.is_seq2seq:
+        rows = to_causal_lm_rows(rows, source=source)
+    return concatenate_datasets([questions, rows], axis=1)
+
+
+def answer_tokens(recipe: Recipe) -> int:
+    """Longest answer that is written."""
+    return recipe.max_target_length or ANSWER_TOKENS
+
+
+def perturbed(questions: Dataset, kind: str, strength: float) -> Dataset:
+    """The same rows with each question asked otherwise."""
+    texts = [perturb(question, kind, strength, seed=0) for question in questions["question"][:]]
+    columns = {name: questions[name][:] for name in QA_FEATURES}
+    return Dataset.from_dict(columns | {"question": texts}, features=QA_FEATURES)
