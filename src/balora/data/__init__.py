@@ -5,6 +5,8 @@ for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held 
 (`lengths`). `streaming` does the same row by row, for sets larger than memory.
 Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
 SeLoRA's get a sentence vector each (`sentences`).
+OpenAssistant's trees become conversations (`oasst`). Several tasks are mixed in a ratio (`mixture`), and a set is
+thinned out in time (`timestamps`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
@@ -12,27 +14,37 @@ from balora.data.classification import to_classification_rows
 from balora.data.expand import expand_path
 from balora.data.hotpotqa import hotpotqa_rows
 from balora.data.lengths import check_lengths, check_max_length, context_length
+from balora.data.mixture import MixedBatchSampler, mix_tasks, stack_tasks
+from balora.data.oasst import oasst_conversations, split_oasst
 from balora.data.qa import to_qa_rows
 from balora.data.qa_context import select_context
 from balora.data.sentences import add_sentence_embeds, input_embedding_encoder, load_sentence_encoder
 from balora.data.sources import load_table, stream_table
 from balora.data.squad import squad_rows
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
+from balora.data.timestamps import count_by_time, thin_by_time
 from balora.data.tokenization import tokenize_classification
 
 __all__ = [
+    "MixedBatchSampler",
     "add_sentence_embeds",
     "check_lengths",
     "check_max_length",
     "context_length",
+    "count_by_time",
     "expand_path",
     "hotpotqa_rows",
     "input_embedding_encoder",
     "load_sentence_encoder",
     "load_table",
+    "mix_tasks",
+    "oasst_conversations",
     "select_context",
+    "split_oasst",
     "squad_rows",
+    "stack_tasks",
     "stream_table",
+    "thin_by_time",
     "to_causal_lm_rows",
     "to_classification_rows",
     "to_qa_rows",
