@@ -1,5 +1,13 @@
 """Measurements: what a fine-tune learned, kept and lost."""
 
 from balora.evaluation.drift import measure_drift
+from balora.evaluation.overhead import parameter_overhead
+from balora.evaluation.shift import linear_cka, measure_representation_shift, representation_shift
 
-__all__ = ["measure_drift"]
+__all__ = [
+    "linear_cka",
+    "measure_drift",
+    "measure_representation_shift",
+    "parameter_overhead",
+    "representation_shift",
+]

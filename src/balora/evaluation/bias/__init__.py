@@ -1,0 +1,43 @@
+"""Bias: how much a model's answers depend on who a text is about.
+
+    pairs = read_crows_pairs("crows_pairs_anonymized.csv")
+    score_pairs(pairs, pair_log_odds(model, tokenizer, pairs))["all"]["bias_score"]
+
+`score` defines the Bias Score, of language models and classifiers alike; `pairs` applies it to pairs of sentences,
+which `crows_pairs`, `winobias` and `winogender` read; `leaning` has Winogender's own measure; `hatecheck` looks at
+classifiers. `docs/measures.md` has every formula.
+"""
+
+from balora.evaluation.bias.crows_pairs import read_crows_pairs
+from balora.evaluation.bias.hatecheck import Case, hatecheck_scores, identity_pairs, read_hatecheck
+from balora.evaluation.bias.leaning import winogender_cosines, winogender_log_odds, winogender_scores
+from balora.evaluation.bias.likelihood import log_likelihoods
+from balora.evaluation.bias.pairs import SentencePair, pair_log_odds, score_pairs
+from balora.evaluation.bias.score import classifier_bias_score, preference, preference_scores, total_variation
+from balora.evaluation.bias.winobias import is_counterfactual, read_winobias
+from balora.evaluation.bias.winogender import Triple, read_occupations, read_winogender, winogender_pairs
+
+__all__ = [
+    "Case",
+    "SentencePair",
+    "Triple",
+    "classifier_bias_score",
+    "hatecheck_scores",
+    "identity_pairs",
+    "is_counterfactual",
+    "log_likelihoods",
+    "pair_log_odds",
+    "preference",
+    "preference_scores",
+    "read_crows_pairs",
+    "read_hatecheck",
+    "read_occupations",
+    "read_winobias",
+    "read_winogender",
+    "score_pairs",
+    "total_variation",
+    "winogender_cosines",
+    "winogender_log_odds",
+    "winogender_pairs",
+    "winogender_scores",
+]

@@ -1,0 +1,113 @@
+"""Representation shift: how far fine-tuning moved the final representations of the same inputs, and linear CKA.
+
+`representation_shift` is a distance of the vectors themselves; linear CKA compares how they lie to one another, so a
+rotation or a rescaling of the whole space, which a following layer could undo, is none.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from balora.batches import with_decoder_inputs
+from balora.modes import evaluation_mode
+
+
+def representation_shift(before: np.ndarray, after: np.ndarray) -> float:
+    """‖H' − H‖_F / ‖H‖_F: the root mean square of the shift over that of the representation.
+
+    Args:
+        before: H `(N, d)`, of the pretrained model.
+        after: H' `(N, d)`, of the adapted model on the same inputs.
+
+    Returns:
+        From 0, no shift, without an upper bound: √2 where H' is as long as H and orthogonal to it, 1 where it is 0.
+        NaN where H is 0.
+    """
+    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    length = np.linalg.norm(before)
+    return float(np.linalg.norm(after - before) / length) if length else np.nan
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Centred kernel alignment with linear kernels: ‖YᵀX‖²_F / (‖XᵀX‖_F·‖YᵀY‖_F), columns centred.
+
+    Kornblith et al. (2019), "Similarity of neural network representations revisited", equations 3 and 4.
+
+    The same number is ⟨XXᵀ, YYᵀ⟩ / (‖XXᵀ‖_F·‖YYᵀ‖_F), from N × N matrices; the cheaper form is taken. With few
+    examples for the dimensions it is large whatever the representations: N should be several times d.
+
+    Args:
+        x: `(N, d)`.
+        y: `(N, e)`, of the same inputs.
+
+    Returns:
+        From 0 to 1, 1 where the two are the same but for rotation, one factor and an offset. NaN where either is the
+        same for all inputs.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if not np.ptp(x, axis=0).any() or not np.ptp(y, axis=0).any():
+        return np.nan
+    x, y = x - x.mean(0), y - y.mean(0)
+    n, d, e = len(x), x.shape[1], y.shape[1]
+    if n * (d + e) < d * d + e * e + d * e:
+        k, m = x @ x.T, y @ y.T  # (N, N)
+        return float((k * m).sum() / (np.linalg.norm(k) * np.linalg.norm(m)))
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / norms)
+
+
+@torch.no_grad()
+def measure_representation_shift(
+    model: PreTrainedModel | PeftModel,
+    batches: Iterable[dict[str, Tensor]],
+    teacher: Callable[..., Any] | None = None,
+) -> dict[str, float]:
+    """Both measures between the teacher's and the model's final representations.
+
+    An input's representation is the mean of its last hidden states over the tokens that are not padding; in a
+    sequence-to-sequence model those of the decoder, over the tokens that labels count. For the vector that a
+    classifier decides by, give `final_representation`'s features to `representation_shift` and `linear_cka`.
+
+    Args:
+        model: The adapted model; left in the mode it was in.
+        batches: Model inputs as tensors, as in `measure_drift`.
+        teacher: The pretrained function; a `BALoraModel` has its own.
+
+    Returns:
+        `representation_shift` and `linear_cka`.
+    """
+    teacher = teacher or model.teacher_forward
+    before, after = [], []
+    for batch in batches:
+        inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+        labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
+        # A classifier on an encoder-decoder has one label a row.
+        if model.config.is_encoder_decoder and labels.ndim == 2:
+            inputs, mask = with_decoder_inputs(model, inputs, labels), labels != -100
+        with evaluation_mode(model):
+            student = model(**inputs, output_hidden_states=True)
+            taught = teacher(**inputs, output_hidden_states=True)
+        before.append(mean_over_tokens(_last_hidden_states(taught), mask).cpu())
+        after.append(mean_over_tokens(_last_hidden_states(student), mask).cpu())
+    old, new = torch.cat(before).numpy(), torch.cat(after).numpy()  # (N, d)
+    return {"representation_shift": representation_shift(old, new), "linear_cka": linear_cka(old, new)}
+
+
+def mean_over_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of hidden states `(B, S, d)` over the positions of a mask `(B, S)`, all without one: `(B, d)`, float64."""
+    hidden = hidden.double()
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.to(hidden)  # (B, S)
+    return torch.einsum("bsd,bs->bd", hidden, weights) / weights.sum(1, keepdim=True)
+
+
+def _last_hidden_states(output: Any) -> Tensor:
+    """`(B, S, d)`: the decoder's, where there is one."""
+    states = output.get("decoder_hidden_states") or output["hidden_states"]
+    return states[-1]
