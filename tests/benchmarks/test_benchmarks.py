@@ -9,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import contenders
+import gate_cost
 import growth
 import processes
 
@@ -49,3 +50,14 @@ def test_rows_are_kept_with_versions(tmp_path):
 def test_an_exponent_is_a_slope():
     sizes = [1, 2, 4, 8]
     assert growth.exponent(sizes, [size**1.5 for size in sizes]) == pytest.approx(1.5)
+
+
+def test_gates_train_beside_plain_lora(monkeypatch):
+    monkeypatch.setattr(gate_cost, "WARM_UP", 0)
+    tiny = gate_cost.Shape(16, 1, 2, 50, 2, 6, 3, r=2)
+    threads = torch.get_num_threads()
+    found = {name: gate_cost.measure(name, tiny, steps=1)["parameters"] for name in gate_cost.CONTENDERS}
+    torch.set_num_threads(threads)
+    heads, trunk = 12 * 4 * 65, 385 * 64  # 12 projections of rank 2; from 384 to 64
+    assert found["selora"] == found["selora-no-loss"] == found["lora"] + heads + trunk
+    assert found["selora-per-layer"] == found["lora"] + heads + 12 * trunk

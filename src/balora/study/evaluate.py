@@ -1,7 +1,7 @@
 """A saved adapter, measured as a recipe measures what it trains."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balora.errors import BALoraError
@@ -15,7 +15,7 @@ from balora.study.progress import ProgressCallback
 from balora.study.run_dir import named_folder, write_text
 from balora.study.student import build_student, load_student
 from balora.study.trainers import build_trainer
-from balora.study.workload import prepare
+from balora.study.workload import Workload, prepare
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     else:
         model = load_student(workload, settings.adapter)
     directory.mkdir(parents=True, exist_ok=True)
-    trainer = build_trainer(workload, model, recipe.seed, directory, [])
+    trainer = build_trainer(_to_evaluate(workload), model, recipe.seed, directory, [])
     metrics, drift = measure(workload, trainer, model, directory)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
@@ -64,3 +64,8 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run
+
+
+def _to_evaluate(workload: Workload) -> Workload:
+    """With one training row, for a trainer that is there for its evaluation sets: it tokenizes all that it is given."""
+    return workload if workload.recipe.streaming else replace(workload, train=workload.train.select([0]))
