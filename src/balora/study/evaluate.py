@@ -67,5 +67,5 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
 
 
 def _to_evaluate(workload: Workload) -> Workload:
-    """With one training row, for a trainer that is there for its evaluation sets: it tokenizes all that it is given."""
+    """With one training row: the trainer is there for its evaluation sets, and tokenizes all that it is given."""
     return workload if workload.recipe.streaming else replace(workload, train=workload.train.select([0]))
