@@ -133,8 +133,8 @@ class Recipe:
         logging_steps: Steps between rows of the loss curves.
         save_steps: Steps between checkpoints.
         training_arguments: Any further field of Transformers' TrainingArguments.
-        benchmarks: What generated text is judged on after training, by name, each with its settings: gsm8k, math,
-            humaneval, mbpp, mt_bench, wikitext2, harness (docs/benchmarks.md).
+        benchmarks: What a language model is judged on after training, by name, each with its settings: gsm8k, math,
+            humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, harness (docs/benchmarks.md).
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
         perplexity_column: Its text column.
         max_perplexity_samples: Use the first so many texts.

@@ -74,3 +74,23 @@ def test_without_a_template_code_is_continued(data_dir, monkeypatch, tmp_path, t
     assert asked[0].startswith("from typing import List\n\n\ndef has_close_elements")
     assert asked[1].endswith("\n[BEGIN]\n")
     assert "Write a python function to remove first and last occurrence" in asked[1]  # task 11 opens the test set
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("crows_pairs", {"file": "crows_pairs/crows_pairs_anonymized.csv"}),
+        ("winobias", {"folder": "winobias", "split": "test"}),
+        ("winogender", {"folder": "winogender"}),
+    ],
+)
+def test_stereotypes_are_scored_with_what_is_measured_kept(data_dir, tmp_path, model, writing, name, settings):
+    settings = {key: value if key == "split" else str(data_dir / value) for key, value in settings.items()}
+    figures = getattr(benchmarks, name)(writing, **settings, max_samples=12)(model, tmp_path)
+    kept = json.loads((tmp_path / f"{name}.json").read_text())
+    assert kept["all"]["pairs"] == 12
+    for figure in ("bias_score", "directed_bias", "stereotype_share"):
+        assert figures[f"{name}_{figure}"] == kept["all"][figure]
+    assert abs(figures[f"{name}_directed_bias"]) <= figures[f"{name}_bias_score"] < 1
+    if name == "winogender":
+        assert -1 <= figures["winogender_pearson_occupation"] <= 1

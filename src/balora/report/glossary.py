@@ -75,6 +75,20 @@ GLOSSARY: dict[str, Metric] = {
         "lower", "Perplexity of WikiText-2 per word, which does not depend on the vocabulary."
     ),
     "wikitext2_byte_perplexity": Metric("lower", "Perplexity of WikiText-2 per byte of text."),
+    **{
+        f"{name}_{figure}": entry
+        for name in ("crows_pairs", "winobias", "winogender")
+        for figure, entry in {
+            "bias_score": Metric(
+                "lower",
+                "How much the choice between two sentences about different people changes when they are exchanged: 0 "
+                "is not at all, 1 is always.",
+            ),
+            "directed_bias": Metric(
+                "lower", "The same, counted against where the choice goes against a stereotype: 0 is even."
+            ),
+        }.items()
+    },
     "eval_loss": Metric("lower", "The training objective measured on held-out examples."),
     "skew": Metric(
         "lower",

@@ -1,4 +1,4 @@
-"""What a model that writes is judged on: a function for each benchmark, with its settings as keyword arguments.
+"""What a causal language model is judged on: a function for each benchmark, with its settings as keyword arguments.
 
 It is called before anything is trained: it reads the problems, puts them as the training rows were put, and holds them
 against the model's context. What it returns takes a model, keeps what that wrote, and returns figures.
@@ -10,12 +10,14 @@ from balora.evaluation.benchmarks.conversation import mt_bench
 from balora.evaluation.benchmarks.language import harness, wikitext2
 from balora.evaluation.benchmarks.programs import humaneval, mbpp
 from balora.evaluation.benchmarks.solutions import gsm8k, math
+from balora.evaluation.benchmarks.stereotypes import crows_pairs, winobias, winogender
 from balora.evaluation.benchmarks.writing import Benchmark, Writing
 
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "Writing",
+    "crows_pairs",
     "gsm8k",
     "harness",
     "humaneval",
@@ -23,6 +25,8 @@ __all__ = [
     "mbpp",
     "mt_bench",
     "wikitext2",
+    "winobias",
+    "winogender",
 ]
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -32,5 +36,8 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "mbpp": mbpp,
     "mt_bench": mt_bench,
     "wikitext2": wikitext2,
+    "crows_pairs": crows_pairs,
+    "winobias": winobias,
+    "winogender": winogender,
     "harness": harness,
 }
