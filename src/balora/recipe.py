@@ -135,6 +135,8 @@ class Recipe:
         training_arguments: Any further field of Transformers' TrainingArguments.
         benchmarks: What a language model is judged on after training, by name, each with its settings: gsm8k, math,
             humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, harness (docs/benchmarks.md).
+        noise_kinds: Noise to put into the evaluation's inputs, token or embedding: stability, shift and bias under it.
+        noise_levels: How much: shares of the tokens replaced, or deviations relative to the embeddings'.
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
         perplexity_column: Its text column.
         max_perplexity_samples: Use the first so many texts.
@@ -246,6 +248,8 @@ class Recipe:
     save_steps: int = 500
     training_arguments: dict[str, Any] = field(default_factory=dict)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    noise_kinds: list[str] = field(default_factory=list)
+    noise_levels: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.4])
     perplexity_file: str | None = None
     perplexity_column: str = "text"
     max_perplexity_samples: int | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from balora.data.glue import GLUE
 from balora.data.perturbation import KINDS
 from balora.errors import BALoraError
+from balora.evaluation.noise import NOISE_KINDS
 from balora.methods import RIVAL_METHODS, RUN_METHODS
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError("benchmarks: they ask causal language models; leave them out")
     if recipe.packing and recipe.max_length is None:
         raise BALoraError("packing: rows are joined up to max_length, which is missing")
+    for kind in recipe.noise_kinds:
+        if kind not in NOISE_KINDS:
+            raise BALoraError(f"noise_kinds: unknown {kind!r}; there are {', '.join(NOISE_KINDS)}")
+    if not all(0 < level <= 1 for level in recipe.noise_levels):
+        raise BALoraError(f"noise_levels: {recipe.noise_levels} must be above 0 and at most 1")
     _check_questions(recipe)
     if recipe.streaming and not recipe.tasks:
         _check_streaming(recipe)

@@ -76,19 +76,23 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "wikitext2_byte_perplexity": Metric("lower", "Perplexity of WikiText-2 per byte of text."),
     **{
-        f"{name}_{figure}": entry
+        f"{name}_bias_score": Metric(
+            "lower",
+            "How much the choice between two sentences about different people changes when they are exchanged: 0 is "
+            "not at all, 1 is always.",
+        )
         for name in ("crows_pairs", "winobias", "winogender")
-        for figure, entry in {
-            "bias_score": Metric(
-                "lower",
-                "How much the choice between two sentences about different people changes when they are exchanged: 0 "
-                "is not at all, 1 is always.",
-            ),
-            "directed_bias": Metric(
-                "lower", "The same, counted against where the choice goes against a stereotype: 0 is even."
-            ),
-        }.items()
     },
+    "stability": Metric("higher", "Share of predictions that noise in the input leaves as they were."),
+    "stability_token": Metric(
+        "higher", "Share of predictions that stay as they were when tokens are replaced at random, mean over levels."
+    ),
+    "stability_embedding": Metric(
+        "higher", "Share of predictions that stay as they were when embeddings are shaken, mean over levels."
+    ),
+    "representation_shift": Metric(
+        "lower", "How far the final representations moved from the untouched model's, relative to their length."
+    ),
     "eval_loss": Metric("lower", "The training objective measured on held-out examples."),
     "skew": Metric(
         "lower",

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from balora.evaluation.generation import generate_completions
 from balora.evaluation.qa import qa_metrics
 from balora.evaluation.text_to_text import write_texts
 from balora.report import PRETRAINED, Run
-from balora.report.robustness import robustness_figure
+from balora.report.by_level import ByLevel, by_level_figure
 from balora.study.plan import Cell
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.run_dir import write_text
@@ -27,6 +26,10 @@ ANSWERS_FILE = "answers.jsonl"
 ROBUSTNESS_FILE = "robustness.json"
 #: What of the scores tables show; by type and level, the first two.
 SHOWN = ("em", "f1", "semsim")
+CAPTION = (
+    "F1 as questions are asked otherwise, by the share of the places in a question that are changed. Means over "
+    "seeds, with a band of one standard deviation."
+)
 
 
 def measure_answers(
@@ -119,15 +122,17 @@ def robustness_figures(cells: list[Cell], runs: list[Run], directory: Path) -> l
     Returns:
         Heading, caption and figure of each.
     """
-    measured: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    measured: dict[str, list[tuple[Run, ByLevel]]] = {}
     for cell, run in zip(cells, runs, strict=True):
         file = directory / cell.folder / ROBUSTNESS_FILE
         if file.exists() and run.method != PRETRAINED:
-            measured.setdefault(run.task, []).append((run, json.loads(file.read_text())))
-    caption = (
-        "F1 as questions are asked otherwise, by the share of the places in a question that are changed. Means over "
-        "seeds, with a band of one standard deviation."
-    )
+            found = json.loads(file.read_text())
+            panels = {
+                kind: {0.0: run.metrics["f1"], **{float(strength): scores["f1"] for strength, scores in own.items()}}
+                for kind, own in found.items()
+            }
+            measured.setdefault(run.task, []).append((run, panels))
     return [
-        (f"{task}: questions asked otherwise", caption, robustness_figure(found)) for task, found in measured.items()
+        (f"{task}: questions asked otherwise", CAPTION, by_level_figure(found, "strength"))
+        for task, found in measured.items()
     ]

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from balora.arguments import cause
 from balora.data import context_length
 from balora.errors import BALoraError
-from balora.evaluation.benchmarks import BENCHMARKS, Benchmark, Writing
+from balora.evaluation.benchmarks import BENCHMARKS, BIAS, Benchmark, Writing
 from balora.recipe import Recipe
 
 #: Folder of what a run's model wrote.
@@ -53,6 +53,11 @@ def run_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, dir
     for measure in benchmarks.values():
         figures |= measure(model, directory / FOLDER)
     return figures
+
+
+def run_bias_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, directory: Path) -> dict[str, float]:
+    """Those of them that measure bias."""
+    return run_benchmarks({name: benchmarks[name] for name in BIAS if name in benchmarks}, model, directory)
 
 
 def _asking(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:

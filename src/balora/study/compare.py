@@ -10,6 +10,7 @@ from balora.report.sweep import sweep_figure
 from balora.study.answers import robustness_figures
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
+from balora.study.noise import noise_figures
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
@@ -86,7 +87,11 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
             task.name: task.drift_metric or _first_measured(DRIFT_METRICS, task.name, runs) for task in tasks
         },
         "baseline": swept(recipe).baseline,
-        "figures": [*geometry_figures(cells, runs, directory), *robustness_figures(cells, runs, directory)],
+        "figures": [
+            figure
+            for draw in (geometry_figures, robustness_figures, noise_figures)
+            for figure in draw(cells, runs, directory)
+        ],
     }
     points = sweep_points(recipe) if recipe.sweep else {}
     for task, key in product([task.name for task in tasks], recipe.sweep):

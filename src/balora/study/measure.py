@@ -17,6 +17,7 @@ from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
 from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
+from balora.study.noise import measure_noise
 from balora.study.student import teacher_of
 from balora.study.trainers import MISMATCHED
 from balora.study.workload import Workload, preservation_metrics
@@ -52,6 +53,9 @@ def measure(
         metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
     if workload.recipe.qa_format is not None and workload.validation is not None:
         metrics |= measure_answers(workload, trainer, model, directory)
+    if workload.recipe.noise_kinds and workload.validation is not None:
+        tokens = _evaluation_sets(workload, trainer)["validation"][1]
+        metrics |= measure_noise(workload, trainer, model, tokens, directory)
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
     metrics |= run_benchmarks(workload.benchmarks, model, directory)

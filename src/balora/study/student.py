@@ -1,6 +1,7 @@
 """The model that a run trains: any method's, with the pretrained function to hold it against, and how it is kept."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -116,10 +117,27 @@ def callbacks_of(recipe_method: str) -> list[TrainerCallback]:
     return [AdaLoraCallback()] if recipe_method == "adalora" else []
 
 
-def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Teacher:
+    """The pretrained function, called with a model's inputs.
+
+    Attributes:
+        function: What is called.
+        model: Whose modules compute it: the student, or a model beside it.
+    """
+
+    function: Callable[..., Any]
+    model: PreTrainedModel | PeftModel
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's output."""
+        return self.function(**inputs)
+
+
+def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teacher:
     """The pretrained function as `BALoraModel.teacher_forward` has it: in classification, with the student's head."""
     if isinstance(student, BALoraModel):
-        return student.teacher_forward
+        return Teacher(student.teacher_forward, student)
     if isinstance(student, PeftModel):
         live_head = student.active_peft_config.task_type == TaskType.SEQ_CLS
 
@@ -129,13 +147,13 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Call
                 with evaluation_mode(student), student.disable_adapter():
                     return student(**inputs)
 
-            return without_prompt
+            return Teacher(without_prompt, student)
 
         def beside(**inputs: Any) -> Any:
             with as_teacher(student, live_head=live_head):
                 return student(**inputs)
 
-        return beside
+        return Teacher(beside, student)
     pretrained = workload.load_model().to(student.device)
     if workload.recipe.is_classification:
         backbone = f"{pretrained.base_model_prefix}."
@@ -146,7 +164,7 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Call
         with evaluation_mode(pretrained):
             return pretrained(**inputs)
 
-    return apart
+    return Teacher(apart, pretrained)
 
 
 def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:

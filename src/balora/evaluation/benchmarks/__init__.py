@@ -15,6 +15,7 @@ from balora.evaluation.benchmarks.writing import Benchmark, Writing
 
 __all__ = [
     "BENCHMARKS",
+    "BIAS",
     "Benchmark",
     "Writing",
     "crows_pairs",
@@ -28,6 +29,9 @@ __all__ = [
     "winobias",
     "winogender",
 ]
+
+#: Those that measure bias.
+BIAS = ("crows_pairs", "winobias", "winogender")
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "gsm8k": gsm8k,

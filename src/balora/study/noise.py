@@ -1,0 +1,89 @@
+"""Noise in a study: stability, shift and bias as the evaluation's inputs get noisier, kept with each run and drawn.
+
+Structural regularization's study of noise injection.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from peft import PeftModel
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer
+
+from balora.evaluation.noise import noisy_inputs, predicted, stability
+from balora.evaluation.shift import measure_representation_shift
+from balora.report import Run
+from balora.report.by_level import ByLevel, by_level_figure
+from balora.study.benchmarks import run_bias_benchmarks
+from balora.study.plan import Cell
+from balora.study.run_dir import write_text
+from balora.study.student import teacher_of
+from balora.study.workload import Workload
+
+NOISE_FILE = "noise.json"
+DRAWN = ("stability", "representation_shift")
+CAPTION = (
+    "The evaluation set with noise in its inputs: a share of the tokens replaced, or normal draws of that size "
+    "relative to the embeddings added. Stability is the share of predictions that stay what they were without noise. "
+    "Means over seeds, with a band of one standard deviation."
+)
+
+
+def measure_noise(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, tokens: Dataset, directory: Path
+) -> dict[str, float]:
+    """Stability, representation shift and the recipe's bias benchmarks at every level of every kind of noise.
+
+    Args:
+        workload: Of the run.
+        trainer: For batches.
+        model: The student.
+        tokens: The evaluation set as the trainer has it.
+        directory: The run's folder, where all figures are kept.
+
+    Returns:
+        `stability_KIND`, the mean over levels.
+    """
+    recipe, teacher, spared = workload.recipe, teacher_of(workload, model), workload.tokenizer.all_special_ids
+    clean = predicted(model, trainer.get_eval_dataloader(tokens))
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    for kind in recipe.noise_kinds:
+        for level in (0.0, *recipe.noise_levels):
+            with ExitStack() as noise:
+                for read_by in {id(module): module for module in (model, teacher.model)}.values():
+                    noise.enter_context(noisy_inputs(read_by, kind, level, spared=spared))
+                noisy = predicted(model, trainer.get_eval_dataloader(tokens))
+                shift = measure_representation_shift(model, trainer.get_eval_dataloader(tokens), teacher)
+                bias = run_bias_benchmarks(workload.benchmarks, model, directory / f"noise_{kind}_{level:g}")
+            found.setdefault(kind, {})[level] = {"stability": stability(clean, noisy), **shift, **bias}
+    write_text(directory / NOISE_FILE, json.dumps(found, indent=1))
+    return {
+        f"stability_{kind}": float(np.mean([figures["stability"] for level, figures in levels.items() if level > 0]))
+        for kind, levels in found.items()
+    }
+
+
+def noise_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
+    """For each task and kind of noise that was measured, all figures by level.
+
+    Args:
+        cells: All cells of the study.
+        runs: Theirs, in the same order.
+        directory: The study's folder.
+
+    Returns:
+        Heading, caption and figure of each.
+    """
+    measured: dict[tuple[str, str], list[tuple[Run, ByLevel]]] = {}
+    for cell, run in zip(cells, runs, strict=True):
+        file = directory / cell.folder / NOISE_FILE
+        for kind, levels in json.loads(file.read_text()).items() if file.exists() else ():
+            names = [name for name in next(iter(levels.values())) if name in DRAWN or name.endswith("_bias_score")]
+            panels = {name: {float(level): found[name] for level, found in levels.items()} for name in names}
+            measured.setdefault((run.task, kind), []).append((run, panels))
+    return [
+        (f"{task}: {kind} noise", CAPTION, by_level_figure(found, "level")) for (task, kind), found in measured.items()
+    ]
