@@ -2,8 +2,20 @@
 
 from typing import Any
 
+import torch
 from peft.utils import shift_tokens_right
 from torch import Tensor, nn
+
+
+def pick_examples(count: int, rate: float) -> Tensor:
+    """Which of `count` examples are picked, `(count,)` bool: each with the same chance, `rate`.
+
+    As near to `rate`·count of them as whole numbers allow, rounded up or down at random.
+    """
+    if rate == 1:
+        return torch.ones(count, dtype=torch.bool)
+    number = int(rate * count + torch.rand(()).item())
+    return torch.randperm(count) < number
 
 
 def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:

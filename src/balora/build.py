@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from peft import TaskType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
@@ -11,11 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.adapters import four_bit, saving, targets
+from balora.adapters.bias_path import load_direction, make_bias_embedding
 from balora.adapters.data_starts import start_corda, start_lora_ga
 from balora.adapters.lean import make_lean
 from balora.adapters.lora_fa import freeze_down_projections
 from balora.adapters.semantic import attach_gates
 from balora.adapters.starts import start_residual
+from balora.adapters.task_rows import attach_tasks, check_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
@@ -80,21 +83,26 @@ def load_balora_model(
         BALoraError: If the folder is not balora's or does not fit the base model.
     """
     settings = saving.read_settings(model_id)
-    config = saving.config_from_saved(saving.read_lora_config(model_id), settings)
+    folders = {name: Path(model_id) / name for name in settings.get("task_names") or []} or {STUDENT: Path(model_id)}
+    config = saving.config_from_saved(saving.read_lora_config(next(iter(folders.values()))), settings)
     config.inference_mode = not is_trainable
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
-    student = load_peft_weights(str(model_id), device=str(adapted.device))
+    states = {name: load_peft_weights(str(path), device=str(adapted.device)) for name, path in folders.items()}
+    student = next(iter(states.values()))
     try:
         if config.residual:
-            student, teacher = saving.split_factors(student, saving.experts_by_key(adapted))
-            set_peft_model_state_dict(adapted, student | teacher, adapter_name=STUDENT)
+            states[STUDENT], teacher = saving.split_factors(student, saving.experts_by_key(adapted))
+            set_peft_model_state_dict(adapted, states[STUDENT] | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
         if adapted.lora_gate is not None:
-            student, gate = saving.split_gate(student)
+            states[STUDENT], gate = saving.split_gate(student)
             adapted.lora_gate.load_state_dict(gate)
         four_bit.quantize(adapted, in_four_bits)
-        set_peft_model_state_dict(adapted, student, adapter_name=STUDENT)
+        for name, state in states.items():
+            set_peft_model_state_dict(adapted, state, adapter_name=name)
+        if adapted.lora_bias_path is not None and is_trainable:
+            load_direction(adapted, model_id)
     except RuntimeError as error:
         raise BALoraError(f"{model_id} does not fit {type(model).__name__}: {error}") from error
     return adapted.train(is_trainable)
@@ -102,12 +110,17 @@ def load_balora_model(
 
 def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
     targets.check_targets(model, config.lora_config())
+    check_names(model, config.task_names or [])
+    bias = make_bias_embedding(model, config) if config.bias_path_weight else None
     try:
         adapted = MODEL_CLASSES[config.task_type](model, config)
     except ValueError as error:
         targets.refuse_without_parameters(error)
         raise
-    targets.warn_of_passed_over(adapted, config)
+    if config.task_names is None:
+        targets.warn_of_passed_over(adapted, config)
+    else:
+        adapted.task_rows = attach_tasks(adapted, config.task_names, inference_mode=config.inference_mode)
     make_lean(adapted)
     if config.residual:
         targets.refuse_shared_weights(lora_layers(adapted), model)
@@ -115,6 +128,7 @@ def _build(model: PreTrainedModel, config: BALoraConfig) -> BALoraModel:
         freeze_down_projections(lora_layers(adapted), STUDENT)
     if config.method == SELORA:
         adapted.lora_gate = attach_gates(adapted, config)
+    adapted.lora_bias_path = bias
     return adapted
 
 

@@ -172,7 +172,8 @@ def _weighing_only(model: BALoraModel, term: str | None) -> Iterator[None]:
     weights = {f"{name}_weight": float(name == term) for name in TERMS}
     constant = {f"{name}_schedule": "constant" for name in TERMS}
     training = model.training
-    model.balora_config = replace(config, **weights, **constant, semantic_weight=0.0, sample_rate=1.0)
+    others = {"semantic_weight": 0.0, "bias_path_weight": 0.0, "alignment_weight": 0.0}
+    model.balora_config = replace(config, **weights, **constant, **others, sample_rate=1.0)
     try:
         with evaluation_mode(model):
             model.training = True  # of this module alone: it asks for the objective

@@ -3,57 +3,15 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from peft import LoraConfig, TaskType
+from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
-from balora.errors import BALoraError
+from balora.config_checks import check_config, check_task, four_bit_settings
+from balora.presets import FROM_DATA, METHODS, PUBLISHED, RESIDUAL, SELORA
 
-#: What each method sets in PEFT's `LoraConfig`. Adapters of `RESIDUAL` methods start from part of the weight, which
-#: is then taken out of the base: the base alone is no longer the pretrained model. Those `FROM_DATA` need batches to
-#: start from.
-METHODS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
-    "pissa": {},
-    "olora": {},
-    "milora": {},
-    "lora-fa": {},
-    "lora-ga": {},
-    "corda": {},
-    "selora": {},
-}
-RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
-FROM_DATA = frozenset({"lora-ga", "corda"})
-#: The method whose weights depend on each row's sentence vector.
-SELORA = "selora"
+__all__ = ["FROM_DATA", "METHODS", "PUBLISHED", "RESIDUAL", "SELORA", "BALoraConfig", "Schedule", "four_bit_settings"]
 
 Schedule = Literal["constant", "cosine", "two_phase"]
-
-#: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
-_GENERATION: dict[str, Any] = {
-    "consistency_weight": 0.025,
-    "diversity_weight": 0.005,
-    "spectral_weight": 0.005,
-    "spectral_k": 10,
-    "consistency_schedule": "cosine",
-    "diversity_schedule": "two_phase",
-    "spectral_schedule": "two_phase",
-}
-PUBLISHED: dict[str, dict[str, Any]] = {
-    TaskType.CAUSAL_LM: _GENERATION,
-    TaskType.SEQ_2_SEQ_LM: _GENERATION,
-    TaskType.SEQ_CLS: {
-        "consistency_weight": 0.15,
-        "diversity_weight": 0.03,
-        "spectral_weight": 0.03,
-        "spectral_k": 5,
-        "diversity_loss": "covariance",
-        "consistency_schedule": "constant",
-        "diversity_schedule": "constant",
-        "spectral_schedule": "constant",
-    },
-}
 
 
 @dataclass
@@ -92,6 +50,21 @@ class BALoraConfig(LoraConfig):
             printed: those that mean the opposite are then pushed apart, without bound.
         semantic_reduction: `mean` over the pairs, so that micro-batches of any size weigh the same, or their `sum`, as
             printed.
+        bias_path_weight: λ of the bias path, ‖f(x + b) − f(x)‖² with b added to the input embeddings and f the final
+            representation (`balora.adapters.bias_path`): one more forward pass of the student. 0 is off.
+        bias_path_mode: What b is. `adversarial`: on a sphere, trained against the adapter by gradient reversal.
+            `minimised`: free, and minimised too, as printed; it goes to 0. `counterfactual`: given by
+            `BALoraModel.set_bias_direction` and not trained.
+        bias_path_radius: ε, the length of b (`minimised`: at the start), as a share of the root mean square length of
+            the input embeddings. No value is published.
+        bias_path_sample_rate: Share of the rows that make the second pass, picked at random and weighted by its
+            inverse.
+        bias_path_reduction: `mean` divides the squared norm by the width, so that models of any width weigh the same;
+            `sum` is as printed.
+        task_names: For several tasks, their names: one LoRA adapter each, which `task_ids` picks for every row of a
+            batch (`balora.adapters.task_rows`). All start alike. `None` for one adapter.
+        alignment_weight: λ of `balora.losses.alignment_loss` between the tasks' adapters, a mean over the adapted
+            layers. No value is published. 0 is off.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -142,6 +115,21 @@ class BALoraConfig(LoraConfig):
     semantic_reduction: Literal["mean", "sum"] = field(
         default="mean", metadata={"help": "Mean or sum over the pairs of sentences."}
     )
+    bias_path_weight: float = field(default=0.0, metadata={"help": "λ of the bias path; 0: off."})
+    bias_path_mode: Literal["adversarial", "minimised", "counterfactual"] = field(
+        default="adversarial", metadata={"help": "What the bias embedding is trained for, if at all."}
+    )
+    bias_path_radius: float = field(
+        default=0.1, metadata={"help": "Length of the bias embedding, as a share of the input embeddings' own."}
+    )
+    bias_path_sample_rate: float = field(default=1.0, metadata={"help": "Share of the rows that the bias path takes."})
+    bias_path_reduction: Literal["mean", "sum"] = field(
+        default="mean", metadata={"help": "Mean or sum over the width of the bias path's squared differences."}
+    )
+    task_names: list[str] | None = field(
+        default=None, metadata={"help": "Tasks that have an adapter each; null: one adapter."}
+    )
+    alignment_weight: float = field(default=0.0, metadata={"help": "λ of the tasks' alignment; 0: off."})
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
     diversity_loss: Literal["covariance", "entropy"] | None = field(
@@ -166,58 +154,9 @@ class BALoraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in METHODS:
-            raise BALoraError(f"method: unknown {self.method!r}; there are {', '.join(METHODS)}")
-        if not isinstance(self.init_lora_weights, bool):
-            raise BALoraError(
-                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use one of "
-                f"{', '.join(METHODS)} there, or leave it out"
-            )
-        if self.corda_method not in ("ipm", "kpm"):
-            raise BALoraError(f"corda_method: unknown {self.corda_method!r}; use 'ipm' or 'kpm'")
-        if self.bias != "none":
-            raise BALoraError(
-                f"bias: {self.bias!r} trains the base's own biases, after which the pretrained model can no longer be "
-                "seen through the adapter; use 'none', or lora_bias=True for biases inside the adapter"
-            )
-        for name in ("consistency_weight", "diversity_weight", "spectral_weight", "semantic_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise BALoraError(f"{name}: {value} is not a weight; use 0 (off) or a positive number")
-        for name in ("top_k", "spectral_k", "r", "sentence_dim", "gate_hidden"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BALoraError(f"{name}: {value} is too small; use at least 1")
-        if self.pissa_niter is not None and self.pissa_niter < 0:
-            raise BALoraError(f"pissa_niter: {self.pissa_niter} is negative; use null for the exact SVD, or 0, 1, 2 …")
-        if not self.temperature > 0:
-            raise BALoraError(f"temperature: {self.temperature} is not positive")
-        if not self.teacher_cache_mb >= 0:
-            raise BALoraError(f"teacher_cache_mb: {self.teacher_cache_mb} is negative; use 0 for no cache")
-        if not 0 < self.sample_rate <= 1:
-            raise BALoraError(f"sample_rate: {self.sample_rate} is not a share; use a number above 0 and at most 1")
+        check_config(self)
         if self.quantization_config is not None:
             self.quantization_config = four_bit_settings(self.quantization_config)
-        if self.method == SELORA and self.sentence_dim is None:
-            raise BALoraError(
-                "sentence_dim: selora needs the length of the sentence vectors that it will be given; "
-                "all-MiniLM-L6-v2's is 384"
-            )
-        if self.gate not in ("shared", "per_layer"):
-            raise BALoraError(f"gate: unknown {self.gate!r}; use 'shared' or 'per_layer'")
-        if self.semantic_weight and self.method != SELORA:
-            raise BALoraError(f"semantic_weight: {self.method} has no sentence vectors to weigh; use method='selora'")
-        if self.semantic_min_similarity is not None and not -1 <= self.semantic_min_similarity <= 1:
-            raise BALoraError(f"semantic_min_similarity: {self.semantic_min_similarity} is no cosine; use −1 to 1")
-        if self.semantic_reduction not in ("mean", "sum"):
-            raise BALoraError(f"semantic_reduction: unknown {self.semantic_reduction!r}; use 'mean' or 'sum'")
-        if self.consistency_direction not in ("forward", "reverse"):
-            raise BALoraError(f"consistency_direction: {self.consistency_direction!r}; use 'forward' or 'reverse'")
-        if self.diversity_loss not in (None, "covariance", "entropy"):
-            raise BALoraError(f"diversity_loss: unknown {self.diversity_loss!r}; use covariance or entropy")
-        for name in ("consistency_schedule", "diversity_schedule", "spectral_schedule"):
-            if getattr(self, name) not in (None, "constant", "cosine", "two_phase"):
-                raise BALoraError(f"{name}: unknown {getattr(self, name)!r}; use constant, cosine or two_phase")
 
     @property
     def residual(self) -> bool:
@@ -230,17 +169,7 @@ class BALoraConfig(LoraConfig):
         Raises:
             BALoraError: If the task has no regularizers defined.
         """
-        if task_type not in PUBLISHED:
-            raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
-        if task_type != TaskType.SEQ_CLS and self.diversity_loss == "covariance":
-            raise BALoraError(
-                "diversity_loss: a covariance of next-token logits would be vocabulary × vocabulary; use 'entropy'"
-            )
-        if task_type == TaskType.SEQ_CLS and self.sample_rate != 1:
-            raise BALoraError(
-                f"sample_rate: {self.sample_rate} is for generation; in classification the teacher sees each example "
-                "once anyway (teacher_cache_mb)"
-            )
+        check_task(self, task_type)
         self.task_type = task_type
         if self.semantic_weight is None:
             self.semantic_weight = 0.5 if self.method == SELORA else 0.0
@@ -259,26 +188,3 @@ class BALoraConfig(LoraConfig):
         """Our own fields alone, as JSON types: what `balora_config.json` holds."""
         inherited = {f.name for f in fields(LoraConfig)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
-
-
-def four_bit_settings(config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
-    """All settings of a `BitsAndBytesConfig`, as JSON types.
-
-    Raises:
-        BALoraError: If one is unknown or has a wrong value, or they ask for other than 4 bits.
-    """
-    known = [name for name in BitsAndBytesConfig().to_dict() if not name.startswith("_")]
-    if isinstance(config, dict):
-        unknown = sorted(set(config) - set(known))
-        if unknown:
-            raise BALoraError(f"quantization_config: unknown {unknown[0]!r}; there are {', '.join(known)}")
-        try:
-            config = BitsAndBytesConfig(**config)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BALoraError(f"quantization_config: {error}") from error
-    if config.quantization_method() not in ("nf4", "fp4"):
-        raise BALoraError(
-            "quantization_config: only 4 bits are supported; use load_in_4bit=True and bnb_4bit_quant_type 'nf4' or "
-            "'fp4'"
-        )
-    return {name: value for name, value in config.to_dict().items() if name in known}

@@ -6,8 +6,6 @@ sees one call. In evaluation mode, or without labels, it is the PEFT model and n
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,10 @@ from transformers.utils import ModelOutput
 
 from balora.adapters import semantic
 from balora.adapters.adapted import AdaptedModel
+from balora.adapters.bias_pass import RandomState, random_state
+from balora.adapters.row_inputs import guided, routed
+from balora.adapters.task_alignment import alignment_term
+from balora.adapters.task_rows import TaskIds
 from balora.adapters.teacher import as_teacher
 from balora.config import BALoraConfig
 from balora.schedule import weights_at
@@ -32,7 +34,8 @@ class BALoraOutput(ModelOutput):
         logits: The student's; `None` where the loss came from hidden states.
         components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
             computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch. `router`
-            is what a mixture of experts adds to its own loss, coefficient included; `semantic` is SeLoRA's.
+            is what a mixture of experts adds to its own loss, coefficient included; `semantic` is SeLoRA's;
+            `bias_path` and `alignment` are as their names say.
     """
 
     loss: Tensor | None = None
@@ -64,11 +67,15 @@ def combined(
 
 
 class BALoraModel(AdaptedModel):
-    """What all tasks share (`balora.tasks` has the rest); made by `get_balora_model` or `from_pretrained`."""
+    """What all tasks share (`balora.tasks` has the rest); made by `get_balora_model` or `from_pretrained`.
+
+    Attributes:
+        sentences: `(B, sentence_dim)`, those of SeLoRA that its layers are set to; `None` between batches.
+    """
 
     def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
         super().__init__(model, config)
-        self._sentences: Tensor | None = None
+        self.sentences: Tensor | None = None
         self._progress: float | None = None
         self._warned_of_progress = False
 
@@ -79,7 +86,13 @@ class BALoraModel(AdaptedModel):
     def current_weights(self) -> dict[str, float]:
         """The weight of each regularizer at the present progress."""
         weights = weights_at(self.balora_config, self._progress)
-        return weights if self.lora_gate is None else {**weights, "semantic": self.balora_config.semantic_weight}
+        if self.lora_gate is not None:
+            weights["semantic"] = self.balora_config.semantic_weight
+        if self.lora_bias_path is not None:
+            weights["bias_path"] = self.balora_config.bias_path_weight
+        if self.task_rows is not None:
+            weights["alignment"] = self.balora_config.alignment_weight
+        return weights
 
     def forward(
         self,
@@ -90,6 +103,7 @@ class BALoraModel(AdaptedModel):
         num_items_in_batch: Tensor | int | None = None,
         num_tokens_in_batch: Tensor | int | None = None,
         sentence_embeds: Tensor | None = None,
+        task_ids: TaskIds | None = None,
         **kwargs: Any,
     ) -> Any:
         """The PEFT model's forward; in training mode with labels, the whole objective.
@@ -104,18 +118,22 @@ class BALoraModel(AdaptedModel):
             num_tokens_in_batch: Tokens that are not padding (examples, in classification) in the whole accumulated
                 batch: this micro-batch's regularizers then weigh by its share. Missing, they weigh like the task loss.
             sentence_embeds: `(B, sentence_dim)`, SeLoRA's sentence vector of each row.
+            task_ids: Which of `task_names` each row is of: places, `(B,)`, or names, or one name for all. In
+                evaluation `set_adapter(name)` stands in for it.
             **kwargs: The base model's further inputs.
 
         Returns:
             `BALoraOutput` in training with labels, else whatever the base model returns.
 
         Raises:
-            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any.
+            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any; the same of
+                tasks.
         """
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs = {name: value for name, value in named.items() if value is not None} | kwargs
         # In training the gates outlive the forward: a backward with gradient checkpointing meets them again.
-        with self._guided(sentence_embeds, {**inputs, "labels": labels}, keep=self.training):
+        rows = {**inputs, "labels": labels}
+        with guided(self, sentence_embeds, rows, keep=self.training), routed(self, task_ids, rows, keep=self.training):
             if not self.training or labels is None:
                 if num_items_in_batch is not None:
                     inputs["num_items_in_batch"] = num_items_in_batch
@@ -129,7 +147,7 @@ class BALoraModel(AdaptedModel):
         In classification the backbone is the pretrained one and the head the live one: a head starts random, so there
         is no pretrained one to agree with (BA-LoRA on GLUE).
         """
-        for name in ("labels", "num_items_in_batch", "num_tokens_in_batch", "sentence_embeds"):
+        for name in ("labels", "num_items_in_batch", "num_tokens_in_batch", "sentence_embeds", "task_ids"):
             kwargs.pop(name, None)
         with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
             return super().forward(*args, **kwargs)
@@ -148,34 +166,18 @@ class BALoraModel(AdaptedModel):
         """
         raise NotImplementedError
 
-    @contextmanager
-    def _guided(self, s: Tensor | None, inputs: dict[str, Any], *, keep: bool = False) -> Iterator[None]:
-        """Within, these sentence vectors gate SeLoRA's layers; without any, a layer that needs its own says so.
+    def _adapter_terms(self) -> dict[str, Tensor]:
+        """The regularizers on adapters themselves, unweighted: SeLoRA's of the present batch, and tasks' alignment."""
+        config, terms = self.balora_config, {}
+        if self.lora_gate is not None and config.semantic_weight:
+            terms["semantic"] = semantic.semantic_term(self, self.sentences, config)
+        if config.alignment_weight:
+            terms["alignment"] = alignment_term(self, self.task_rows.names)
+        return terms
 
-        Args:
-            s: `(B, sentence_dim)`.
-            inputs: What the B rows are.
-            keep: Whether they stand until the next batch.
-        """
-        if s is not None:
-            semantic.check_sentences(s, inputs, self.balora_config)
-        if self.lora_gate is None:
-            yield
-            return
-        semantic.set_gates(self, None if s is None else self.lora_gate(s))
-        self._sentences = s
-        try:
-            yield
-        finally:
-            if not keep:
-                semantic.set_gates(self, None)
-                self._sentences = None
-
-    def _semantic_terms(self) -> dict[str, Tensor]:
-        """SeLoRA's own regularizer of the batch that its layers are set to, unweighted; empty where there is none."""
-        if self.lora_gate is None or not self.balora_config.semantic_weight:
-            return {}
-        return {"semantic": semantic.semantic_term(self, self._sentences, self.balora_config)}
+    def _random_state(self) -> RandomState:
+        """What the bias path's second pass begins with; nothing where there is none."""
+        return random_state() if self.balora_config.bias_path_weight else []
 
     def _weights_in_training(self) -> dict[str, float]:
         config = self.balora_config

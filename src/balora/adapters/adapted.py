@@ -4,20 +4,23 @@
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-from safetensors.torch import save_file
+from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.adapters import four_bit, saving, semantic
+from balora.adapters import bias_path, four_bit, saving, semantic, task_alignment, task_rows
+from balora.adapters.bias_path import BiasEmbedding
+from balora.adapters.folders import load_student, write_adapter
 from balora.adapters.gates import SentenceGate
-from balora.adapters.teacher import STUDENT, TEACHER, move_base, student_aside
+from balora.adapters.task_rows import TaskRows
+from balora.adapters.teacher import STUDENT, move_base, student_aside
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 
@@ -28,15 +31,21 @@ class AdaptedModel(PeftModel):
     Attributes:
         balora_config: The configuration, with published values filled in.
         lora_gate: SeLoRA's gates; `None` in other methods.
+        lora_bias_path: b of the bias path; `None` without one.
+        task_rows: Which task each row of the present batch is of; `None` where there are no tasks.
+        evaluated_task: The task of rows that come without one, in evaluation; `None` where none was set.
         drift: Figures for the model card, set by whoever measured them.
     """
 
     def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
         lora_config = config.lora_config()
         lora_config.base_model_name_or_path = model.name_or_path or None
-        super().__init__(model, lora_config, STUDENT)
+        super().__init__(model, lora_config, config.task_names[0] if config.task_names else STUDENT)
         self.balora_config = config
         self.lora_gate: SentenceGate | None = None
+        self.lora_bias_path: BiasEmbedding | None = None
+        self.task_rows: TaskRows | None = None
+        self.evaluated_task: str | None = None
         self.drift: dict[str, float] | None = None
 
     def disable_adapter(self) -> Any:
@@ -95,6 +104,48 @@ class AdaptedModel(PeftModel):
         self.lora_gate = None
         self.balora_config = replace(self.balora_config, method="lora", sentence_dim=None, semantic_weight=0.0)
 
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """As PEFT's. Of several tasks, the one of all rows that come without `task_ids`, in evaluation alone."""
+        if self.task_rows is None:
+            return super().set_adapter(adapter_name, inference_mode)
+        task_rows.ids_of(adapter_name, self.task_rows.names, 1)
+        self.evaluated_task = adapter_name
+        return None
+
+    def merge_tasks(self, names: Sequence[str] | None = None) -> None:
+        """Make several tasks' adapters one plain LoRA that is their mean, exactly: of rank n·r for n tasks.
+
+        There is no way back. The model then takes no `task_ids`, and saves and merges as any LoRA does.
+
+        Args:
+            names: Of the tasks that it is the mean of, one to keep it alone; `None` for all.
+
+        Raises:
+            BALoraError: If the model has no tasks, or not these.
+        """
+        if self.task_rows is None:
+            raise BALoraError("merge_tasks: there are no tasks here; use merge_and_unload()")
+        every = self.task_rows.names
+        kept = every if names is None else list(names)
+        task_rows.ids_of(kept, every, len(kept))
+        task_alignment.merge_into_one(self, every, kept)
+        self.task_rows = self.evaluated_task = None
+        merged = self.peft_config[STUDENT]
+        ranks = {name: getattr(merged, name) for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}
+        self.balora_config = replace(self.balora_config, task_names=None, alignment_weight=0.0, **ranks)
+
+    def set_bias_direction(self, direction: Tensor) -> None:
+        """Give the bias path the direction of its b, which `bias_path_radius` makes as long as it is.
+
+        Args:
+            direction: `(d,)`, such as `balora.losses.counterfactual_direction` of what the model's input embeddings
+                give for the two sides of counterfactual pairs. Of any length but 0.
+
+        Raises:
+            BALoraError: If `bias_path_mode` is not `counterfactual`, or the vector is none for this model.
+        """
+        bias_path.set_direction(self, direction)
+
     def dequantize(self) -> None:
         """Turn a base in 4 bits into one in full precision with the same values: same functions, whole memory.
 
@@ -113,9 +164,11 @@ class AdaptedModel(PeftModel):
     ) -> None:
         """Save a plain LoRA adapter that loads with `PeftModel.from_pretrained` and no balora.
 
-        SeLoRA's is none, and loads with `BALoraModel.from_pretrained` alone; PEFT refuses it.
+        SeLoRA's is none, and loads with `BALoraModel.from_pretrained` alone; PEFT refuses it. Of several tasks each
+        has such a folder of its own, `save_directory/task`, and `BALoraModel.from_pretrained` takes the one above.
 
-        Writes `adapter_model.safetensors`, `adapter_config.json`, `balora_config.json` and the model card.
+        Writes `adapter_model.safetensors`, `adapter_config.json`, `balora_config.json` and the model card; of a bias
+        path also `bias_path.safetensors`, which only training needs.
 
         Args:
             save_directory: Folder, made if absent.
@@ -127,32 +180,30 @@ class AdaptedModel(PeftModel):
         if not is_main_process:
             return
         read = {"state_dict": state_dict, "save_embedding_layers": save_embedding_layers}
-        state = get_peft_model_state_dict(self, adapter_name=STUDENT, **read)
-        lora_config = replace(self.peft_config[STUDENT], inference_mode=True)
-        if self.balora_config.residual:
-            start = get_peft_model_state_dict(self, adapter_name=TEACHER, **read)
-            state = saving.stack_factors(state, start, saving.experts_by_key(self))
-            saving.scale_rank(lora_config, 2)
-        if self.lora_gate is not None:
-            state = saving.with_gate(state, self.state_dict() if state_dict is None else state_dict)
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        # safetensors takes neither views nor two names for one storage
-        state = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
-        save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-        lora_config.save_pretrained(directory)
-        if self.lora_gate is not None:
-            saving.hide_from_peft(directory)
+        if self.lora_bias_path is not None:
+            bias_path.save_direction(self, directory, state_dict)
+        if self.task_rows is None:
+            write_adapter(self, directory, STUDENT, read)
+        else:
+            for name in self.task_rows.names:
+                (directory / name).mkdir(exist_ok=True)
+                write_adapter(self, directory / name, name, read)
+                alone = saving.settings_of_one_task(self.balora_config)
+                saving.write_settings(directory / name, alone)
         saving.write_settings(directory, self.balora_config)
         self.create_or_update_model_card(directory)
 
     def create_or_update_model_card(self, output_dir: str | os.PathLike) -> None:
         """Write `README.md`: method, settings, measured drift."""
-        base_model = self.peft_config[STUDENT].base_model_name_or_path
+        base_model = self.peft_config[self.active_adapter].base_model_name_or_path
         saving.model_card(self.balora_config, base_model, self.drift).save(Path(output_dir) / "README.md")
 
     def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, **kwargs: Any) -> Any:
         """Load saved weights into this model, as PEFT does; a trainer resumes by it.
+
+        Of several tasks, `adapter_name` is the task and `model_id` its folder in the one that was saved.
 
         A residual adapter brings its own start along. Where that differs from this model's (another seed, another
         machine's SVD), the base weights are moved to match.
@@ -160,23 +211,13 @@ class AdaptedModel(PeftModel):
         Raises:
             BALoraError: If it differs and the base is a quantized residual, which cannot be moved.
         """
+        if self.task_rows is not None:
+            if self.lora_bias_path is not None:
+                bias_path.load_direction(self, Path(model_id).parent)
+            saved = load_peft_weights(str(model_id), device=str(self.device))
+            return set_peft_model_state_dict(self, saved, adapter_name=adapter_name)
+        if adapter_name == STUDENT and self.lora_bias_path is not None:
+            bias_path.load_direction(self, model_id)
         if adapter_name != STUDENT or not (self.balora_config.residual or self.lora_gate is not None):
             return super().load_adapter(model_id, adapter_name, **kwargs)
-        saving.read_settings(model_id)
-        saved = load_peft_weights(str(model_id), device=str(self.device))
-        if self.lora_gate is not None:
-            student, gate = saving.split_gate(saved)
-            self.lora_gate.load_state_dict(gate)
-            return set_peft_model_state_dict(self, student, adapter_name=STUDENT)
-        student, teacher = saving.split_factors(saved, saving.experts_by_key(self))
-        current = get_peft_model_state_dict(self, adapter_name=TEACHER)
-        if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):
-            if four_bit.is_four_bit(self):
-                raise BALoraError(
-                    f"{model_id} left another residual than the one that is in 4 bits here; load it with "
-                    "BALoraModel.from_pretrained on the model in full precision"
-                )
-            move_base(self, +1)
-            set_peft_model_state_dict(self, teacher, adapter_name=TEACHER)
-            move_base(self, -1)
-        return set_peft_model_state_dict(self, student, adapter_name=STUDENT)
+        return load_student(self, model_id)

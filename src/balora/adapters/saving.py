@@ -14,7 +14,7 @@ SeLoRA's is no plain LoRA, and its files are made such that stock PEFT stops at 
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ def write_settings(directory: Path, config: BALoraConfig) -> None:
     (directory / SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
+def settings_of_one_task(config: BALoraConfig) -> BALoraConfig:
+    """The configuration by which one of several tasks' adapters trains on by itself."""
+    return replace(config, task_names=None, alignment_weight=0.0, bias_path_weight=0.0)
+
+
 def read_settings(directory: str | Path) -> dict[str, Any]:
     """Read them back.
 
@@ -179,6 +184,13 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
             "```python\nfrom balora import BALoraModel\n\n"
             "model = BALoraModel.from_pretrained(base_model, this_folder)\n"
             f"model(**inputs, sentence_embeds=s)  # s: (rows, {config.sentence_dim})\n```\n\n"
+        )
+    elif config.task_names:
+        what = (
+            f"LoRA adapters {trained}, one for each task: {', '.join(config.task_names)}. "
+            "Each folder loads and merges with PEFT alone, and all together with balora:\n\n"
+            "```python\nfrom peft import PeftModel\n\n"
+            f'model = PeftModel.from_pretrained(base_model, this_folder + "/{config.task_names[0]}")\n```\n\n'
         )
     else:
         what = (

@@ -137,12 +137,17 @@ def check_sentences(s: Tensor, inputs: dict[str, Any], config: BALoraConfig) -> 
     """
     if config.method != SELORA:
         raise BALoraError(f"sentence_embeds: {config.method} reads none, only selora does; leave them out")
-    rows = next((len(inputs[name]) for name in ROWS if inputs.get(name) is not None), len(s))
+    rows = rows_of(inputs) or len(s)
     if s.shape != (rows, config.sentence_dim):
         raise BALoraError(
             f"sentence_embeds: shape {tuple(s.shape)} for {rows} rows and sentence_dim {config.sentence_dim}; give "
             f"{(rows, config.sentence_dim)}"
         )
+
+
+def rows_of(inputs: dict[str, Any]) -> int | None:
+    """How many rows a model's inputs are; `None` where they do not say."""
+    return next((len(inputs[name]) for name in ROWS if inputs.get(name) is not None), None)
 
 
 def gated_layers(model: PeftModel) -> list[LoraLayer]:

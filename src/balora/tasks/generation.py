@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from balora.adapters.bias_pass import RandomState, bias_path_term
+from balora.adapters.row_inputs import guided, routed
 from balora.adapters.semantic import first_row_alone
-from balora.batches import select_examples
+from balora.adapters.task_rows import TaskIds, first_task_alone
+from balora.batches import pick_examples, select_examples
+from balora.errors import BALoraError
 from balora.fused import (
     HeadSpectrum,
     Taught,
@@ -22,6 +26,8 @@ from balora.fused import (
     router_loss,
     why_not_fused,
 )
+from balora.hooks import noted_inputs
+from balora.losses.bias import mean_of_tokens
 from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import generation_terms
 
@@ -67,19 +73,23 @@ class BALoraModelForGeneration(BALoraModel):
         """As `BALoraModel.teacher_forward`; nothing is generated, so no cache is filled unless asked for."""
         return super().teacher_forward(*args, **{"use_cache": False, **kwargs})
 
-    def generate(self, *args: Any, sentence_embeds: Tensor | None = None, **kwargs: Any) -> Any:
-        """As PEFT's and Transformers'; each row, its beams and whatever it returns are gated by its own sentence.
+    def generate(
+        self, *args: Any, sentence_embeds: Tensor | None = None, task_ids: TaskIds | None = None, **kwargs: Any
+    ) -> Any:
+        """As PEFT's and Transformers'; each row, its beams and what it returns have its own sentence's gate or task.
 
         Args:
             *args: Theirs.
             sentence_embeds: `(B, sentence_dim)`, SeLoRA's, one for each row of the inputs.
+            task_ids: As in `forward`.
             **kwargs: Theirs.
 
         Raises:
-            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any.
+            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any; the same of
+                tasks.
         """
         given = {"inputs": args[0], **kwargs} if args else kwargs
-        with torch.no_grad(), self._guided(sentence_embeds, given):
+        with torch.no_grad(), guided(self, sentence_embeds, given), routed(self, task_ids, given):
             return super().generate(*args, **kwargs)
 
     def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
@@ -121,6 +131,7 @@ class BALoraModelForGeneration(BALoraModel):
             with head_aside(base) as received:
                 self.teacher_forward(**select_examples(batch.inputs, batch.picked))
             taught = Taught(received[0], head_of(base, pretrained=True), batch.picked, self.balora_config.sample_rate)
+        before = self._random_state()
         with head_aside(base) as received:
             output = self._student(**batch.inputs)
         loss, components = fused_generation_loss(
@@ -141,7 +152,7 @@ class BALoraModelForGeneration(BALoraModel):
             # Of this micro-batch's tokens, so it weighs as the regularizers do.
             loss = loss + batch.share * router
             components["router"] = batch.share * router.detach()
-        for name, term in self._semantic_terms().items():
+        for name, term in (self._adapter_terms() | self._bias_terms(batch, received, before)).items():
             loss = loss + batch.share * weights[name] * term
             components[name] = batch.share * term.detach()
         return BALoraOutput(loss=loss, components=components)
@@ -152,9 +163,11 @@ class BALoraModelForGeneration(BALoraModel):
             teacher_logits = self.teacher_forward(**select_examples(batch.inputs, batch.picked)).logits
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
-        output = self._student(**batch.inputs, labels=batch.labels)
+        before = self._random_state()
+        with noted_inputs(self.get_base_model().get_output_embeddings()) as received:
+            output = self._student(**batch.inputs, labels=batch.labels)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
-        terms |= self._semantic_terms()
+        terms |= self._adapter_terms() | self._bias_terms(batch, received, before)
         own = output.loss
         router = router_loss(self.get_base_model(), output)
         if router is not None:
@@ -163,23 +176,45 @@ class BALoraModelForGeneration(BALoraModel):
         task_loss = torch.where(batch.items > 0, own, 0.0) * (batch.items / batch.total)
         return combined(output, task_loss, terms, batch.share, weights)
 
+    def _bias_terms(self, batch: _MicroBatch, received: list[Tensor], before: RandomState) -> dict[str, Tensor]:
+        """The bias path, unweighted; empty where it is off. f is the mean over a row's tokens before the head.
+
+        Args:
+            batch: The micro-batch; its tokens are those that the regularizers see.
+            received: What the head was given in the ordinary pass, `(B, S, d)`.
+            before: The random state that the pass began with.
+
+        Raises:
+            BALoraError: If the head was not given all hidden states at once.
+        """
+        if not self.balora_config.bias_path_weight:
+            return {}
+        base, mask = self.get_base_model(), batch.mask
+        if len(received) != 1:
+            raise BALoraError(
+                f"bias_path_weight: {type(base).__name__} does not give its head all hidden states at once, and they "
+                "are what the bias path compares; use 0"
+            )
+
+        def represent(inputs: dict[str, Any], picked: Tensor) -> Tensor:
+            with head_aside(base) as hidden:
+                self._student(**inputs)
+            return mean_of_tokens(hidden[0], None if mask is None else mask[picked])
+
+        tokens = torch.full_like(batch.labels[:, 0], batch.labels.shape[1]) if mask is None else mask.sum(1)
+        plain = mean_of_tokens(received[0], mask)
+        return {"bias_path": bias_path_term(self, represent, batch.inputs, plain, tokens, before)}
+
     def _student(self, **inputs: Any) -> Any:
         """The forward of PEFT's class for the task."""
         return super(BALoraModel, self).forward(**inputs)
 
     def _pick_sequences(self, count: int) -> Tensor:
-        """Which of `count` sequences the teacher sees, `(count,)`: each with the same chance, `sample_rate`.
-
-        As near to `sample_rate`·count of them as whole numbers allow, rounded up or down at random.
-        """
-        rate = self.balora_config.sample_rate
-        if rate == 1:
-            return torch.ones(count, dtype=torch.bool)
-        number = int(rate * count + torch.rand(()).item())
-        return torch.randperm(count) < number
+        """Which of `count` sequences the teacher sees, `(count,)`."""
+        return pick_examples(count, self.balora_config.sample_rate)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
-        with first_row_alone(self):
+        with first_row_alone(self), first_task_alone(self.task_rows):
             reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
         if reason is not None:
             warnings.warn(

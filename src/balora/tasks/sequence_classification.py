@@ -1,15 +1,25 @@
 """Sequence classification and regression: the classification objective on class logits."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModelForSequenceClassification
-from torch import Tensor
+from torch import Tensor, nn
 
+from balora.adapters.bias_pass import RandomState, bias_path_term
+from balora.errors import BALoraError
+from balora.hooks import noted_inputs
+from balora.losses.bias import mean_of_tokens
 from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import classification_terms
 from balora.teacher_cache import TeacherCache
+from balora.teacher_cache.cache import teacher_pass
+from balora.teacher_cache.features import deciding_kind, deciding_vectors, live_head
+
+#: Instead of one of `deciding_kind`, where there is none.
+MEAN = "mean"
 
 
 class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClassification):
@@ -18,6 +28,7 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.teacher_cache: TeacherCache | None = None
+        self._decides_by: str | None = None
         # Processes that gather a sharded model's weights must all run the teacher or none, so only a trainer, which
         # knows that they are not sharded, lets them.
         if not torch.distributed.is_initialized():
@@ -46,10 +57,55 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
         teacher_logits = self._teacher_logits(inputs) if weights["consistency"] else None
-        output = PeftModelForSequenceClassification.forward(self, **inputs, labels=labels)
+        head = self._head_of_bias_path(inputs)
+        before = self._random_state()
+        with contextlib.nullcontext([]) if head is None else noted_inputs(head) as received:
+            output = PeftModelForSequenceClassification.forward(self, **inputs, labels=labels)
         here = self.counts_of(inputs, labels)
         task_share = 1.0 if counts.items is None else here.items / counts.items
         share = task_share if counts.tokens is None else here.tokens / counts.tokens
         terms = classification_terms(output.logits, teacher_logits, self.balora_config, weights)
-        terms |= self._semantic_terms()
+        terms |= self._adapter_terms()
+        if head is not None:
+            terms["bias_path"] = self._bias_path(inputs, head, received, before)
         return combined(output, output.loss * task_share, terms, share, weights)
+
+    def _head_of_bias_path(self, inputs: dict[str, Any]) -> nn.Module | None:
+        """What is given the bias path's f, `None` where that is off; finds out by which vector it decides.
+
+        Raises:
+            BALoraError: If the model has no such part.
+        """
+        if not self.balora_config.bias_path_weight:
+            return None
+        head = live_head(self)
+        if head is not None and self._decides_by is None:
+            logits, received = teacher_pass(self, head, inputs)
+            pad = self.get_base_model().config.pad_token_id
+            self._decides_by = None if received is None else deciding_kind(head, received, logits, inputs, pad) or MEAN
+        if self._decides_by is None:
+            raise BALoraError(
+                f"bias_path_weight: {type(self.get_base_model()).__name__} has no head that is called once on what "
+                "the bias path compares; use 0"
+            )
+        return head[0]
+
+    def _bias_path(
+        self, inputs: dict[str, Any], head: nn.Module, received: list[Tensor], before: RandomState
+    ) -> Tensor:
+        """The bias path, unweighted; f is the vector that the head decides by, or else the mean of its input."""
+
+        def vectors(head_input: Tensor, given: dict[str, Any]) -> Tensor:
+            if self._decides_by == MEAN:
+                mask = given.get("attention_mask")
+                return head_input if head_input.ndim == 2 else mean_of_tokens(head_input, mask)
+            pad = self.get_base_model().config.pad_token_id
+            return deciding_vectors(head_input, self._decides_by, given, pad)
+
+        def represent(given: dict[str, Any], picked: Tensor) -> Tensor:
+            with noted_inputs(head) as hidden:
+                PeftModelForSequenceClassification.forward(self, **given)
+            return vectors(hidden[0], given)
+
+        plain = vectors(received[0], inputs)
+        return bias_path_term(self, represent, inputs, plain, torch.ones_like(plain[:, 0]), before)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from balora.agreement import agree
 from balora.batches import select_examples
+from balora.hooks import noted_inputs
 from balora.teacher_cache.features import (
+    deciding_kind,
     deciding_vectors,
     fingerprint,
     keys_of,
-    kinds_of,
     live_head,
     logits_of,
     times_written,
@@ -56,7 +56,7 @@ class TeacherCache:
             rows = torch.zeros(len(keys), dtype=torch.bool, device=model.device)
             rows[new] = True
             part = select_examples(inputs, rows)
-            _, received = _pass(model, head, part)
+            _, received = teacher_pass(model, head, part)
             self._store.add([keys[row] for row in new], self._vectors(model, received, self._kind, part))
         features = self._store.take(keys).to(model.device, self._dtype)
         return logits_of(head, features, pooled=self._kind == "pooled")
@@ -71,16 +71,17 @@ class TeacherCache:
         """Find out on a first batch what to keep; no store, and a warning, if nothing can be."""
         self._written, self._store = times_written(model), None
         head = live_head(model)
-        logits, received = (None, None) if head is None else _pass(model, head, inputs)
-        for kind in () if received is None else kinds_of(received):
+        logits, received = (None, None) if head is None else teacher_pass(model, head, inputs)
+        pad = model.get_base_model().config.pad_token_id
+        kind = None if received is None else deciding_kind(head, received, logits, inputs, pad)
+        if kind is not None:
             vectors = self._vectors(model, received, kind, inputs)
-            if agree(logits_of(head, vectors, pooled=kind == "pooled"), logits):
-                folder = None if self.directory is None else self.directory / f"{fingerprint(model)}-{kind}"
-                wide = torch.promote_types(vectors.dtype, torch.float32)
-                limits = {"memory_mb": self.memory_mb, "writer": self.writer}
-                self._store = FeatureStore(folder, vectors.shape[-1], wide, **limits)
-                self._kind, self._dtype = kind, vectors.dtype
-                return
+            folder = None if self.directory is None else self.directory / f"{fingerprint(model)}-{kind}"
+            wide = torch.promote_types(vectors.dtype, torch.float32)
+            limits = {"memory_mb": self.memory_mb, "writer": self.writer}
+            self._store = FeatureStore(folder, vectors.shape[-1], wide, **limits)
+            self._kind, self._dtype = kind, vectors.dtype
+            return
         warnings.warn(
             f"balora: the teacher runs on every batch, since {type(model.get_base_model()).__name__} gives its head "
             "no one vector per example that could be kept"
@@ -91,12 +92,8 @@ class TeacherCache:
         return deciding_vectors(head_input, kind, inputs, model.get_base_model().config.pad_token_id)
 
 
-def _pass(model: "BALoraModel", head: nn.Sequential, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def teacher_pass(model: "BALoraModel", head: nn.Sequential, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """A teacher pass: its logits, and what the head was given, `None` if it was not called just once."""
-    received: list[Tensor] = []
-    handle = head[0].register_forward_pre_hook(lambda _, args: received.append(args[0]))
-    try:
+    with noted_inputs(head[0]) as received:
         logits = model.teacher_forward(**inputs).logits
-    finally:
-        handle.remove()
     return logits, received[0] if len(received) == 1 else None

@@ -13,6 +13,7 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from balora.agreement import agree
 from balora.modes import evaluation_mode
 
 #: Elements of each weight that the fingerprint reads.
@@ -62,6 +63,25 @@ def logits_of(head: nn.Module, features: Tensor, *, pooled: bool) -> Tensor:
     """The live head's answer `(B, D)` to kept vectors `(B, d)`, in evaluation mode."""
     with evaluation_mode(head):
         return head(features if pooled else features.unsqueeze(1)).flatten(1)
+
+
+def deciding_kind(
+    head: nn.Module, head_input: Tensor, logits: Tensor, inputs: dict[str, Any], pad_token_id: int | None
+) -> str | None:
+    """Which of `kinds_of` the head decides by: the one whose vectors `(B, d)` give the model's logits; else `None`.
+
+    Args:
+        head: The live head.
+        head_input: What it was given in an evaluation pass.
+        logits: The model's in that pass, `(B, D)`.
+        inputs: The model's.
+        pad_token_id: The model's.
+    """
+    for kind in kinds_of(head_input):
+        vectors = deciding_vectors(head_input, kind, inputs, pad_token_id)
+        if agree(logits_of(head, vectors, pooled=kind == "pooled"), logits):
+            return kind
+    return None
 
 
 def keys_of(inputs: dict[str, Any]) -> list[bytes]:

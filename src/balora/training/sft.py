@@ -8,7 +8,7 @@ from trl import SFTTrainer
 
 from balora.config import SELORA
 from balora.errors import BALoraError
-from balora.training.trainer import ObjectiveTrainerMixin
+from balora.training.trainer import ObjectiveTrainerMixin, row_inputs
 
 
 class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
@@ -17,16 +17,19 @@ class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
     As TRL's it has a mixture of experts balance its routers, unless `router_aux_loss_coef` is 0.
 
     Raises:
-        BALoraError: If `router_aux_loss_coef` is given for a model that computes no such loss, or SeLoRA's rows, each
-            of a sentence of its own, are to be put together into one.
+        BALoraError: If `router_aux_loss_coef` is given for a model that computes no such loss, or rows that have a
+            sentence (SeLoRA) or a task of their own are to be put together into one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.model.balora_config.method == SELORA and (self.args.packing or self.padding_free):
+        if row_inputs(self.model.balora_config) and (self.args.packing or self.padding_free):
+            one = (
+                "selora has one sentence vector" if self.model.balora_config.method == SELORA else "there is one task"
+            )
             raise BALoraError(
-                "packing: it puts several examples into one row, and selora has one sentence vector for each row; "
-                "leave packing and padding_free out"
+                f"packing: it puts several examples into one row, and {one} for each row; leave packing and "
+                "padding_free out"
             )
         coefficient, base = self.args.router_aux_loss_coef, self.model.get_base_model()
         if coefficient is not None:

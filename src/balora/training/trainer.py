@@ -9,34 +9,43 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from balora.config import SELORA
+from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.evaluation.drift import measure_drift
 from balora.training.callbacks import ScheduleCallback
 
-SENTENCES = "sentence_embeds"
+#: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
+ROW_INPUTS = {
+    "sentence_embeds": "selora reads one for each; balora.data.add_sentence_embeds makes the column from texts",
+    "task_ids": "each goes through its own task's adapter; give the places of the tasks in task_names, from 0",
+}
 
 
-class SentenceCollator:
-    """Sets the rows' `sentence_embeds` aside from a collator that knows nothing of them.
+def row_inputs(config: BALoraConfig) -> list[str]:
+    """Those of `ROW_INPUTS` that the model of this configuration reads."""
+    wanted = {"sentence_embeds": config.method == SELORA, "task_ids": config.task_names is not None}
+    return [name for name in ROW_INPUTS if wanted[name]]
+
+
+class RowInputCollator:
+    """Sets an input of our own aside from a collator that knows nothing of it.
 
     Args:
         collate: The collator.
+        name: Of the input, one of `ROW_INPUTS`.
     """
 
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], name: str) -> None:
         self.collate = collate
+        self.name = name
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """As the collator's, with `sentence_embeds` `(B, d)`."""
-        if not all(SENTENCES in row for row in rows):
-            raise BALoraError(
-                f"{SENTENCES}: a row has none, and selora reads one for each; balora.data.add_sentence_embeds makes "
-                "the column from texts"
-            )
-        vectors = torch.stack([torch.as_tensor(row[SENTENCES]) for row in rows])
-        rest = [{name: value for name, value in row.items() if name != SENTENCES} for row in rows]
-        return {**self.collate(rest), SENTENCES: vectors}
+        """As the collator's, with the input `(B, ...)`."""
+        if not all(self.name in row for row in rows):
+            raise BALoraError(f"{self.name}: a row has none, and {ROW_INPUTS[self.name]}")
+        values = torch.stack([torch.as_tensor(row[self.name]) for row in rows])
+        rest = [{name: value for name, value in row.items() if name != self.name} for row in rows]
+        return {**self.collate(rest), self.name: values}
 
 
 class ObjectiveTrainerMixin:
@@ -45,8 +54,9 @@ class ObjectiveTrainerMixin:
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
     `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`. A
     mixture of experts that balances its routers adds `loss_router`, as its own forward weighs it, and SeLoRA
-    `loss_semantic`. SeLoRA's rows have a column `sentence_embeds` (`balora.data.add_sentence_embeds`), whatever the
-    collator makes of the others.
+    `loss_semantic`; the bias path and the alignment of tasks add `loss_bias_path` and `loss_alignment`. SeLoRA's rows
+    have a column `sentence_embeds` (`balora.data.add_sentence_embeds`), those of several tasks a column `task_ids`,
+    whatever the collator makes of the others.
 
     Attributes:
         drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
@@ -67,17 +77,17 @@ class ObjectiveTrainerMixin:
             )
         self.model_accepts_loss_kwargs = True
         self.add_callback(ScheduleCallback())
-        if self.model.balora_config.method == SELORA:
-            self.data_collator = SentenceCollator(self.data_collator)
+        for name in row_inputs(self.model.balora_config):
+            self.data_collator = RowInputCollator(self.data_collator, name)
         self._tokens_in_batch: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._steps: dict[str, set[int]] = {}
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Also keep the sentence vectors, which the base model's forward has no argument for."""
+        """Also keep our own inputs, which the base model's forward has no argument for."""
         super()._set_signature_columns_if_needed()
-        if self.model.balora_config.method == SELORA and SENTENCES not in self._signature_columns:
-            self._signature_columns.append(SENTENCES)
+        wanted = row_inputs(self.model.balora_config)
+        self._signature_columns += [name for name in wanted if name not in self._signature_columns]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

@@ -1,0 +1,69 @@
+"""Settings by name: what a method sets in PEFT, what papers print for a task, and whole published methods."""
+
+from typing import Any
+
+from peft import TaskType
+
+#: What each method sets in PEFT's `LoraConfig`. Adapters of `RESIDUAL` methods start from part of the weight, which
+#: is then taken out of the base: the base alone is no longer the pretrained model. Those `FROM_DATA` need batches to
+#: start from.
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "pissa": {},
+    "olora": {},
+    "milora": {},
+    "lora-fa": {},
+    "lora-ga": {},
+    "corda": {},
+    "selora": {},
+}
+RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
+FROM_DATA = frozenset({"lora-ga", "corda"})
+#: The method whose weights depend on each row's sentence vector.
+SELORA = "selora"
+
+#: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
+_GENERATION: dict[str, Any] = {
+    "consistency_weight": 0.025,
+    "diversity_weight": 0.005,
+    "spectral_weight": 0.005,
+    "spectral_k": 10,
+    "consistency_schedule": "cosine",
+    "diversity_schedule": "two_phase",
+    "spectral_schedule": "two_phase",
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    TaskType.CAUSAL_LM: _GENERATION,
+    TaskType.SEQ_2_SEQ_LM: _GENERATION,
+    TaskType.SEQ_CLS: {
+        "consistency_weight": 0.15,
+        "diversity_weight": 0.03,
+        "spectral_weight": 0.03,
+        "spectral_k": 5,
+        "diversity_loss": "covariance",
+        "consistency_schedule": "constant",
+        "diversity_schedule": "constant",
+        "spectral_schedule": "constant",
+    },
+}
+
+#: Whole methods: settings that say what is trained and how it is regularized, to give to `BALoraConfig` beside r,
+#: targets and, for `se-lora`, `sentence_dim`. `structural` is structural regularization with a bias path, of which no
+#: weight is published: these are ours (`docs/decisions/bias-path.md`).
+PRESETS: dict[str, dict[str, Any]] = {
+    "ba-lora": {"method": "pissa"},
+    "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
+    "structural": {
+        "method": "lora",
+        "consistency_direction": "reverse",
+        "temperature": 1.0,
+        "consistency_weight": 0.1,
+        "consistency_schedule": "constant",
+        "diversity_weight": 0.0,
+        "spectral_weight": 0.0,
+        "bias_path_weight": 10.0,
+        "bias_path_mode": "adversarial",
+    },
+}
