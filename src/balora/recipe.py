@@ -100,6 +100,11 @@ class Recipe:
         start_batches: Training batches that lora-ga and corda start from.
         quantization_config: Settings of Transformers' BitsAndBytesConfig, for methods in 4 bits; what is left out is
             QLoRA's: NF4, scales quantized too, computed in the precision that training runs in.
+        bias_path_weight: λ of the bias path, one more forward pass of the student; 0 is off.
+        bias_path_mode: adversarial, the bias embedding on a sphere and trained against the adapter, or minimised.
+        bias_path_radius: Its length, as a share of the input embeddings' own.
+        bias_path_sample_rate: Share of the rows that make the second pass.
+        bias_path_reduction: mean or sum over the width of the squared differences.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -214,6 +219,11 @@ class Recipe:
     pissa_niter: int | None = None
     start_batches: int = 8
     quantization_config: dict[str, Any] = field(default_factory=dict)
+    bias_path_weight: float = 0.0
+    bias_path_mode: Literal["adversarial", "minimised"] = "adversarial"
+    bias_path_radius: float = 0.1
+    bias_path_sample_rate: float = 1.0
+    bias_path_reduction: Literal["mean", "sum"] = "mean"
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None

@@ -10,6 +10,7 @@ from datasets import Dataset
 from tiny_models import T5, word_tokenizer
 
 from balora.cli import main
+from balora.presets import PRESETS
 from balora.report import read_results
 
 WORDS = ["a", "b", "c", "d"]
@@ -106,6 +107,20 @@ def test_lora_plus_and_its_kin_train(study, tmp_path):
     assert runs["lora+"].metrics["kl_to_base"] > 4 * runs["lora"].metrics["kl_to_base"]
     assert runs["lora-fa"].trainable_parameters < runs["lora"].trainable_parameters
     assert runs["milora"].trainable_parameters == runs["lora"].trainable_parameters
+
+
+def test_structural_regularization_is_settings_of_the_same_objective(study, tmp_path):
+    structural = {"method": "lora+reg", **{k: v for k, v in PRESETS["structural"].items() if k != "method"}}
+    study |= {"tasks": {}, "methods": ["lora", "structural"], "method_settings": {"structural": structural}}
+    study |= {"logging_steps": 1, "bias_path_weight": 3.0}
+    assert run(study, tmp_path) == 0
+    logged = {}
+    for method in study["methods"]:
+        history = json.loads((tmp_path / f"out/runs/{method}-seed1/history.json").read_text())
+        logged[method] = [row for row in history if "loss_task" in row]
+    assert all(row["weight_bias_path"] == 10 and row["loss_bias_path"] > 0 for row in logged["structural"])
+    assert all("loss_diversity" not in row for row in logged["structural"])
+    assert all("loss_bias_path" not in row for row in logged["lora"])  # plain, whatever the recipe's weights
 
 
 def test_t5_writes_classes_and_numbers(study, tmp_path):

@@ -12,7 +12,8 @@ from balora.recipe import Recipe
 
 #: What recipes and `LoraConfig` call alike.
 SAME_NAMES = ("r", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
-NO_WEIGHTS = {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
+TERMS = ("consistency", "diversity", "spectral", "bias_path")
+NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0)
 
 
 def adapter_settings(recipe: Recipe) -> dict[str, Any]:
