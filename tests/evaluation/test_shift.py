@@ -11,7 +11,7 @@ from tiny_models import inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, get_balora_model
 from balora.evaluation import linear_cka, measure_representation_shift, representation_shift
-from balora.evaluation.shift import mean_over_tokens
+from balora.losses.bias import mean_of_tokens
 
 
 @st.composite
@@ -87,8 +87,8 @@ def test_means_leave_padding_out_on_either_side():
     hidden = torch.arange(24.0).view(2, 4, 3)
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     expected = torch.stack([hidden[0, 2:].mean(0), hidden[1, :3].mean(0)]).double()
-    torch.testing.assert_close(mean_over_tokens(hidden, mask), expected)
-    torch.testing.assert_close(mean_over_tokens(hidden, None), hidden.mean(1).double())
+    torch.testing.assert_close(mean_of_tokens(hidden.double(), mask), expected)
+    torch.testing.assert_close(mean_of_tokens(hidden.double(), None), hidden.mean(1).double())
 
 
 BACKBONES = {

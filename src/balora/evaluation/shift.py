@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.batches import with_decoder_inputs
+from balora.losses.bias import mean_of_tokens
 from balora.modes import evaluation_mode
 
 
@@ -92,19 +93,10 @@ def measure_representation_shift(
         with evaluation_mode(model):
             student = model(**inputs, output_hidden_states=True)
             taught = teacher(**inputs, output_hidden_states=True)
-        before.append(mean_over_tokens(_last_hidden_states(taught), mask).cpu())
-        after.append(mean_over_tokens(_last_hidden_states(student), mask).cpu())
+        before.append(mean_of_tokens(_last_hidden_states(taught).double(), mask).cpu())
+        after.append(mean_of_tokens(_last_hidden_states(student).double(), mask).cpu())
     old, new = torch.cat(before).numpy(), torch.cat(after).numpy()  # (N, d)
     return {"representation_shift": representation_shift(old, new), "linear_cka": linear_cka(old, new)}
-
-
-def mean_over_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of hidden states `(B, S, d)` over the positions of a mask `(B, S)`, all without one: `(B, d)`, float64."""
-    hidden = hidden.double()
-    if mask is None:
-        return hidden.mean(1)
-    weights = mask.to(hidden)  # (B, S)
-    return torch.einsum("bsd,bs->bd", hidden, weights) / weights.sum(1, keepdim=True)
 
 
 def _last_hidden_states(output: Any) -> Tensor:

@@ -2,17 +2,20 @@
 
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
@@ -37,9 +40,35 @@ def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCa
     language = make_language(config)
     tokenizer = make_tokenizer(language)
     blocks = make_blocks(config, language, tokenizer)  # (steps · batch, block)
+    rows = [{"input_ids": block, "labels": block} for block in blocks]
+    train_from_scratch(lambda: make_model(config, tokenizer), rows, config, directory, callbacks)
+    tokenizer.save_pretrained(directory)
+
+
+def train_from_scratch(
+    make: Callable[[], PreTrainedModel],
+    rows: Sequence[dict[str, Tensor]] | Dataset,
+    config: Any,
+    directory: Path,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    warmup: float = 0.05,
+    collate: Callable[..., dict[str, Tensor]] | None = None,
+) -> None:
+    """Make a model, train it once through the rows and save it; the caller's random state is left as it was.
+
+    Args:
+        make: The untrained model, drawn from torch's global generator.
+        rows: `pretrain_steps` · `pretrain_batch_size` of them.
+        config: A world's knobs; `seed` and those that begin with `pretrain_`.
+        directory: Where the model is written.
+        callbacks: Given to the trainer.
+        warmup: Share of the steps in which the rate rises; it then falls by a cosine.
+        collate: From rows to a batch, where they are not of one length.
+    """
     with own_random_state(), tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
-        model = make_model(config, tokenizer)
+        model = make()
         trainer = Trainer(
             model,
             TrainingArguments(
@@ -48,7 +77,7 @@ def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCa
                 per_device_train_batch_size=config.pretrain_batch_size,
                 learning_rate=config.pretrain_learning_rate,
                 lr_scheduler_type="cosine",
-                warmup_steps=0.05,
+                warmup_steps=warmup,
                 weight_decay=0.01,
                 seed=config.seed,
                 logging_steps=max(1, config.pretrain_steps // 20),
@@ -57,14 +86,14 @@ def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCa
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=[{"input_ids": block, "labels": block} for block in blocks],
+            train_dataset=rows,
+            data_collator=collate,
             callbacks=list(callbacks),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.config.use_cache = True  # the trainer turns it off
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def make_model(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

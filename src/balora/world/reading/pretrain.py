@@ -1,6 +1,5 @@
 """Pretraining: a small T5 that reads single sentences out of contexts, from scratch, with the Transformers trainer."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,19 +11,15 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerFast,
-    PrinterCallback,
     T5Config,
     T5ForConditionalGeneration,
-    Trainer,
     TrainerCallback,
-    TrainingArguments,
-    set_seed,
 )
 
 from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE
 from balora.data.text_to_text import tokenize_seq2seq
-from balora.world.pretrain import own_random_state
+from balora.world.pretrain import train_from_scratch
 from balora.world.reading import names
 from balora.world.reading.config import ReadingConfig
 from balora.world.reading.questions import Stream, make_row
@@ -45,34 +40,11 @@ def pretrain(config: ReadingConfig, directory: Path, callbacks: Sequence[Trainer
     """
     tokenizer = make_tokenizer(config)
     rows = make_prompts(config, "pretraining", config.pretrain_steps * config.pretrain_batch_size)
-    with own_random_state(), tempfile.TemporaryDirectory() as scratch:
-        set_seed(config.seed)
-        model = make_model(config, tokenizer)
-        trainer = Trainer(
-            model,
-            TrainingArguments(
-                output_dir=scratch,
-                max_steps=config.pretrain_steps,
-                per_device_train_batch_size=config.pretrain_batch_size,
-                learning_rate=config.pretrain_learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=0.1,
-                weight_decay=0.01,
-                seed=config.seed,
-                logging_steps=max(1, config.pretrain_steps // 20),
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-            ),
-            train_dataset=tokenize_seq2seq(rows, tokenizer, source="pretraining", context=CONTEXT),
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-            callbacks=list(callbacks),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    model.config.use_cache = True  # the trainer turns it off
-    model.save_pretrained(directory)
+    tokens = tokenize_seq2seq(rows, tokenizer, source="pretraining", context=CONTEXT)
+    collate = DataCollatorForSeq2Seq(tokenizer)
+    train_from_scratch(
+        lambda: make_model(config, tokenizer), tokens, config, directory, callbacks, warmup=0.1, collate=collate
+    )
     tokenizer.save_pretrained(directory)
 
 
