@@ -28,6 +28,24 @@ def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
     }
 
 
+def inputs_and_mask(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    """What an evaluation gives the model of a batch, on its device and labels aside, and which outputs count.
+
+    Args:
+        model: The model, adapted or not.
+        batch: Its inputs; in sequence-to-sequence models labels say what the decoder reads.
+
+    Returns:
+        The inputs, and a mask `(B, S)`: of what is not padding, or of the decoder's labelled tokens; `None` for all.
+    """
+    inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+    labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
+    # A classifier on an encoder-decoder has one label a row.
+    if model.config.is_encoder_decoder and labels.ndim == 2:
+        return with_decoder_inputs(model, inputs, labels), labels != -100
+    return inputs, mask
+
+
 def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
     """The inputs of a sequence-to-sequence model, with what its decoder reads when these are its labels.
 

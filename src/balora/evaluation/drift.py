@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.batches import with_decoder_inputs
+from balora.batches import inputs_and_mask
 from balora.losses.rows import select_rows
 from balora.modes import evaluation_mode
 
@@ -36,11 +36,7 @@ def measure_drift(
     teacher = teacher or model.teacher_forward
     count, totals = 0, {}
     for batch in batches:
-        inputs = {k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor)}
-        labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
-        # A classifier on an encoder-decoder has one label a row.
-        if model.config.is_encoder_decoder and labels.ndim == 2:
-            inputs, mask = with_decoder_inputs(model, inputs, labels), labels != -100
+        inputs, mask = inputs_and_mask(model, batch)
         with evaluation_mode(model):
             student, taught = model(**inputs).logits, teacher(**inputs).logits
         mask = mask if mask is not None and mask.shape == student.shape[:-1] else None

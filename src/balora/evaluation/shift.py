@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.batches import with_decoder_inputs
+from balora.batches import inputs_and_mask
 from balora.losses.bias import mean_of_tokens
 from balora.modes import evaluation_mode
 
@@ -85,11 +85,7 @@ def measure_representation_shift(
     teacher = teacher or model.teacher_forward
     before, after = [], []
     for batch in batches:
-        inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
-        labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
-        # A classifier on an encoder-decoder has one label a row.
-        if model.config.is_encoder_decoder and labels.ndim == 2:
-            inputs, mask = with_decoder_inputs(model, inputs, labels), labels != -100
+        inputs, mask = inputs_and_mask(model, batch)
         with evaluation_mode(model):
             student = model(**inputs, output_hidden_states=True)
             taught = teacher(**inputs, output_hidden_states=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from datasets import Dataset
 from matplotlib.figure import Figure
 from peft import PeftModel
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
 from balora.data import tokenize_seq2seq
+from balora.data.sentences import embed_texts
 from balora.evaluation.generation import generate_completions
 from balora.evaluation.qa import qa_metrics
 from balora.evaluation.text_to_text import write_texts
@@ -20,6 +20,7 @@ from balora.study.plan import Cell
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.run_dir import write_text
 from balora.study.sentences import sentence_vectors, with_sentences
+from balora.study.trainers import batches_in_order
 from balora.study.workload import Workload
 
 ANSWERS_FILE = "answers.jsonl"
@@ -88,13 +89,11 @@ def write_answers(
     limits = {"max_length": recipe.max_length, "max_target_length": recipe.max_target_length}
     tokens = tokenize_seq2seq(rows, tokenizer, source="evaluation", **limits)
     tokens = with_sentences(workload, model, rows, tokens)
-    # In the rows' order, which the trainer's own loader may not keep.
-    batches = DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
-    return write_texts(model, batches, tokenizer, max_new_tokens=longest)
+    return write_texts(model, batches_in_order(trainer, tokens), tokenizer, max_new_tokens=longest)
 
 
 def _scores(workload: Workload, answers: Sequence[str], rows: Dataset) -> dict[str, float]:
-    encode = None if workload.encoder is None else lambda texts: workload.encoder(texts).numpy()
+    encode = None if workload.encoder is None else lambda texts: embed_texts(texts, workload.encoder).numpy()
     return qa_metrics(answers, rows, encode)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
 from balora.evaluation.classification import classification_metrics, predict
@@ -19,7 +18,7 @@ from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.noise import measure_noise
 from balora.study.student import teacher_of
-from balora.study.trainers import MISMATCHED
+from balora.study.trainers import MISMATCHED, batches_in_order
 from balora.study.workload import Workload, preservation_metrics
 
 Metrics = dict[str, float]
@@ -38,7 +37,8 @@ def measure(
     """
     teacher = teacher_of(workload, model)
     metrics, drift = {}, {}
-    for name, (rows, tokens) in _evaluation_sets(workload, trainer).items():
+    sets = _evaluation_sets(workload, trainer)
+    for name, (rows, tokens) in sets.items():
         if workload.recipe.is_classification:
             parts = _of_classes(workload, trainer, model, teacher, tokens)
         else:
@@ -49,13 +49,12 @@ def measure(
         for gathered, part in zip((metrics, drift), parts, strict=True):
             gathered.update({f"{key}{suffix}": value for key, value in part.items()})
     if workload.recipe.geometry:
-        batches = trainer.get_eval_dataloader(_evaluation_sets(workload, trainer)["validation"][1])
+        batches = trainer.get_eval_dataloader(sets["validation"][1])
         metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
     if workload.recipe.qa_format is not None and workload.validation is not None:
         metrics |= measure_answers(workload, trainer, model, directory)
     if workload.recipe.noise_kinds and workload.validation is not None:
-        tokens = _evaluation_sets(workload, trainer)["validation"][1]
-        metrics |= measure_noise(workload, trainer, model, tokens, directory)
+        metrics |= measure_noise(workload, trainer, model, teacher, sets["validation"][1], directory)
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
     metrics |= run_benchmarks(workload.benchmarks, model, directory)
@@ -91,8 +90,6 @@ def _of_text(
 def _of_written_classes(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
 ) -> Metrics:
-    # Answers are held against the rows' labels one by one, and the trainer's own loader may sort rows by length.
-    batches = DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
-    predictions = predict_labels(model, batches, workload.tokenizer, workload.label_names)
+    predictions = predict_labels(model, batches_in_order(trainer, tokens), workload.tokenizer, workload.label_names)
     labels = np.array(rows["label"])
     return text_to_text_metrics(predictions, labels, workload.label_names, minority=workload.minority())

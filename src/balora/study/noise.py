@@ -20,7 +20,7 @@ from balora.report.by_level import ByLevel, by_level_figure
 from balora.study.benchmarks import run_bias_benchmarks
 from balora.study.plan import Cell
 from balora.study.run_dir import write_text
-from balora.study.student import teacher_of
+from balora.study.student import Teacher
 from balora.study.workload import Workload
 
 NOISE_FILE = "noise.json"
@@ -33,7 +33,12 @@ CAPTION = (
 
 
 def measure_noise(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, tokens: Dataset, directory: Path
+    workload: Workload,
+    trainer: Trainer,
+    model: PreTrainedModel | PeftModel,
+    teacher: Teacher,
+    tokens: Dataset,
+    directory: Path,
 ) -> dict[str, float]:
     """Stability, representation shift and the recipe's bias benchmarks at every level of every kind of noise.
 
@@ -41,24 +46,32 @@ def measure_noise(
         workload: Of the run.
         trainer: For batches.
         model: The student.
+        teacher: The pretrained function.
         tokens: The evaluation set as the trainer has it.
         directory: The run's folder, where all figures are kept.
 
     Returns:
         `stability_KIND`, the mean over levels.
     """
-    recipe, teacher, spared = workload.recipe, teacher_of(workload, model), workload.tokenizer.all_special_ids
+    recipe, spared = workload.recipe, workload.tokenizer.all_special_ids
     clean = predicted(model, trainer.get_eval_dataloader(tokens))
+
+    def figures(folder: str) -> dict[str, float]:
+        return {
+            **measure_representation_shift(model, trainer.get_eval_dataloader(tokens), teacher),
+            **run_bias_benchmarks(workload.benchmarks, model, directory / folder),
+        }
+
+    without = {"stability": 1.0, **figures("noise_0")}
     found: dict[str, dict[float, dict[str, float]]] = {}
     for kind in recipe.noise_kinds:
-        for level in (0.0, *recipe.noise_levels):
+        found[kind] = {0.0: without}
+        for level in recipe.noise_levels:
             with ExitStack() as noise:
                 for read_by in {id(module): module for module in (model, teacher.model)}.values():
                     noise.enter_context(noisy_inputs(read_by, kind, level, spared=spared))
                 noisy = predicted(model, trainer.get_eval_dataloader(tokens))
-                shift = measure_representation_shift(model, trainer.get_eval_dataloader(tokens), teacher)
-                bias = run_bias_benchmarks(workload.benchmarks, model, directory / f"noise_{kind}_{level:g}")
-            found.setdefault(kind, {})[level] = {"stability": stability(clean, noisy), **shift, **bias}
+                found[kind][level] = {"stability": stability(clean, noisy), **figures(f"noise_{kind}_{level:g}")}
     write_text(directory / NOISE_FILE, json.dumps(found, indent=1))
     return {
         f"stability_{kind}": float(np.mean([figures["stability"] for level, figures in levels.items() if level > 0]))

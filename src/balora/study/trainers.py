@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
@@ -113,6 +114,11 @@ def build_trainer(
     if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
+
+
+def batches_in_order(trainer: Trainer, tokens: Dataset) -> DataLoader:
+    """Evaluation batches in the rows' order, for answers that are held against rows: the trainer's loader may sort."""
+    return DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
 
 
 def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDataset:

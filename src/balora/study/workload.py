@@ -138,25 +138,16 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
     """
-    world = None
-    if recipe.world is not None:
-        world = build_world(recipe.world, callbacks=callbacks)
+    world = None if recipe.world is None else build_world(recipe.world, callbacks=callbacks)
+    reading = None if recipe.reading_world is None else build_reading_world(recipe.reading_world, callbacks=callbacks)
+    for built in filter(None, (world, reading)):
         recipe = replace(
             recipe,
             world=None,
-            model_name_or_path=str(world.model_dir),
-            train_file=str(world.train_file),
-            validation_file=str(world.eval_file),
-        )
-    reading = None
-    if recipe.reading_world is not None:
-        reading = build_reading_world(recipe.reading_world, callbacks=callbacks)
-        recipe = replace(
-            recipe,
             reading_world=None,
-            model_name_or_path=str(reading.model_dir),
-            train_file=str(reading.train_file),
-            validation_file=str(reading.eval_file),
+            model_name_or_path=str(built.model_dir),
+            train_file=str(built.train_file),
+            validation_file=str(built.eval_file),
         )
     recipe = replace(recipe, **{key: expand_path(value) for key in PATHS if (value := getattr(recipe, key))})
     recipe = with_glue_data(recipe)
