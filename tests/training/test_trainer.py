@@ -1,9 +1,7 @@
-"""Trainers: what they log, how they stop and go on, and that a stock Trainer and a second process do as well."""
+"""Trainers: what they log, how they stop and go on, and that a stock Trainer does as well."""
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -235,78 +233,3 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_another_loss_beside_the_objective_is_refused(tmp_path):
     with pytest.raises(BALoraError, match="label_smoothing_factor"):
         trainer_for(tmp_path, label_smoothing_factor=0.1)
-
-
-DDP = """
-import os
-import sys
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-sys.path.insert(0, sys.argv[1])
-from tiny_models import inputs_for, make
-import balora
-
-torch.set_num_threads(1)
-rank, world, name = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-# A file to meet at instead of a port: nothing else on the machine can have taken it.
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}.store", rank=rank, world_size=world)
-# Terms of a batch's own matrix differ by how it is split.
-batch_terms = {"spectral_weight": 0.0} | ({"diversity_weight": 0.0} if name == "bert" else {})
-config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **batch_terms)
-model = balora.get_balora_model(make(name), config).train()
-for module in model.modules():
-    if isinstance(module, torch.nn.Dropout):
-        module.p = 0.0
-model.set_progress(0.5)
-inputs = inputs_for(name, rows=4)
-if name == "llama":
-    inputs["labels"][3, :9] = -100
-    tokens = inputs["input_ids"].where(inputs["attention_mask"] == 1, -100)
-    counted = {"num_items_in_batch": inputs["labels"][:, 1:], "num_tokens_in_batch": tokens}
-else:
-    model.cache_teacher(Path(sys.argv[2] + ".features"), writer=str(rank))
-    counted = {"num_items_in_batch": inputs["labels"], "num_tokens_in_batch": inputs["labels"]}
-counts = {key: value.ne(-100).sum() / world for key, value in counted.items()}
-wrapped = DistributedDataParallel(model) if world > 1 else model
-size = 4 // world
-for step in range(3):
-    mine = (rank + step) % world  # another part of the data each epoch, as a sampler deals them
-    part = {key: value[mine * size : (mine + 1) * size] for key, value in inputs.items()}
-    model.zero_grad()
-    wrapped(**part, **counts).loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter -= 0.1 * parameter.grad
-if rank == 0:
-    torch.save({n: p for n, p in model.named_parameters() if p.requires_grad}, sys.argv[2])
-dist.destroy_process_group()
-# Python's own way out kills threads that wait for its lock, and one inside torch then aborts the process now and then.
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("name", ["llama", "bert"])
-def test_two_processes_under_ddp_train_what_one_does(name, tmp_path):
-    script = tmp_path / "ddp.py"
-    script.write_text(DDP)
-    results = []
-    for world in (1, 2):
-        out = tmp_path / f"{world}.pt"
-        tests = Path(__file__).resolve().parents[1]
-        command = [sys.executable, str(script), str(tests), str(out)]
-        environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-        processes = [
-            subprocess.Popen(
-                [*command, str(rank), str(world), name], env=environment, stderr=subprocess.PIPE, text=True
-            )
-            for rank in range(world)
-        ]
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-        results.append(torch.load(out))
-    for name, weight in results[0].items():
-        torch.testing.assert_close(results[1][name], weight, rtol=1e-5, atol=1e-7)
