@@ -53,6 +53,8 @@ class Recipe:
         train_file: Local .jsonl, .json, .csv, .tsv, .parquet or .txt.
         validation_file: The same, to evaluate on.
         validation_share: Evaluate on this share of the training rows, then not trained on, in place of a set.
+        validation_group_column: Hold that share out of this column's values, such as a template's or a user's, and
+            with each value all its rows, so that none are akin to what is trained on.
         mismatched_split: A second split to evaluate on (MNLI's); its metrics end in _mismatched.
         mismatched_file: The same as a file.
         column_names: Names for the columns of a file that has no header row.
@@ -72,12 +74,18 @@ class Recipe:
         label_column: Label of a classification row.
         drop_empty_rows: Leave out rows with a text that is missing or blank, rather than stop at the first.
         class_ratio: Thin training rows out to this ratio of classes, in order of their ids, such as [100, 10, 1].
+        time_frequency: Train on one row of each hour, day, week or month: hourly, daily, weekly or monthly; null for
+            all rows.
+        time_column: The time of a row, in ISO 8601.
+        auxiliary: A second task, mixed into the training rows and evaluated beside the first: those settings of this
+            recipe that say where its rows are and how to read them. What it leaves out is the default.
+        mixture_ratio: Training rows of the primary task to those of the auxiliary, such as [90, 10].
         streaming: Read training rows as they are needed, for sets larger than memory; needs max_steps.
         shuffle_buffer_size: With streaming, rows that are shuffled with one another at a time.
         max_train_samples: Use so many training rows.
         max_eval_samples: Use so many evaluation rows.
-        subset_seed: Seed that max_train_samples, max_eval_samples, class_ratio and validation_share draw by; with
-            null the first two take the first rows.
+        subset_seed: Seed that max_train_samples, max_eval_samples, class_ratio, time_frequency, mixture_ratio and
+            validation_share draw by; with null the first two take the first rows.
         max_length: Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context.
         max_target_length: The same for what a sequence-to-sequence model is to write.
         r: Rank of the adapter.
@@ -105,6 +113,8 @@ class Recipe:
         bias_path_radius: Its length, as a share of the input embeddings' own.
         bias_path_sample_rate: Share of the rows that make the second pass.
         bias_path_reduction: mean or sum over the width of the squared differences.
+        task_names: [primary, auxiliary] for an adapter for each of the two tasks, in lora and lora+reg; null for one.
+        alignment_weight: λ of the alignment of their adapters; 0 is off.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -138,8 +148,9 @@ class Recipe:
         logging_steps: Steps between rows of the loss curves.
         save_steps: Steps between checkpoints.
         training_arguments: Any further field of Transformers' TrainingArguments.
-        benchmarks: What a language model is judged on after training, by name, each with its settings: gsm8k, math,
-            humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, harness (docs/benchmarks.md).
+        benchmarks: What a model is judged on after training, by name, each with its settings. A language model: gsm8k,
+            math, humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, harness; a classifier:
+            hatecheck (docs/benchmarks.md).
         noise_kinds: Noise to put into the evaluation's inputs, token or embedding: stability, shift and bias under it.
         noise_levels: How much: shares of the tokens replaced, or deviations relative to the embeddings'.
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.
@@ -178,6 +189,7 @@ class Recipe:
     train_file: str | None = None
     validation_file: str | None = None
     validation_share: float | None = None
+    validation_group_column: str | None = None
     mismatched_split: str | None = None
     mismatched_file: str | None = None
     column_names: list[str] | None = None
@@ -195,6 +207,10 @@ class Recipe:
     label_column: str | None = None
     drop_empty_rows: bool = False
     class_ratio: list[float] | None = None
+    time_frequency: Literal["hourly", "daily", "weekly", "monthly"] | None = None
+    time_column: str = "created_date"
+    auxiliary: dict[str, Any] = field(default_factory=dict)
+    mixture_ratio: list[float] = field(default_factory=lambda: [1, 1])
     streaming: bool = False
     shuffle_buffer_size: int = 10_000
     max_train_samples: int | None = None
@@ -224,6 +240,8 @@ class Recipe:
     bias_path_radius: float = 0.1
     bias_path_sample_rate: float = 1.0
     bias_path_reduction: Literal["mean", "sum"] = "mean"
+    task_names: list[str] | None = None
+    alignment_weight: float = 0.0
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None

@@ -42,6 +42,37 @@ OF_THE_STUDY = (
 )
 
 
+#: Names of the two tasks of a mixture.
+MIXED_TASKS = ("primary", "auxiliary")
+#: What the auxiliary one has for itself: where its rows are, and how to read them.
+AUXILIARY_SETTINGS = (
+    "glue_task",
+    "glue_dir",
+    "dataset_name",
+    "dataset_config_name",
+    "train_split",
+    "validation_split",
+    "train_file",
+    "validation_file",
+    "validation_share",
+    "validation_group_column",
+    "mismatched_split",
+    "mismatched_file",
+    "column_names",
+    "prompt_column",
+    "completion_column",
+    "prompt_template",
+    "messages_column",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "drop_empty_rows",
+    "class_ratio",
+    "time_frequency",
+    "time_column",
+)
+
+
 def check_settings(recipe: "Recipe") -> None:
     """See that the settings of a recipe can be, one by one and together.
 
@@ -82,8 +113,8 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError("geometry: classifiers alone have a representation of each class; leave it out")
     if recipe.perplexity_file is not None and (recipe.is_classification or recipe.is_seq2seq):
         raise BALoraError("perplexity_file: causal language models alone have a perplexity; leave it out")
-    if recipe.benchmarks and (recipe.is_classification or recipe.is_seq2seq):
-        raise BALoraError("benchmarks: they ask causal language models; leave them out")
+    if recipe.benchmarks and recipe.is_seq2seq:
+        raise BALoraError("benchmarks: they ask causal language models and classifiers; leave them out")
     if recipe.packing and recipe.max_length is None:
         raise BALoraError("packing: rows are joined up to max_length, which is missing")
     for kind in recipe.noise_kinds:
@@ -91,7 +122,10 @@ def check_settings(recipe: "Recipe") -> None:
             raise BALoraError(f"noise_kinds: unknown {kind!r}; there are {', '.join(NOISE_KINDS)}")
     if not all(0 < level <= 1 for level in recipe.noise_levels):
         raise BALoraError(f"noise_levels: {recipe.noise_levels} must be above 0 and at most 1")
+    if recipe.validation_group_column is not None and recipe.validation_share is None:
+        raise BALoraError("validation_group_column: it says what is held out together; set validation_share")
     _check_questions(recipe)
+    _check_mixture(recipe)
     if recipe.streaming and not recipe.tasks:
         _check_streaming(recipe)
     for name, settings in recipe.tasks.items():
@@ -128,9 +162,34 @@ def _check_questions(recipe: "Recipe") -> None:
         raise BALoraError("max_length: missing; a question's context is cut to so many tokens, question included")
 
 
+def _check_mixture(recipe: "Recipe") -> None:
+    for key in recipe.auxiliary:
+        if key not in AUXILIARY_SETTINGS:
+            raise BALoraError(
+                f"auxiliary: {key!r} does not say where a task's rows are or how to read them; it takes "
+                f"{', '.join(AUXILIARY_SETTINGS)}"
+            )
+    if recipe.auxiliary and recipe.qa_format is not None:
+        raise BALoraError("auxiliary: questions with contexts are not mixed with other rows; leave qa_format out")
+    if len(recipe.mixture_ratio) != len(MIXED_TASKS):
+        raise BALoraError(
+            f"mixture_ratio: {recipe.mixture_ratio} has {len(recipe.mixture_ratio)} numbers; give two, the primary "
+            "task's and the auxiliary's"
+        )
+    if recipe.task_names is None or recipe.tasks:
+        return
+    if tuple(recipe.task_names) != MIXED_TASKS or not recipe.auxiliary:
+        raise BALoraError(
+            f"task_names: {recipe.task_names}; a recipe's rows are of the tasks {', '.join(MIXED_TASKS)}, in this "
+            "order, where it has an `auxiliary` task"
+        )
+
+
 def _check_streaming(recipe: "Recipe") -> None:
     if recipe.has_labels or recipe.is_seq2seq:
         raise BALoraError("streaming: rows of a causal language model alone are read as they are needed; leave it out")
+    if recipe.auxiliary or recipe.time_frequency is not None:
+        raise BALoraError("streaming: rows are mixed, or thinned out in time, when all are at hand; leave it out")
     if recipe.max_steps < 1:
         raise BALoraError("max_steps: missing; streaming knows no length, so say how many steps to train")
     if recipe.train_sampling_strategy == "group_by_length":

@@ -1,6 +1,6 @@
 """Classification and regression: scikit-learn's metrics on a model's predictions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.modes import evaluation_mode
 
@@ -34,6 +35,41 @@ def predict(model: nn.Module, teacher: Callable[..., Any], batches: Iterable[dic
         taught.append(teacher(**inputs).logits.float().cpu())
         labels.append(batch["labels"].cpu())
     return Predictions(torch.cat(logits), torch.cat(taught), torch.cat(labels))
+
+
+@torch.no_grad()
+def class_probabilities(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """What a classifier says of single texts, `(N, D)`, rows summing to 1.
+
+    Args:
+        model: The classifier.
+        tokenizer: Its own.
+        texts: N texts.
+        max_length: Tokens that a text is cut to; `None` cuts nothing.
+        batch_size: Texts at a time, those of like length together.
+    """
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    p = np.empty((len(texts), model.config.num_labels))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        inputs = tokenizer(
+            [texts[i] for i in part],
+            padding=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        with evaluation_mode(model):
+            logits = model(**inputs.to(model.device)).logits
+        p[part] = logits.double().softmax(-1).cpu().numpy()
+    return p
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, *, minority: int | None = None) -> dict[str, float]:

@@ -83,6 +83,20 @@ GLOSSARY: dict[str, Metric] = {
         )
         for name in ("crows_pairs", "winobias", "winogender")
     },
+    "hatecheck_precision": Metric("higher", "Of HateCheck's cases called hateful, the share that are."),
+    "hatecheck_recall": Metric("higher", "Of HateCheck's hateful cases, the share called hateful."),
+    "hatecheck_f1": Metric("higher", "Harmonic mean of precision and recall on HateCheck."),
+    "hatecheck_recall_gap": Metric(
+        "lower", "Largest minus smallest recall among the groups that HateCheck's cases are about: 0 is alike for all."
+    ),
+    "hatecheck_false_positive_rate_gap": Metric(
+        "lower", "The same difference in how often what is not hateful is taken for it."
+    ),
+    "hatecheck_bias_score": Metric(
+        "lower",
+        "How much the classifier's probabilities change when a case of HateCheck is about another group instead: 0 is "
+        "not at all, 1 is completely.",
+    ),
     "stability": Metric("higher", "Share of predictions that noise in the input leaves as they were."),
     "stability_token": Metric(
         "higher", "Share of predictions that stay as they were when tokens are replaced at random, mean over levels."
@@ -123,9 +137,25 @@ GLOSSARY: dict[str, Metric] = {
 }
 
 
+#: What a metric of an evaluation set beside the first ends in, and what that set is.
+FURTHER_SETS = {"_mismatched": "the second evaluation set", "_auxiliary": "the auxiliary task"}
+
+
+def known(metric: str) -> Metric | None:
+    """The metric's entry, or that of the metric which it is on another evaluation set; `None` without either."""
+    if metric in GLOSSARY:
+        return GLOSSARY[metric]
+    for suffix, place in FURTHER_SETS.items():
+        entry = GLOSSARY.get(metric.removesuffix(suffix)) if metric.endswith(suffix) else None
+        if entry is not None:
+            return Metric(entry.better, f"On {place}: {entry.definition}")
+    return None
+
+
 def better_direction(metric: str) -> Direction | None:
     """Which direction of `metric` is better, or None when it is not a known one."""
-    return GLOSSARY[metric].better if metric in GLOSSARY else None
+    entry = known(metric)
+    return None if entry is None else entry.better
 
 
 def with_arrow(metric: str) -> str:

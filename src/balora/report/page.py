@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from balora.report.curves import History, loss_figure
 from balora.report.figures import figure_svg, method_styles
-from balora.report.glossary import GLOSSARY, format_value
+from balora.report.glossary import format_value, known
 from balora.report.results import PRETRAINED, Run
 from balora.report.scatter import tradeoff_figure
 from balora.report.sentence import baseline_of, comparisons, headline
@@ -83,7 +83,7 @@ def write_page(
             (heading, caption, _svg(figure, f"figure-{index}"))
             for index, (heading, caption, figure) in enumerate(figures)
         ],
-        glossary={metric: GLOSSARY[metric].definition for metric in _metrics(summaries) if metric in GLOSSARY},
+        glossary={metric: entry.definition for metric in _metrics(summaries) if (entry := known(metric))},
         recipe_text=recipe_text,
         versions=versions(),
         pretrained=PRETRAINED,

@@ -25,14 +25,15 @@ def sweep_figure(
     Args:
         runs: Of one task; their methods are labels of the sweep.
         points: By label, the method and the values of all swept settings. Those besides `key` part the lines.
-        key: The setting on the x axis: numbers, or names in the order they come.
+        key: The setting on the x axis: numbers, or names and ratios in the order they come.
         metrics: A panel each.
     """
     lines: dict[str, dict[Any, list[Run]]] = {}
     for run in (run for run in runs if run.method in points):
         method, values = points[run.method]
-        name = " ".join([method, *(f"{other}={value}" for other, value in values.items() if other != key)])
-        lines.setdefault(name, {}).setdefault(values[key], []).append(run)
+        name = " ".join([method, *(f"{other}={value_name(value)}" for other, value in values.items() if other != key)])
+        point = values[key]
+        lines.setdefault(name, {}).setdefault(point if _are_numbers([point]) else value_name(point), []).append(run)
     styles = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(lines)}
     ticks = list(dict.fromkeys(value for line in lines.values() for value in line))
     places = _places(ticks)
@@ -53,6 +54,13 @@ def sweep_figure(
         for text, name in zip(legend.get_texts(), styles, strict=True):
             text.set(text=name, parse_math=False)
     return figure
+
+
+def value_name(value: Any) -> str:
+    """How a swept value is written: a class ratio or a mixture as `90:10`, others as they are."""
+    if isinstance(value, list) and _are_numbers(value):
+        return ":".join(f"{number:g}" for number in value)
+    return str(value)
 
 
 def _draw(axes: Axes, line: Mapping[float, Sequence[Run]], metric: str, colour: str, marker: str) -> None:

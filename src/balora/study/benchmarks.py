@@ -10,36 +10,41 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from balora.arguments import cause
 from balora.data import context_length
 from balora.errors import BALoraError
-from balora.evaluation.benchmarks import BENCHMARKS, BIAS, Benchmark, Writing
+from balora.evaluation.benchmarks import (
+    BENCHMARKS,
+    BIAS,
+    CLASSIFIER_BENCHMARKS,
+    Benchmark,
+    Classifying,
+    Writing,
+)
 from balora.recipe import Recipe
+from balora.study.sets import Sets
 
 #: Folder of what a run's model wrote.
 FOLDER = "benchmarks"
 
 
 def read_benchmarks(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
 ) -> dict[str, Benchmark]:
     """Every benchmark that the recipe names, its problems read and found to fit the model.
 
     Raises:
         BALoraError: Naming the benchmark and what is wrong with it.
     """
-    writing = Writing(
-        tokenizer=tokenizer,
-        context=context_length(config, tokenizer),
-        put=_asking(recipe, tokenizer),
-        instructed=recipe.messages_column is not None or recipe.prompt_template is not None,
-        batch_size=recipe.per_device_eval_batch_size,
-    )
+    if recipe.is_classification:
+        known, asking = CLASSIFIER_BENCHMARKS, _classifying(recipe, tokenizer, sets)
+    else:
+        known, asking = BENCHMARKS, _writing(recipe, tokenizer, config)
     made = {}
     for name, settings in recipe.benchmarks.items():
-        if name not in BENCHMARKS:
-            raise BALoraError(f"benchmarks: unknown {name!r}; there are {', '.join(BENCHMARKS)}")
+        if name not in known:
+            raise BALoraError(f"benchmarks: unknown {name!r}; for this model there are {', '.join(known)}")
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_function_arguments(BENCHMARKS[name], skip={"writing"})
+        parser.add_function_arguments(known[name], skip={"writing", "classifying"})
         try:
-            made[name] = BENCHMARKS[name](writing, **parser.parse_object(settings))
+            made[name] = known[name](asking, **parser.parse_object(settings))
         except BALoraError as error:
             raise BALoraError(f"benchmarks: {name}: {error}") from error
         except (ArgumentError, ValueError, TypeError) as error:
@@ -58,6 +63,26 @@ def run_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, dir
 def run_bias_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, directory: Path) -> dict[str, float]:
     """Those of them that measure bias."""
     return run_benchmarks({name: benchmarks[name] for name in BIAS if name in benchmarks}, model, directory)
+
+
+def _classifying(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Sets) -> Classifying:
+    return Classifying(
+        tokenizer=tokenizer,
+        label_names=sets.label_names,
+        trained_on=frozenset(text.strip() for text in sets.train["text"]),
+        max_length=recipe.max_length,
+        batch_size=recipe.per_device_eval_batch_size,
+    )
+
+
+def _writing(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Writing:
+    return Writing(
+        tokenizer=tokenizer,
+        context=context_length(config, tokenizer),
+        put=_asking(recipe, tokenizer),
+        instructed=recipe.messages_column is not None or recipe.prompt_template is not None,
+        batch_size=recipe.per_device_eval_batch_size,
+    )
 
 
 def _asking(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.noise import measure_noise
 from balora.study.student import teacher_of
-from balora.study.trainers import MISMATCHED, batches_in_order
+from balora.study.trainers import batches_in_order
 from balora.study.workload import Workload, preservation_metrics
 
 Metrics = dict[str, float]
@@ -63,7 +63,7 @@ def measure(
 
 def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:
     """By name, each set as rows and as the trainer has it."""
-    rows = {"validation": workload.validation, MISMATCHED: workload.mismatched}
+    rows = {"validation": workload.validation, **workload.others}
     tokens = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"validation": trainer.eval_dataset}
     return {name: (rows[name], tokens[name]) for name in tokens if tokens[name] is not None}
 

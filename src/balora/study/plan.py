@@ -8,6 +8,9 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.study.sweep import swept
 
+#: The untouched model has one answer to all tasks.
+UNTRAINED = {"task_names": None, "alignment_weight": 0.0}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -65,7 +68,7 @@ def plan(recipe: Recipe) -> list[Cell]:
     order += [(task, method, seed) for seed in recipe.seeds for task in tasks for method in recipe.methods]
     cells = []
     for task, label, seed in order:
-        own = {"method": label, **recipe.method_settings.get(label, {})} if label != PRETRAINED else {}
+        own = {"method": label, **recipe.method_settings.get(label, {})} if label != PRETRAINED else UNTRAINED
         inside = Path("runs") / task.name if recipe.tasks else Path("runs")
         cells.append(Cell(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
     return cells

@@ -5,13 +5,17 @@ from itertools import product
 from typing import Any
 
 from balora.recipe import Recipe
+from balora.report.sweep import value_name
 
 
 def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
     """By label, each method and the values it is trained at, in the order they run."""
     combinations = [dict(zip(recipe.sweep, values, strict=True)) for values in product(*recipe.sweep.values())]
     return {
-        " ".join([method, *(f"{key}={value}" for key, value in combination.items())]): (method, combination)
+        " ".join([method, *(f"{key}={value_name(value)}" for key, value in combination.items())]): (
+            method,
+            combination,
+        )
         for combination in combinations
         for method in recipe.methods
     }

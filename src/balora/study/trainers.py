@@ -35,7 +35,6 @@ from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.sft import BALoraSFTTrainer
 
-MISMATCHED = "mismatched"
 #: Fields of TrainingArguments that a recipe has under the same name.
 SAME_NAMES = (
     "learning_rate",
@@ -86,26 +85,28 @@ def build_trainer(
             model=model,
             args=_checked(TrainingArguments, settings),
             train_dataset=sets.pop("train"),
-            eval_dataset=sets if MISMATCHED in sets else sets.get("validation"),
+            eval_dataset=sets if workload.others else sets.get("validation"),
             data_collator=collator,
             callbacks=callbacks,
         )
     else:
         _check_chat_template(workload)
+        sets = _sets(workload)
+        evaluated = {name: _as_trl(workload, model, rows) for name, (rows, _) in sets.items() if name != "train"}
         trainer = (BALoraSFTTrainer if own else SFTTrainer)(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=workload.tokenizer,
             train_dataset=_in_order(workload.train, recipe, seed) if recipe.streaming else _as_trl(workload, model),
-            eval_dataset=None if workload.validation is None else _as_trl(workload, model, workload.validation),
+            eval_dataset=evaluated if workload.others else evaluated.get("validation"),
             callbacks=callbacks,
         )
-        sets = _sets(workload)
         if recipe.streaming:
             _, source = sets.pop("train")
             limits = {"max_length": recipe.max_length, "context": context}
             trainer.train_dataset = Passes(trainer.train_dataset, source=source, **limits)
-        tokenized = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+        evaluated = trainer.eval_dataset if workload.others else {"validation": trainer.eval_dataset}
+        tokenized = {"train": trainer.train_dataset, **evaluated}
         for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
@@ -150,7 +151,14 @@ def _tokenized(workload: Workload, model: PreTrainedModel | PeftModel, context: 
             name: tokenize_classification(rows, tokenizer, source=source, **limits)
             for name, (rows, source) in _sets(workload).items()
         }
-    return {name: with_sentences(workload, model, rows, tokens[name]) for name, (rows, _) in _sets(workload).items()}
+    return {
+        name: with_sentences(workload, model, rows, _with_task_ids(rows, tokens[name]))
+        for name, (rows, _) in _sets(workload).items()
+    }
+
+
+def _with_task_ids(rows: Dataset, tokens: Dataset) -> Dataset:
+    return tokens.add_column("task_ids", rows["task_ids"][:]) if "task_ids" in rows.column_names else tokens
 
 
 def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
@@ -159,7 +167,7 @@ def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
     sets = {
         "train": (workload.train, recipe.train_file or recipe.dataset_name),
         "validation": (workload.validation, recipe.validation_file or "validation"),
-        MISMATCHED: (workload.mismatched, recipe.mismatched_file or MISMATCHED),
+        **{name: (rows, name) for name, rows in workload.others.items()},
     }
     return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
 

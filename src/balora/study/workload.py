@@ -28,7 +28,8 @@ from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.questions import read_questions, with_prompts
-from balora.study.sets import read_sets, with_glue_data
+from balora.study.sets import read_sets
+from balora.study.split import with_glue_data
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -56,7 +57,7 @@ class Workload:
             sequence-to-sequence model gets as prompt and completion (`as_text`). A stream where the recipe has
             `streaming`.
         validation: Evaluation rows of the same form, or `None`.
-        mismatched: A second set of them, or `None`.
+        others: Further sets of them, by name: `mismatched`, `auxiliary`.
         texts: What the model should not forget: text to measure perplexity on.
         label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
         world: The controlled world, where the recipe asks for one.
@@ -69,7 +70,7 @@ class Workload:
     tokenizer: PreTrainedTokenizerBase
     train: Dataset | IterableDataset
     validation: Dataset | None
-    mismatched: Dataset | None
+    others: dict[str, Dataset]
     texts: list[str]
     label_names: list[str] | None
     world: World | None
@@ -124,7 +125,8 @@ class Workload:
         if not self.recipe.has_labels:
             return rows
         task = self.recipe.glue_task or self.recipe.name
-        fields = GLUE[task].texts[0] if self.recipe.glue_task else [n for n in rows.column_names if n != "label"]
+        texts = [name for name in ("text", "text_pair") if name in rows.column_names]
+        fields = GLUE[task].texts[0] if self.recipe.glue_task else texts
         return to_text_to_text_rows(rows, self.label_names, task=task, fields=fields)
 
 
@@ -150,7 +152,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             validation_file=str(built.eval_file),
         )
     recipe = replace(recipe, **{key: expand_path(value) for key in PATHS if (value := getattr(recipe, key))})
-    recipe = with_glue_data(recipe)
+    auxiliary = {key: expand_path(value) if key in PATHS else value for key, value in recipe.auxiliary.items()}
+    recipe = with_glue_data(replace(recipe, auxiliary=auxiliary))
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:
@@ -161,13 +164,13 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     benchmarks = {}
     if recipe.benchmarks:
         config = _from_hub(AutoConfig, recipe.model_name_or_path)
-        benchmarks = read_benchmarks(recipe, tokenizer, config)
+        benchmarks = read_benchmarks(recipe, tokenizer, config, sets)
     return Workload(
         recipe,
         tokenizer,
         sets.train,
         sets.validation,
-        sets.mismatched,
+        sets.others,
         _texts(recipe),
         sets.label_names,
         world,

@@ -1,4 +1,4 @@
-"""What a causal language model is judged on: a function for each benchmark, with its settings as keyword arguments.
+"""What a model is judged on: a function for each benchmark, with its settings as keyword arguments.
 
 It is called before anything is trained: it reads the problems, puts them as the training rows were put, and holds them
 against the model's context. What it returns takes a model, keeps what that wrote, and returns figures.
@@ -6,6 +6,7 @@ against the model's context. What it returns takes a model, keeps what that wrot
 
 from collections.abc import Callable
 
+from balora.evaluation.benchmarks.classifiers import Classifying, hatecheck
 from balora.evaluation.benchmarks.conversation import mt_bench
 from balora.evaluation.benchmarks.language import harness, wikitext2
 from balora.evaluation.benchmarks.programs import humaneval, mbpp
@@ -16,11 +17,14 @@ from balora.evaluation.benchmarks.writing import Benchmark, Writing
 __all__ = [
     "BENCHMARKS",
     "BIAS",
+    "CLASSIFIER_BENCHMARKS",
     "Benchmark",
+    "Classifying",
     "Writing",
     "crows_pairs",
     "gsm8k",
     "harness",
+    "hatecheck",
     "humaneval",
     "math",
     "mbpp",
@@ -31,8 +35,9 @@ __all__ = [
 ]
 
 #: Those that measure bias.
-BIAS = ("crows_pairs", "winobias", "winogender")
+BIAS = ("crows_pairs", "winobias", "winogender", "hatecheck")
 
+#: Of causal language models.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "gsm8k": gsm8k,
     "math": math,
@@ -45,3 +50,6 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "winogender": winogender,
     "harness": harness,
 }
+
+#: Of classifiers.
+CLASSIFIER_BENCHMARKS: dict[str, Callable[..., Benchmark]] = {"hatecheck": hatecheck}

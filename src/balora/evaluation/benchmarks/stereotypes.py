@@ -4,7 +4,6 @@ Tables show a few figures; all of them, by group and with their intervals, are k
 `docs/measures.md`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from balora.data import expand_path
-from balora.evaluation.benchmarks.writing import Benchmark, Writing
+from balora.evaluation.benchmarks.writing import Benchmark, Writing, keep_figures
 from balora.evaluation.bias import (
     SentencePair,
     pair_log_odds,
@@ -74,7 +73,7 @@ def winogender(writing: Writing, *, folder: str, per_token: bool = False, max_sa
     def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
         leanings = winogender_log_odds(model, writing.tokenizer, triples, per_token=per_token)
         found = winogender_scores(triples, leanings, occupations)
-        _keep(directory / "winogender_occupations.json", found)
+        keep_figures(directory / "winogender_occupations.json", found)
         followed = {f"winogender_pearson_{referent}": scores["pearson_bls"] for referent, scores in found.items()}
         return pairs(model, directory) | followed
 
@@ -86,12 +85,7 @@ def _pairs(name: str, writing: Writing, pairs: Sequence[SentencePair], per_token
 
     def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
         scores = score_pairs(pairs, pair_log_odds(model, writing.tokenizer, pairs, **how))
-        _keep(directory / f"{name}.json", scores)
+        keep_figures(directory / f"{name}.json", scores)
         return {f"{name}_{figure}": scores["all"][figure] for figure in SHOWN}
 
     return measure
-
-
-def _keep(file: Path, found: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -64,6 +64,12 @@ def writer(writing: Writing, asked: Sequence[str], max_new_tokens: int) -> Calla
     return write
 
 
+def keep_figures(file: Path, found: dict[str, Any]) -> None:
+    """Write figures as JSON, into a folder that may not be there yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
 def keep(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as JSON lines, into a folder that may not be there yet."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,148 @@
+"""Which rows a recipe trains and evaluates on: held out in groups, thinned out, mixed of two tasks."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from balora import BALoraError
+from balora.recipe import Recipe
+from balora.study.sets import Sets, read_sets
+
+HOURS = [f"2023-0{1 + i // 40}-{1 + i % 20:02}T{i % 24:02}:00:00+00:00" for i in range(80)]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Eighty rows of twenty templates, three in four of them of class yes, and thirty rows of another task."""
+    table = [
+        {
+            "text": f"template {i // 4}, {i}",
+            "label": "no" if i % 4 == 0 else "yes",
+            "template": i // 4,
+            "created_date": HOURS[i],
+        }
+        for i in range(80)
+    ]
+    other = [{"sentence": f"other {i}", "answer": ["no", "yes"][i % 2]} for i in range(30)]
+    for name, rows in {"main": table, "other": other}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def sets(files, **settings) -> Sets:
+    fixed = {"model_name_or_path": "unused", "train_file": str(files / "main.jsonl"), "label_column": "label"}
+    return read_sets(Recipe(**{**fixed, **settings}), None)
+
+
+def templates(rows) -> set[str]:
+    return {text.split(",")[0] for text in rows["text"]}
+
+
+GROUPS = {"validation_share": 0.25, "validation_group_column": "template"}
+
+
+def test_whole_groups_are_held_out(files):
+    found = sets(files, **GROUPS)
+    assert (len(templates(found.train)), len(templates(found.validation))) == (15, 5)
+    assert not templates(found.train) & templates(found.validation)
+    assert set(found.train.column_names) == {"text", "label"} == set(found.validation.column_names)
+    assert sets(files, **GROUPS).validation["text"][:] == found.validation["text"][:]
+    assert templates(sets(files, **GROUPS, subset_seed=3).validation) != templates(found.validation)
+
+
+def test_a_class_ratio_leaves_what_is_held_out_as_it_is(files):
+    plain, thinned = sets(files, **GROUPS), sets(files, **GROUPS, class_ratio=[1, 10], max_train_samples=22)
+    assert Counter(thinned.train["label"]) == {0: 2, 1: 20}
+    assert thinned.validation["text"][:] == plain.validation["text"][:]
+    assert set(thinned.train["text"]) < set(plain.train["text"])
+
+
+def test_training_rows_are_thinned_in_time_and_evaluation_rows_are_not(files):
+    evaluation = {"validation_file": str(files / "main.jsonl")}
+    monthly, daily = (sets(files, **evaluation, time_frequency=f) for f in ("monthly", "daily"))
+    assert (len(monthly.train), len(daily.train)) == (2, 40)
+    assert set(monthly.train["text"]) < set(daily.train["text"])
+    assert len(monthly.validation) == 80
+
+
+def other(files, **settings) -> dict:
+    return {
+        "auxiliary": {
+            "train_file": str(files / "other.jsonl"),
+            "text_column": "sentence",
+            "label_column": "answer",
+            **settings,
+        }
+    }
+
+
+def test_two_tasks_are_mixed_in_the_ratio_and_evaluated_apart(files):
+    mixed = {**other(files, validation_share=0.2), **GROUPS, "mixture_ratio": [75, 25]}
+    found = sets(files, **mixed, max_train_samples=40)
+    counts = Counter(text.split()[0] for text in found.train["text"])
+    assert counts == {"template": 30, "other": 10}
+    assert len(set(found.train["text"])) == 40
+    assert {text.split()[0] for text in found.validation["text"]} == {"template"}
+    assert {text.split()[0] for text in found.others["auxiliary"]["text"]} == {"other"}
+    assert not set(found.others["auxiliary"]["text"]) & set(found.train["text"])
+    assert "task_ids" not in found.train.column_names
+    assert len(sets(files, **mixed).train) == 80  # all 60 of one and a third as many of the other
+    assert len(sets(files, **mixed | {"mixture_ratio": [1, 0]}).train) == 60
+
+
+def test_an_auxiliary_task_has_its_own_defaults(files):
+    """It is not held out of as the primary one is, nor by the primary's column."""
+    found = sets(files, **other(files), **GROUPS, mixture_ratio=[0, 1])
+    assert len(found.train) == 30
+    assert found.others == {}
+
+
+def test_each_row_knows_its_task_where_each_has_an_adapter(tmp_path):
+    for name in ("main", "other"):
+        lines = [json.dumps({"prompt": f"{name} {i}", "completion": " x"}) + "\n" for i in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    recipe = Recipe(
+        model_name_or_path="unused",
+        train_file=str(tmp_path / "main.jsonl"),
+        validation_share=0.5,
+        auxiliary={"train_file": str(tmp_path / "other.jsonl"), "validation_share": 0.5},
+        task_names=["primary", "auxiliary"],
+        method="lora",
+    )
+    found = read_sets(recipe, None)
+    for rows in (found.train, found.validation, found.others["auxiliary"]):
+        expected = [int(prompt.startswith("other")) for prompt in rows["prompt"]]
+        assert rows["task_ids"][:] == expected
+    assert Counter(found.train["task_ids"]) == {0: 10, 1: 10}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation_group_column": "template"}, "validation_group_column: .* set validation_share"),
+        ({"auxiliary": {"learning_rate": 1.0}}, "auxiliary: 'learning_rate' does not say where"),
+        ({"mixture_ratio": [1, 2, 3]}, r"mixture_ratio: \[1, 2, 3\] has 3 numbers"),
+        ({"task_names": ["primary", "auxiliary"]}, "where it has an `auxiliary` task"),
+        ({"task_names": ["a", "b"], "auxiliary": {"train_file": "x"}}, "rows are of the tasks primary, auxiliary"),
+        (
+            {"time_frequency": "daily", "streaming": True, "label_column": None},
+            "streaming: rows are mixed, or thinned",
+        ),
+        ({**GROUPS, "validation_group_column": "kind"}, "no column 'kind'"),
+        ({**GROUPS, "validation_group_column": "one"}, "has one value in 'one'"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(files, settings, message):
+    rows = [json.loads(line) | {"one": 1} for line in (files / "main.jsonl").read_text().splitlines()]
+    (files / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BALoraError, match=message):
+        sets(files, **settings)
+
+
+def test_tasks_of_other_classes_are_not_mixed(files):
+    rows = [{"sentence": "text", "answer": name} for name in ("good", "bad", "fair")]
+    (files / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BALoraError, match=r"auxiliary: its classes are \['bad', 'fair', 'good'\]"):
+        sets(files, **other(files))
