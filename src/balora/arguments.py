@@ -59,6 +59,7 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
                 settings[name] = knobs(**settings[name])
         recipe = Recipe(**settings)
         typed = {group: _typed(parser, group, settings[group]) for group in GROUPS}
+        typed["auxiliary"] = _typed(parser, "auxiliary", {"rows": recipe.auxiliary})["rows"]
         # A sweep has lists of what elsewhere stands alone.
         typed["sweep"] = {
             key: [_typed(parser, "sweep", {key: {key: value}})[key][key] for value in values]

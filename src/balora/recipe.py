@@ -167,9 +167,9 @@ class Recipe:
     method: str = "ba-lora"
     methods: list[str] = field(default_factory=lambda: ["lora", "pissa", "ba-lora"])
     baseline: str | None = None
-    method_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sweep: dict[str, list[Any]] = field(default_factory=dict)
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    method_settings: dict[str, dict] = field(default_factory=dict)
+    sweep: dict[str, list] = field(default_factory=dict)
+    tasks: dict[str, dict] = field(default_factory=dict)
     task: str | None = None
     seed: int = 42
     seeds: list[int] = field(default_factory=lambda: [42])
@@ -209,7 +209,7 @@ class Recipe:
     class_ratio: list[float] | None = None
     time_frequency: Literal["hourly", "daily", "weekly", "monthly"] | None = None
     time_column: str = "created_date"
-    auxiliary: dict[str, Any] = field(default_factory=dict)
+    auxiliary: dict = field(default_factory=dict)
     mixture_ratio: list[float] = field(default_factory=lambda: [1, 1])
     streaming: bool = False
     shuffle_buffer_size: int = 10_000
@@ -275,7 +275,7 @@ class Recipe:
     logging_steps: int = 10
     save_steps: int = 500
     training_arguments: dict[str, Any] = field(default_factory=dict)
-    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    benchmarks: dict[str, dict] = field(default_factory=dict)
     noise_kinds: list[str] = field(default_factory=list)
     noise_levels: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.4])
     perplexity_file: str | None = None

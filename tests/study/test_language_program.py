@@ -140,7 +140,7 @@ def test_a_template_of_many_lines_is_read_as_it_stands(settings, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"benchmarks": {"gms8k": {}}}, "benchmarks: unknown 'gms8k'; there are gsm8k"),
+        ({"benchmarks": {"gms8k": {}}}, "benchmarks: unknown 'gms8k'; for this model there are gsm8k"),
         ({"benchmarks": {"gsm8k": {"fil": "x"}}}, "benchmarks: gsm8k: "),
         ({"benchmarks": {"gsm8k": {"file": "no.jsonl"}}}, "benchmarks: gsm8k: no.jsonl: no such file"),
         (

@@ -135,3 +135,18 @@ def test_swept_values_are_typed(tmp_path, capsys):
     assert "sweep: r: " in capsys.readouterr().err
     assert main(["sweep", str(path), "--sweep", "{}"]) == 2
     assert "sweep: missing" in capsys.readouterr().err
+
+
+def test_texts_inside_tasks_and_methods_are_read_as_they_stand(tmp_path):
+    """A template with a colon is no mapping, and a column of digits no number."""
+    own = {"prompt_template": "Question: {prompt}\nAnswer:", "prompt_column": "12"}
+    groups = {"tasks": {"one": own}, "method_settings": {"lora": own}, "auxiliary": own}
+    base = {"model_name_or_path": "m", "train_file": "f", "sweep": {name: [value] for name, value in own.items()}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**base, **groups}))
+    recipe, _ = parse("compare", [str(tmp_path / "recipe.yaml")])
+    assert recipe.tasks["one"] == recipe.method_settings["lora"] == recipe.auxiliary == own
+    assert recipe.sweep == {name: [value] for name, value in own.items()}
+    arguments = ["--auxiliary", '{prompt_template: "Q: {prompt}"}', "--training_arguments.use_cpu", "true"]
+    recipe, _ = parse("compare", [str(tmp_path / "recipe.yaml"), *arguments])
+    assert recipe.auxiliary == {"prompt_template": "Q: {prompt}"}
+    assert recipe.training_arguments == {"use_cpu": True}

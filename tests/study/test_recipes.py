@@ -15,7 +15,7 @@ from balora.study.workload import prepare
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
 #: Those that read local files and a model from a package, so that they can be prepared here.
-LOCAL = [name for name in RECIPES if "minilm" in name or "stories260k" in name]
+LOCAL = [name for name in RECIPES if any(part in name for part in ("minilm", "stories260k", "structural"))]
 
 
 @pytest.mark.parametrize("name", RECIPES)

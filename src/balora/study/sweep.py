@@ -11,14 +11,12 @@ from balora.report.sweep import value_name
 def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
     """By label, each method and the values it is trained at, in the order they run."""
     combinations = [dict(zip(recipe.sweep, values, strict=True)) for values in product(*recipe.sweep.values())]
-    return {
-        " ".join([method, *(f"{key}={value_name(value)}" for key, value in combination.items())]): (
-            method,
-            combination,
-        )
-        for combination in combinations
-        for method in recipe.methods
-    }
+    points = product(combinations, recipe.methods)
+    return {_label(method, combination): (method, combination) for combination, method in points}
+
+
+def _label(method: str, combination: dict[str, Any]) -> str:
+    return " ".join([method, *(f"{key}={value_name(value)}" for key, value in combination.items())])
 
 
 def swept(recipe: Recipe) -> Recipe:
