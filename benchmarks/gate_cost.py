@@ -9,18 +9,16 @@ published setting's size.
 
 import argparse
 import json
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from processes import in_fresh_process, in_turn, resident_mb, write_rows
+from adapter_steps import report, rounds_of, time_steps
+from processes import write_rows
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from balora import BALoraConfig, get_balora_model
-from balora.rivals import trainable_parameters
 
 SENTENCE_DIM = 384  # all-MiniLM-L6-v2's
 NO_WEIGHTS = {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
@@ -32,7 +30,6 @@ CONTENDERS = {
     "selora-no-loss": {**SELORA, "semantic_weight": 0.0},
     "selora-per-layer": {**SELORA, "gate": "per_layer"},
 }
-WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ SHAPES = {
 
 
 def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
-    """Median seconds of a step, peak megabytes with the model and the process, and trained parameters."""
+    """As `time_steps`."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
     config = T5Config(
@@ -65,23 +62,11 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
     )  # fmt: skip
     settings = {"r": shape.r, "target_modules": ["q", "k", "v", "o"], **NO_WEIGHTS, **CONTENDERS[contender]}
     model = get_balora_model(T5ForConditionalGeneration(config), BALoraConfig(**settings)).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     model.set_progress(0.5)
     batch = _batch(shape)
     if contender == "lora":
         del batch["sentence_embeds"]
-    seconds = []
-    for _ in range(WARM_UP + steps):
-        start = time.perf_counter()
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - start)
-    return {
-        "seconds": statistics.median(seconds[WARM_UP:]),
-        "peak_memory_mb": resident_mb(),
-        "parameters": trainable_parameters(model),
-    }
+    return time_steps(model, batch, steps)
 
 
 def _batch(shape: Shape) -> dict[str, Tensor]:
@@ -105,39 +90,9 @@ def main() -> None:
         print(json.dumps(measure(options.worker, SHAPES[options.shape[0]], options.steps)))
         return
     for shape in options.shape:
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-        for name in in_turn(CONTENDERS, options.rounds):
-            arguments = ("--worker", name, "--shape", shape, "--steps", str(options.steps))
-            runs[name].append(in_fresh_process(__file__, *arguments))
+        runs = rounds_of(__file__, CONTENDERS, options.rounds, "--shape", shape, "--steps", str(options.steps))
+        print(f"\n{shape}: {SHAPES[shape]}")
         write_rows(options.output, report(shape, runs))
-
-
-def report(shape: str, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, object]]:
-    """Print the table and a line of JSON for each contender."""
-    print(f"\n{shape}: {SHAPES[shape]}")
-    print(f"{'contender':<18}{'parameters':>12}{'seconds':>9}{'× time':>9}{'(range)':>14}{'× memory':>10}")
-    rows = []
-    for name, rounds in runs.items():
-        pairs = list(zip(rounds, runs["lora"], strict=True))
-        times = [run["seconds"] / base["seconds"] for run, base in pairs]
-        row = {
-            "shape": shape,
-            "contender": name,
-            "parameters": rounds[0]["parameters"],
-            "seconds": round(statistics.median(run["seconds"] for run in rounds), 4),
-            "ratio_time": round(statistics.median(times), 4),
-            "ratio_time_range": [round(min(times), 3), round(max(times), 3)],
-            "ratio_memory": round(statistics.median(r["peak_memory_mb"] / b["peak_memory_mb"] for r, b in pairs), 4),
-            "rounds": len(rounds),
-        }
-        rows.append(row)
-        spread = f"({min(times):.2f}–{max(times):.2f})"
-        print(
-            f"{name:<18}{row['parameters']:>12,}{row['seconds']:>9.3f}{row['ratio_time']:>9.2f}{spread:>14}"
-            f"{row['ratio_memory']:>10.2f}"
-        )
-    print(*map(json.dumps, rows), sep="\n", flush=True)
-    return rows
 
 
 if __name__ == "__main__":

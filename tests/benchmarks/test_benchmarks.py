@@ -8,6 +8,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import adapter_steps
+import alignment_cost
 import contenders
 import gate_cost
 import growth
@@ -53,7 +55,7 @@ def test_an_exponent_is_a_slope():
 
 
 def test_gates_train_beside_plain_lora(monkeypatch):
-    monkeypatch.setattr(gate_cost, "WARM_UP", 0)
+    monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
     tiny = gate_cost.Shape(16, 1, 2, 50, 2, 6, 3, r=2)
     threads = torch.get_num_threads()
     found = {name: gate_cost.measure(name, tiny, steps=1)["parameters"] for name in gate_cost.CONTENDERS}
@@ -61,3 +63,23 @@ def test_gates_train_beside_plain_lora(monkeypatch):
     heads, trunk = 12 * 4 * 65, 385 * 64  # 12 projections of rank 2; from 384 to 64
     assert found["selora"] == found["selora-no-loss"] == found["lora"] + heads + trunk
     assert found["selora-per-layer"] == found["lora"] + heads + 12 * trunk
+
+
+def test_tasks_train_with_and_without_alignment(monkeypatch):
+    monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
+    tiny = alignment_cost.Shape(d=16, blocks=2, vocabulary=50, length=6, tasks=3, r=2)
+    threads = torch.get_num_threads()
+    found = {name: alignment_cost.measure(name, tiny, steps=1)["parameters"] for name in alignment_cost.CONTENDERS}
+    torch.set_num_threads(threads)
+    assert set(found.values()) == {3 * 2 * 4 * 2 * (16 + 16)}  # tasks, blocks, projections, rank
+
+
+def test_ratios_are_to_the_first_of_the_same_round(capsys):
+    runs = {
+        name: [{"seconds": s, "peak_memory_mb": 100.0, "parameters": 3} for s in seconds]
+        for name, seconds in {"base": [1.0, 2.0, 4.0], "other": [2.0, 2.2, 5.0]}.items()
+    }
+    rows = adapter_steps.report("shape", runs)
+    assert [row["ratio_time"] for row in rows] == [1.0, 1.25]
+    assert rows[1]["ratio_time_range"] == [1.1, 2.0]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]] == rows
