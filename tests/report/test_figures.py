@@ -7,6 +7,7 @@ import pytest
 
 from balora.report import PRETRAINED, Run, figure_svg, loss_figure, save_figure, tradeoff_figure
 from balora.report.figures import COLOURS, method_styles
+from balora.report.violin import violin_figure
 
 ODD_NAMES = ["_hidden", "$x_1", r"a $\bad{$ b", "<script>alert(1)</script>", "full & fine"]
 
@@ -126,3 +127,12 @@ def test_styles_go_by_order_and_stay_distinct_beyond_the_palette():
     styles = method_styles(made)
     assert [styles[f"m{i}"][0] for i in range(len(COLOURS))] == list(COLOURS)
     assert len(set(styles.values())) == 12
+
+
+def test_a_violin_for_each_sample_with_the_share_beyond_the_middle():
+    samples = {"no $1": [0.1, 0.2, 0.9, 0.8], "one value": [0.7], "all alike": [0.3] * 5}
+    figure = violin_figure(samples, "probability", middle=0.5)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(samples)
+    assert [text.get_text() for text in axes.texts] == ["50%", "100%", "0%"]

@@ -1,6 +1,8 @@
 """The recipes that ship: each reads, plans, and says of the model what it prints."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import peft
@@ -15,7 +17,8 @@ from balora.study.workload import prepare
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
 #: Those that read local files and a model from a package, so that they can be prepared here.
-LOCAL = [name for name in RECIPES if any(part in name for part in ("minilm", "stories260k", "structural"))]
+LOCAL_NAMES = ("minilm", "stories260k", "structural/hatecheck", "structural/imbalance", "structural/mixture")
+LOCAL = [name for name in RECIPES if any(part in name for part in LOCAL_NAMES)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -62,3 +65,14 @@ def test_deberta_recipes_adapt_the_six_matrices_of_each_layer(name):
     assert not any("pooler" in name and "lora_" in name for name, _ in model.named_parameters())
     trained = {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
     assert trained == {"classifier", "pooler"}
+
+
+def test_stamped_rows_are_thinned(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("BALORA_DATA", str(data_dir))
+    source = data_dir / "hatecheck" / "test_suite_cases.csv"
+    target = tmp_path / "new" / "stamped.csv"
+    subprocess.run([sys.executable, FOLDER / "structural" / "stamp.py", source, target], check=True)
+    recipe, _ = parse("compare", [str(FOLDER / "structural/sampling_hatecheck.yaml"), "--train_file", str(target)])
+    sizes = [len(prepare(cell.recipe).train) for cell in plan(recipe)[1 : 1 + 2 * 4 : 2]]
+    assert 2500 < sizes[0] < 2700  # an hour for each row, three templates in ten held out
+    assert sizes[1:] == [156, 24, 6]  # 3,728 hours from Sunday, 2023-01-01

@@ -66,6 +66,13 @@ def test_training_rows_are_thinned_in_time_and_evaluation_rows_are_not(files):
     assert len(monthly.validation) == 80
 
 
+def test_what_is_held_out_is_not_thinned(files):
+    plain, thinned = sets(files, **GROUPS), sets(files, **GROUPS, time_frequency="monthly")
+    assert thinned.validation["text"][:] == plain.validation["text"][:]
+    assert len(thinned.train) == 2
+    assert set(thinned.train.column_names) == {"text", "label"} == set(thinned.validation.column_names)
+
+
 def other(files, **settings) -> dict:
     return {
         "auxiliary": {

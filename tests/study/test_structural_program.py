@@ -62,6 +62,7 @@ def test_class_ratios_are_swept_and_bias_is_measured_on_templates_that_were_held
     said = [case["p_hateful"] > 0.5 for case in cases]
     right = sum(one == case["hateful"] for one, case in zip(said, cases, strict=True)) / len(cases)
     assert found["overall"]["accuracy"] == pytest.approx(right)
+    assert "hate: HateCheck by case" in (tmp_path / "out/report.html").read_text()
     assert "class_ratio=1:3" in (tmp_path / "out/summary.md").read_text()
 
 

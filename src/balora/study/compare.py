@@ -8,6 +8,7 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
 from balora.report.sweep import sweep_figure
 from balora.study.answers import robustness_figures
+from balora.study.cases import case_figures
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
 from balora.study.noise import noise_figures
@@ -89,7 +90,7 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
         "baseline": swept(recipe).baseline,
         "figures": [
             figure
-            for draw in (geometry_figures, robustness_figures, noise_figures)
+            for draw in (geometry_figures, robustness_figures, noise_figures, case_figures)
             for figure in draw(cells, runs, directory)
         ],
     }

@@ -11,6 +11,7 @@ from balora.data.glue import GLUE
 from balora.data.imbalance import subsample_to_ratio
 from balora.data.mixture import mix_tasks
 from balora.data.streaming import read_whole, stream_causal_lm_rows
+from balora.data.timestamps import thin_by_time
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_checks import AUXILIARY_SETTINGS, MIXED_TASKS
@@ -71,6 +72,10 @@ def _single(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     if recipe.validation_share is None and (recipe.mismatched_file or recipe.mismatched_split):
         mismatched, _ = read_split(recipe, recipe.mismatched_file, recipe.mismatched_split, label_names)
         others[MISMATCHED] = subset(recipe, mismatched, recipe.max_eval_samples)
+    if recipe.time_frequency is not None:
+        how = {"seed": recipe.subset_seed or 0, "source": source_of(recipe), "column": recipe.time_column}
+        train = thin_by_time(train, recipe.time_frequency, **how).remove_columns(recipe.time_column)
+        validation = validation if recipe.validation_share is None else validation.remove_columns(recipe.time_column)
     if recipe.class_ratio is not None:
         train = subsample_to_ratio(
             train,

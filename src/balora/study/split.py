@@ -8,7 +8,6 @@ from datasets import Dataset, IterableDataset
 from balora.data import load_table, stream_table, to_causal_lm_rows, to_classification_rows
 from balora.data.columns import column_values, says_nothing
 from balora.data.glue import glue_columns, glue_files, glue_header, glue_on_hub
-from balora.data.timestamps import thin_by_time
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.study.questions import read_questions
@@ -41,7 +40,8 @@ def read_split(
         file: Of the split, or `None` for the Hub's.
         split: Its name there.
         label_names: Of the classes, where they are known.
-        train: Whether it is trained on, and so thinned in time and told which rows are held out together (`GROUP`).
+        train: Whether it is trained on. Then its rows also say, where the recipe asks for it, with which others they
+            are held out (`GROUP`) and what their time is (`time_column`).
 
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
@@ -65,10 +65,7 @@ def read_split(
     if train and recipe.validation_group_column is not None:
         rows = rows.add_column(GROUP, column_values(table, recipe.validation_group_column, source=source))
     if train and recipe.time_frequency is not None:
-        column = recipe.time_column
-        rows = rows.add_column(column, column_values(table, column, source=source))
-        rows = thin_by_time(rows, recipe.time_frequency, seed=recipe.subset_seed or 0, source=source, column=column)
-        rows = rows.remove_columns(column)
+        rows = rows.add_column(recipe.time_column, column_values(table, recipe.time_column, source=source))
     return rows, label_names
 
 
