@@ -1,6 +1,7 @@
 """From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
 
 from argparse import ArgumentError
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,25 @@ def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]
         except (ArgumentError, ValueError, TypeError) as error:
             raise ValueError(f"{group}: {name}: {cause(str(error))}") from error
     return typed
+
+
+def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: set[str]) -> dict[str, Any]:
+    """Settings as a function's keyword arguments, checked for their names and types, its defaults filled in.
+
+    Args:
+        function: With typed arguments, each described in its docstring.
+        settings: By the arguments' names.
+        given: Arguments that are none of the settings.
+
+    Raises:
+        BALoraError: If a name is unknown, an argument is missing, or a value has the wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(function, skip=given)
+    try:
+        return parser.parse_object(settings).as_dict()
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise BALoraError(cause(str(error))) from error
 
 
 def cause(message: str) -> str:

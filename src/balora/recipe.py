@@ -67,6 +67,9 @@ class Recipe:
         prompt_column: Prompt of a prompt–completion row.
         completion_column: Completion of a prompt–completion row.
         prompt_template: Text around the prompt, with `{prompt}` in it.
+        oasst: Rows are message trees as OASST1 publishes them, made into conversations by these settings of
+            `balora.data.oasst_conversations`: languages, min_quality, max_rank, deleted, failed_review, synthetic;
+            `{}` for its defaults. A validation_share is then of trees.
         messages_column: Conversation of a chat row; the tokenizer's chat template renders it.
         chat_template_path: Jinja file of a chat template, in place of the tokenizer's; null for its own.
         text_column: Text of a plain-text or classification row.
@@ -200,6 +203,7 @@ class Recipe:
     prompt_column: str | None = None
     completion_column: str | None = None
     prompt_template: str | None = None
+    oasst: dict | None = None
     messages_column: str | None = None
     chat_template_path: str | None = None
     text_column: str | None = None
@@ -292,6 +296,11 @@ class Recipe:
     def has_labels(self) -> bool:
         """Whether rows are texts with a class or a number."""
         return self.label_column is not None or self.glue_task is not None or self.task_type == "SEQ_CLS"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether rows are conversations, which a chat template renders."""
+        return self.messages_column is not None or self.oasst is not None
 
     @property
     def is_classification(self) -> bool:

@@ -28,6 +28,7 @@ AUXILIARY_SETTINGS = (
     "prompt_column",
     "completion_column",
     "prompt_template",
+    "oasst",
     "messages_column",
     "text_column",
     "text_pair_column",
@@ -50,6 +51,7 @@ def check_rows(recipe: "Recipe") -> None:
     if recipe.validation_group_column is not None and recipe.validation_share is None:
         raise BALoraError("validation_group_column: it says what is held out together; set validation_share")
     _check_questions(recipe)
+    _check_oasst(recipe)
     _check_mixture(recipe)
     if recipe.streaming and not recipe.tasks:
         _check_streaming(recipe)
@@ -77,6 +79,18 @@ def _check_questions(recipe: "Recipe") -> None:
         raise BALoraError("streaming: the contexts of questions are cut to fit before training; leave it out")
     if recipe.qa_format is not None and recipe.max_length is None:
         raise BALoraError("max_length: missing; a question's context is cut to so many tokens, question included")
+
+
+def _check_oasst(recipe: "Recipe") -> None:
+    if recipe.oasst is None:
+        return
+    if recipe.has_labels or recipe.is_seq2seq or recipe.streaming or recipe.qa_format is not None:
+        raise BALoraError(
+            "oasst: conversations are for causal language models, and read whole; leave label_column, qa_format and "
+            "streaming out"
+        )
+    if recipe.validation_group_column is not None:
+        raise BALoraError("validation_group_column: conversations are held out by their trees; leave it out")
 
 
 def _check_mixture(recipe: "Recipe") -> None:

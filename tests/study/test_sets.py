@@ -124,6 +124,65 @@ def test_each_row_knows_its_task_where_each_has_an_adapter(tmp_path):
     assert Counter(found.train["task_ids"]) == {0: 10, 1: 10}
 
 
+def message(name: str, role: str, hour: int, *replies: dict) -> dict:
+    return {
+        "message_id": name,
+        "text": f"text of {name}",
+        "role": role,
+        "lang": "en",
+        "created_date": f"2023-02-{1 + hour // 24:02}T{hour % 24:02}:10:00+00:00",
+        "labels": {"quality": {"value": 0.8, "count": 1}},
+        "rank": None,
+        "deleted": False,
+        "synthetic": False,
+        "review_result": True,
+        "replies": list(replies),
+    }
+
+
+@pytest.fixture
+def trees(tmp_path) -> str:
+    """Ten trees of two conversations each, two trees an hour."""
+    lines = []
+    for i in range(10):
+        replies = [message(f"reply {i} {j}", "assistant", i // 2) | {"rank": j} for j in range(2)]
+        prompt = message(f"prompt {i}", "prompter", i // 2, *replies)
+        tree = {"message_tree_id": prompt["message_id"], "tree_state": "ready_for_export", "prompt": prompt}
+        lines.append(json.dumps(tree) + "\n")
+    (tmp_path / "trees.jsonl").write_text("".join(lines))
+    return str(tmp_path / "trees.jsonl")
+
+
+def test_trees_are_conversations_held_out_by_tree(trees):
+    how = {"model_name_or_path": "unused", "train_file": trees, "validation_share": 0.3}
+    found = read_sets(Recipe(**how, oasst={}), None)
+    assert found.train.column_names == found.validation.column_names == ["messages"]
+    asked = [{row["messages"][0]["content"] for row in rows} for rows in (found.train, found.validation)]
+    assert [len(side) for side in asked] == [7, 3]
+    assert not asked[0] & asked[1]
+    assert (len(found.train), len(found.validation)) == (14, 6)
+    best = read_sets(Recipe(**how, oasst={"max_rank": 0}), None)
+    assert (len(best.train), len(best.validation)) == (7, 3)
+    hourly = read_sets(Recipe(**how, oasst={}, time_frequency="hourly"), None)
+    assert len(hourly.train) == len({int(prompt.split()[-1]) // 2 for prompt in asked[0]})
+    assert hourly.validation["messages"][:] == found.validation["messages"][:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"oasst": {"max_ranks": 0}}, "oasst: .*max_ranks"),
+        ({"oasst": {"languages": ["xx"]}}, "oasst: .*'xx', which no message has"),
+        ({"oasst": {}, "label_column": "label"}, "oasst: conversations are for causal"),
+        ({"oasst": {}, "validation_share": 0.1, "validation_group_column": "x"}, "held out by their trees"),
+    ],
+    ids=str,
+)
+def test_what_trees_cannot_be_is_refused(trees, settings, said):
+    with pytest.raises(BALoraError, match=said):
+        read_sets(Recipe(model_name_or_path="unused", train_file=trees, **settings), None)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

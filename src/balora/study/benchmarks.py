@@ -1,13 +1,11 @@
 """A recipe's benchmarks: their settings checked, and questions put as the recipe's training rows are."""
 
-from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.arguments import cause
+from balora.arguments import keyword_arguments
 from balora.data import context_length
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import (
@@ -41,14 +39,11 @@ def read_benchmarks(
     for name, settings in recipe.benchmarks.items():
         if name not in known:
             raise BALoraError(f"benchmarks: unknown {name!r}; for this model there are {', '.join(known)}")
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_function_arguments(known[name], skip={"writing", "classifying"})
         try:
-            made[name] = known[name](asking, **parser.parse_object(settings))
+            own = keyword_arguments(known[name], settings, given={"writing", "classifying"})
+            made[name] = known[name](asking, **own)
         except BALoraError as error:
             raise BALoraError(f"benchmarks: {name}: {error}") from error
-        except (ArgumentError, ValueError, TypeError) as error:
-            raise BALoraError(f"benchmarks: {name}: {cause(str(error))}") from error
     return made
 
 
@@ -80,14 +75,14 @@ def _writing(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrai
         tokenizer=tokenizer,
         context=context_length(config, tokenizer),
         put=_asking(recipe, tokenizer),
-        instructed=recipe.messages_column is not None or recipe.prompt_template is not None,
+        instructed=recipe.is_chat or recipe.prompt_template is not None,
         batch_size=recipe.per_device_eval_batch_size,
     )
 
 
 def _asking(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
     """From a question to the text that stands before an answer in training."""
-    if recipe.messages_column is not None:
+    if recipe.is_chat:
         start = tokenizer.bos_token or ""
 
         def put(question: str) -> str:

@@ -6,7 +6,7 @@ from datasets import Dataset, IterableDataset
 from sklearn.model_selection import GroupShuffleSplit
 from transformers import PreTrainedTokenizerBase
 
-from balora.data import to_causal_lm_rows
+from balora.data import split_oasst, to_causal_lm_rows
 from balora.data.glue import GLUE
 from balora.data.imbalance import subsample_to_ratio
 from balora.data.mixture import mix_tasks
@@ -18,6 +18,7 @@ from balora.recipe_rows import AUXILIARY_SETTINGS, MIXED_TASKS
 from balora.study.questions import with_prompts
 from balora.study.split import (
     GROUP,
+    OASST_TIME,
     causal_columns,
     read_split,
     read_table,
@@ -74,8 +75,7 @@ def _single(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
         others[MISMATCHED] = subset(recipe, mismatched, recipe.max_eval_samples)
     if recipe.time_frequency is not None:
         how = {"seed": recipe.subset_seed or 0, "source": source_of(recipe), "column": recipe.time_column}
-        train = thin_by_time(train, recipe.time_frequency, **how).remove_columns(recipe.time_column)
-        validation = validation if recipe.validation_share is None else validation.remove_columns(recipe.time_column)
+        train = thin_by_time(train, recipe.time_frequency, **how)
     if recipe.class_ratio is not None:
         train = subsample_to_ratio(
             train,
@@ -89,7 +89,14 @@ def _single(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
         train = with_prompts(recipe, tokenizer, train, source_of(recipe), gold=recipe.gold_context)
         if validation is not None:
             validation = with_prompts(recipe, tokenizer, validation, recipe.validation_file or source_of(recipe))
-    return Sets(train, validation, label_names, others)
+    others = {name: _without_marks(recipe, rows) for name, rows in others.items()}
+    return Sets(_without_marks(recipe, train), _without_marks(recipe, validation), label_names, others)
+
+
+def _without_marks(recipe: Recipe, rows: Dataset | None) -> Dataset | None:
+    """Rows without what they were held out and thinned by."""
+    marks = {GROUP, "tree", OASST_TIME, *([recipe.time_column] if recipe.time_frequency else [])}
+    return rows if rows is None else rows.remove_columns([name for name in rows.column_names if name in marks])
 
 
 def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
@@ -146,11 +153,12 @@ def _streamed(recipe: Recipe) -> Sets:
 def _hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, Dataset]:
     """The rows to train on, and those to evaluate on in place of an evaluation set."""
     seed = recipe.subset_seed or 0
+    if recipe.oasst is not None:
+        return split_oasst(rows, validation_share=recipe.validation_share, seed=seed, source=source_of(recipe))
     if recipe.validation_group_column is None:
         parts = rows.train_test_split(test_size=recipe.validation_share, seed=seed)
         return parts["train"], parts["test"]
     groups = rows[GROUP][:]
-    rows = rows.remove_columns(GROUP)
     if len(set(groups)) < 2:
         raise BALoraError(
             f"validation_group_column: {source_of(recipe)} has one value in {recipe.validation_group_column!r}; "

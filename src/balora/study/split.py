@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from balora.data import load_table, stream_table, to_causal_lm_rows, to_classification_rows
+from balora.arguments import keyword_arguments
+from balora.data import load_table, oasst_conversations, stream_table, to_causal_lm_rows, to_classification_rows
 from balora.data.columns import column_values, says_nothing
 from balora.data.glue import glue_columns, glue_files, glue_header, glue_on_hub
 from balora.errors import BALoraError
@@ -14,6 +15,8 @@ from balora.study.questions import read_questions
 
 #: Column that says which rows are held out together, while they are being read.
 GROUP = "held_out_with"
+#: The time of a conversation.
+OASST_TIME = "created_date"
 
 
 def source_of(recipe: Recipe) -> str:
@@ -46,6 +49,8 @@ def read_split(
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
     """
+    if recipe.oasst is not None:
+        return read_conversations(recipe, file, split), None
     source, table = read_table(recipe, file, split)
     if recipe.drop_empty_rows:
         table = without_empty(table, recipe, source)
@@ -67,6 +72,20 @@ def read_split(
     if train and recipe.time_frequency is not None:
         rows = rows.add_column(recipe.time_column, column_values(table, recipe.time_column, source=source))
     return rows, label_names
+
+
+def read_conversations(recipe: Recipe, file: str | None, split: str) -> Dataset:
+    """OASST1's trees as conversations: `messages`, and the `tree` and `created_date` that they are divided by.
+
+    Raises:
+        BALoraError: If a setting of `oasst` or the data is wrong.
+    """
+    try:
+        how = keyword_arguments(oasst_conversations, recipe.oasst, given={"source", "split"})
+        rows = oasst_conversations(file or recipe.dataset_name, split=None if file else split, **how)
+    except BALoraError as error:
+        raise BALoraError(f"oasst: {error}") from error
+    return rows.select_columns(["messages", "tree", OASST_TIME])
 
 
 def read_table(
