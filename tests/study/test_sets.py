@@ -47,6 +47,9 @@ def test_whole_groups_are_held_out(files):
     assert (len(templates(found.train)), len(templates(found.validation))) == (15, 5)
     assert not templates(found.train) & templates(found.validation)
     assert set(found.train.column_names) == {"text", "label"} == set(found.validation.column_names)
+    few = sets(files, **GROUPS, max_train_samples=10)
+    assert (len(few.train), few.validation["text"][:]) == (10, found.validation["text"][:])
+    assert few.spent == set(found.train["text"]) > set(few.train["text"])
     assert sets(files, **GROUPS).validation["text"][:] == found.validation["text"][:]
     assert templates(sets(files, **GROUPS, subset_seed=3).validation) != templates(found.validation)
 

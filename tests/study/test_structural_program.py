@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from balora.cli import main
 from balora.data import expand_path
+from balora.recipe import Recipe
 from balora.report import read_results
+from balora.study.sets import read_sets
 
 
 def program(tmp_path, command: str, settings: dict) -> int:
@@ -54,10 +56,12 @@ def test_class_ratios_are_swept_and_bias_is_measured_on_templates_that_were_held
     for run in runs.values():
         for name in ("precision", "recall", "f1", "recall_gap", "false_positive_rate_gap", "bias_score"):
             assert 0 <= run.metrics[f"hatecheck_{name}"] <= 1
+    sets = read_sets(Recipe(**hate, class_ratio=[1, 3]), None)
     folder = tmp_path / "out/runs/lora class_ratio=1:1-seed1/benchmarks"
     cases = [json.loads(line) for line in (folder / "hatecheck.jsonl").read_text().splitlines()]
-    trained_on = 32  # of 408
-    assert 300 < len(cases) <= 408 - trained_on
+    train, held_out = (rows["text"][:] for rows in (sets.train, sets.validation))
+    assert len(train) == 32
+    assert {case["text"] for case in cases} == {text.strip() for text in held_out}  # the same at each ratio
     found = json.loads((folder / "hatecheck.json").read_text())
     said = [case["p_hateful"] > 0.5 for case in cases]
     right = sum(one == case["hateful"] for one, case in zip(said, cases, strict=True)) / len(cases)
@@ -87,7 +91,7 @@ def test_where_every_case_was_trained_on_none_is_left(hate, tmp_path, capsys):
     whole = {"train_file": str(tmp_path / "few.csv"), "benchmarks": {"hatecheck": {"file": str(tmp_path / "few.csv")}}}
     rest = {key: value for key, value in hate.items() if not key.startswith("validation") and "samples" not in key}
     assert program(tmp_path, "compare", rest | whole) == 2
-    assert "every case was trained on" in capsys.readouterr().err
+    assert "every case is among the training rows" in capsys.readouterr().err
 
 
 @pytest.fixture

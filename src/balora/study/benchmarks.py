@@ -64,7 +64,7 @@ def _classifying(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Sets)
     return Classifying(
         tokenizer=tokenizer,
         label_names=sets.label_names,
-        trained_on=frozenset(text.strip() for text in sets.train["text"]),
+        spent=sets.spent,
         max_length=recipe.max_length,
         batch_size=recipe.per_device_eval_batch_size,
     )

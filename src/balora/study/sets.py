@@ -41,6 +41,9 @@ class Sets:
     validation: Dataset | None
     label_names: list[str] | None
     others: dict[str, Dataset] = field(default_factory=dict)
+    #: Texts of the training split that were not held out, whether they are trained on or were thinned out: they are
+    #: akin to what is trained on, so a classifier is not judged on them.
+    spent: frozenset[str] = frozenset()
 
 
 def read_sets(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
@@ -62,11 +65,15 @@ def _single(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     """The sets of one task."""
     known = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
     train, label_names = read_split(recipe, recipe.train_file, recipe.train_split, known, train=True)
-    if recipe.class_ratio is None:
-        train = subset(recipe, train, recipe.max_train_samples)
+    texts = {text.strip() for text in train["text"]} if recipe.is_classification else set()
+    # Groups, and what classes are judged on, are those of the whole file.
+    whole = recipe.validation_group_column is not None or recipe.class_ratio is not None
+    train = train if whole else subset(recipe, train, recipe.max_train_samples)
     validation, others = None, {}
     if recipe.validation_share is not None:
         train, validation = _hold_out(recipe, train)
+        if recipe.is_classification:
+            texts -= {text.strip() for text in validation["text"]} - {text.strip() for text in train["text"]}
     elif recipe.validation_file or recipe.dataset_name:
         validation, _ = read_split(recipe, recipe.validation_file, recipe.validation_split, label_names)
         validation = subset(recipe, validation, recipe.max_eval_samples)
@@ -85,12 +92,15 @@ def _single(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
             label_names=label_names,
             total=recipe.max_train_samples,
         )
+    elif whole:
+        train = subset(recipe, train, recipe.max_train_samples)
     if recipe.qa_format is not None:
         train = with_prompts(recipe, tokenizer, train, source_of(recipe), gold=recipe.gold_context)
         if validation is not None:
             validation = with_prompts(recipe, tokenizer, validation, recipe.validation_file or source_of(recipe))
     others = {name: _without_marks(recipe, rows) for name, rows in others.items()}
-    return Sets(_without_marks(recipe, train), _without_marks(recipe, validation), label_names, others)
+    train, validation = (_without_marks(recipe, rows) for rows in (train, validation))
+    return Sets(train, validation, label_names, others, frozenset(texts))
 
 
 def _without_marks(recipe: Recipe, rows: Dataset | None) -> Dataset | None:
@@ -118,7 +128,8 @@ def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     )
     tasks = train["task"]
     others = primary.others if auxiliary.validation is None else {**primary.others, AUXILIARY: auxiliary.validation}
-    sets = Sets(train.remove_columns("task"), primary.validation, primary.label_names, others)
+    spent = primary.spent | auxiliary.spent
+    sets = Sets(train.remove_columns("task"), primary.validation, primary.label_names, others, spent)
     return sets if recipe.task_names is None else _with_task_ids(sets, [MIXED_TASKS.index(task) for task in tasks])
 
 

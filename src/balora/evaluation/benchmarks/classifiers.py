@@ -23,14 +23,14 @@ class Classifying:
     Attributes:
         tokenizer: The model's.
         label_names: Of its classes, by id.
-        trained_on: Texts that it has seen in training, which judge nothing.
+        spent: Texts that judge nothing, since it was trained on them or on others of their file.
         max_length: Tokens that a text is cut to; `None` cuts nothing.
         batch_size: Texts at a time.
     """
 
     tokenizer: PreTrainedTokenizerBase
     label_names: Sequence[str]
-    trained_on: Set[str]
+    spent: Set[str]
     max_length: int | None
     batch_size: int
 
@@ -38,8 +38,8 @@ class Classifying:
 def hatecheck(classifying: Classifying, *, file: str, hateful_label: str = "hateful") -> Benchmark:
     """HateCheck: whether hate is found, and whether it is found alike whoever it is about.
 
-    Cases that were trained on are left out. What pairs of one template share, they share in training too: hold out
-    whole templates (`validation_group_column: templ_id`) where the suite itself is trained on.
+    Where the suite itself is trained on, the cases held out judge alone. Hold out whole templates
+    (`validation_group_column: templ_id`): what cases of one template share, they would share in training too.
 
     Args:
         classifying: How the model is asked.
@@ -54,9 +54,11 @@ def hatecheck(classifying: Classifying, *, file: str, hateful_label: str = "hate
             f"hateful_label: {hateful_label!r} is none of the classes {', '.join(classifying.label_names)}"
         )
     hateful = classifying.label_names.index(hateful_label)
-    cases = [case for case in read_hatecheck(expand_path(file)) if case.text not in classifying.trained_on]
+    cases = [case for case in read_hatecheck(expand_path(file)) if case.text not in classifying.spent]
     if not cases:
-        raise BALoraError(f"{file}: every case was trained on; hold some out with validation_group_column: templ_id")
+        raise BALoraError(
+            f"{file}: every case is among the training rows; hold some out with validation_group_column: templ_id"
+        )
     pairs, templates = identity_pairs(cases)
     how = {"max_length": classifying.max_length, "batch_size": classifying.batch_size}
 
