@@ -113,7 +113,10 @@ def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     """Two tasks' training rows in one set, in the recipe's ratio; each task is evaluated on its own."""
     alone = replace(recipe, auxiliary={}, task_names=None, alignment_weight=0.0, max_train_samples=None)
     own = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(Recipe)}
-    other = replace(alone, **{name: own[name] for name in AUXILIARY_SETTINGS} | recipe.auxiliary)
+    try:
+        other = replace(alone, **{name: own[name] for name in AUXILIARY_SETTINGS} | recipe.auxiliary)
+    except BALoraError as error:
+        raise BALoraError(f"auxiliary: {error}") from error
     primary, auxiliary = (_single(with_glue_data(part), tokenizer) for part in (alone, other))
     if primary.label_names != auxiliary.label_names:
         raise BALoraError(
