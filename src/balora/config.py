@@ -65,6 +65,9 @@ class BALoraConfig(LoraConfig):
             batch (`balora.adapters.task_rows`). All start alike. `None` for one adapter.
         alignment_weight: λ of `balora.losses.alignment_loss` between the tasks' adapters, a mean over the adapted
             layers. No value is published. 0 is off.
+        anchor_weight: λ of self-anchors, the divergence from the pretrained model on text that it wrote itself
+            (`balora.anchors`), in causal language models. In none of the papers. 0 is off.
+        anchor_share: Anchors in a step for each sequence of the task's batch, rounded, at least one: what they cost.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -130,6 +133,8 @@ class BALoraConfig(LoraConfig):
         default=None, metadata={"help": "Tasks that have an adapter each; null: one adapter."}
     )
     alignment_weight: float = field(default=0.0, metadata={"help": "λ of the tasks' alignment; 0: off."})
+    anchor_weight: float = field(default=0.0, metadata={"help": "λ of self-anchors; 0: off."})
+    anchor_share: float = field(default=0.5, metadata={"help": "Anchors in a step for each of the task's sequences."})
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
     diversity_loss: Literal["covariance", "entropy"] | None = field(

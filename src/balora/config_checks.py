@@ -27,6 +27,7 @@ def check_config(config: "BALoraConfig") -> None:
     _check_selora(config)
     _check_bias_path(config)
     _check_tasks(config)
+    _check_anchors(config)
 
 
 def _check_names(config: "BALoraConfig") -> None:
@@ -53,7 +54,7 @@ def _check_names(config: "BALoraConfig") -> None:
 
 
 def _check_numbers(config: "BALoraConfig") -> None:
-    for term in ("consistency", "diversity", "spectral", "semantic", "bias_path", "alignment"):
+    for term in ("consistency", "diversity", "spectral", "semantic", "bias_path", "alignment", "anchor"):
         value = getattr(config, f"{term}_weight")
         if value is not None and not 0 <= value < INFINITY:
             raise BALoraError(f"{term}_weight: {value} is not a weight; use 0 (off) or a positive number")
@@ -71,6 +72,8 @@ def _check_numbers(config: "BALoraConfig") -> None:
         value = getattr(config, name)
         if not 0 < value <= 1:
             raise BALoraError(f"{name}: {value} is not a share; use a number above 0 and at most 1")
+    if not 0 < config.anchor_share < INFINITY:
+        raise BALoraError(f"anchor_share: {config.anchor_share} is not positive; use a number such as 0.5")
     if config.semantic_min_similarity is not None and not -1 <= config.semantic_min_similarity <= 1:
         raise BALoraError(f"semantic_min_similarity: {config.semantic_min_similarity} is no cosine; use −1 to 1")
     if not 0 < config.bias_path_radius < INFINITY:
@@ -146,6 +149,12 @@ def _check_tasks(config: "BALoraConfig") -> None:
         )
 
 
+def _check_anchors(config: "BALoraConfig") -> None:
+    if config.anchor_weight and (config.method == SELORA or config.task_names):
+        own = "a sentence vector" if config.method == SELORA else "a task"
+        raise BALoraError(f"anchor_weight: each row has {own} of its own here, and anchors have none; use 0")
+
+
 def check_task(config: "BALoraConfig", task_type: str) -> None:
     """See that the settings fit the model's task.
 
@@ -154,6 +163,8 @@ def check_task(config: "BALoraConfig", task_type: str) -> None:
     """
     if task_type not in PUBLISHED:
         raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+    if config.anchor_weight and task_type != TaskType.CAUSAL_LM:
+        raise BALoraError("anchor_weight: causal language models alone write texts unasked; use 0")
     if task_type == TaskType.SEQ_CLS and config.task_names:
         raise BALoraError(
             "task_names: in classification each task would have a head of its own; use a model that writes its answers"

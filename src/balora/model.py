@@ -35,7 +35,7 @@ class BALoraOutput(ModelOutput):
         components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
             computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch. `router`
             is what a mixture of experts adds to its own loss, coefficient included; `semantic` is SeLoRA's;
-            `bias_path` and `alignment` are as their names say.
+            `bias_path`, `alignment` and `anchor` are as their names say.
     """
 
     loss: Tensor | None = None
@@ -90,6 +90,8 @@ class BALoraModel(AdaptedModel):
             weights["semantic"] = self.balora_config.semantic_weight
         if self.lora_bias_path is not None:
             weights["bias_path"] = self.balora_config.bias_path_weight
+        if self.balora_config.anchor_weight:
+            weights["anchor"] = self.balora_config.anchor_weight
         if self.task_rows is not None:
             weights["alignment"] = self.balora_config.alignment_weight
         return weights

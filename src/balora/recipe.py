@@ -118,6 +118,13 @@ class Recipe:
         bias_path_reduction: mean or sum over the width of the squared differences.
         task_names: [primary, auxiliary] for an adapter for each of the two tasks, in lora and lora+reg; null for one.
         alignment_weight: λ of the alignment of their adapters; 0 is off.
+        anchor_weight: λ of self-anchors, the divergence from the pretrained model on text that it wrote before
+            training; 0 is off.
+        anchor_share: Anchors in a step for each sequence of the task's batch.
+        anchor_samples: Texts that it writes.
+        anchor_length: Their length in tokens.
+        anchor_file: Texts of your own in their place, as in perplexity_file.
+        anchor_column: Its column.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -246,6 +253,12 @@ class Recipe:
     bias_path_reduction: Literal["mean", "sum"] = "mean"
     task_names: list[str] | None = None
     alignment_weight: float = 0.0
+    anchor_weight: float = 0.0
+    anchor_share: float = 0.5
+    anchor_samples: int = 512
+    anchor_length: int = 128
+    anchor_file: str | None = None
+    anchor_column: str = "text"
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None

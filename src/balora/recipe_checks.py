@@ -24,6 +24,7 @@ COUNTS = (
     "per_device_train_batch_size",
     "shuffle_buffer_size",
     "num_virtual_tokens",
+    "anchor_samples",
     "r",
 )
 #: Settings of a whole study, which no task or method of it can have for itself.

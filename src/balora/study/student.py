@@ -25,6 +25,7 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
 from balora.rivals.adalora import refuse_parameters
+from balora.study.anchors import anchors_of
 from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
@@ -58,8 +59,13 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     gated = RUN_METHODS[recipe.method].start == SELORA
     config = balora_config(recipe, seed, sentence_dim(workload, base) if gated else None)
     if checkpoint is not None:
-        return BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
-    return get_balora_model(base, config, first_batches(workload, seed) if config.method in FROM_DATA else None)
+        model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
+    else:
+        batches = first_batches(workload, seed) if config.method in FROM_DATA else None
+        model = get_balora_model(base, config, batches)
+    if config.anchor_weight:
+        model.set_anchors(anchors_of(workload))
+    return model
 
 
 def load_student(workload: Workload, folder: str) -> PeftModel:

@@ -41,6 +41,7 @@ PATHS = (
     "validation_file",
     "mismatched_file",
     "perplexity_file",
+    "anchor_file",
     "chat_template_path",
     "sentence_encoder",
 )
@@ -59,6 +60,7 @@ class Workload:
         validation: Evaluation rows of the same form, or `None`.
         others: Further sets of them, by name: `mismatched`, `auxiliary`.
         texts: What the model should not forget: text to measure perplexity on.
+        anchors: Texts of the user's own to hold the model to.
         label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
         world: The controlled world, where the recipe asks for one.
         benchmarks: What else a language model is judged on, by name.
@@ -72,6 +74,7 @@ class Workload:
     validation: Dataset | None
     others: dict[str, Dataset]
     texts: list[str]
+    anchors: list[str]
     label_names: list[str] | None
     world: World | None
     benchmarks: dict[str, Benchmark]
@@ -171,7 +174,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         sets.train,
         sets.validation,
         sets.others,
-        _texts(recipe),
+        _texts(recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"),
+        _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column"),
         sets.label_names,
         world,
         benchmarks,
@@ -202,16 +206,13 @@ def _read_template(path: str) -> str:
         raise BALoraError(f"chat_template_path: {path}: cannot read this file ({error})") from error
 
 
-def _texts(recipe: Recipe) -> list[str]:
-    if recipe.perplexity_file is None:
+def _texts(file: str | None, column: str, limit: int | None, setting: str) -> list[str]:
+    if file is None:
         return []
-    rows = load_table(recipe.perplexity_file)
-    if recipe.perplexity_column not in rows.column_names:
-        raise BALoraError(
-            f"perplexity_column: {recipe.perplexity_file} has no column {recipe.perplexity_column!r}; "
-            f"there are {', '.join(rows.column_names)}"
-        )
-    return rows[recipe.perplexity_column][: recipe.max_perplexity_samples]
+    rows = load_table(file)
+    if column not in rows.column_names:
+        raise BALoraError(f"{setting}: {file} has no column {column!r}; there are {', '.join(rows.column_names)}")
+    return rows[column][:limit]
 
 
 def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:

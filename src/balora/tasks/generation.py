@@ -15,6 +15,8 @@ from balora.adapters.bias_pass import RandomState, bias_path_term
 from balora.adapters.row_inputs import guided, routed
 from balora.adapters.semantic import first_row_alone
 from balora.adapters.task_rows import TaskIds, first_task_alone
+from balora.anchors import Anchors
+from balora.anchors.term import TaughtAnchors, anchor_term, teach
 from balora.batches import pick_examples, select_examples
 from balora.errors import BALoraError
 from balora.fused import (
@@ -60,6 +62,7 @@ class BALoraModelForGeneration(BALoraModel):
 
     Attributes:
         shift: The logits at position t predict `labels[t + shift]`.
+        anchors: What `anchor_weight` holds the model to; `None` until set.
     """
 
     shift: int
@@ -68,6 +71,15 @@ class BALoraModelForGeneration(BALoraModel):
         super().__init__(*args, **kwargs)
         self._fused: bool | None = None if self.balora_config.fused_lm_head else False
         self._spectrum = HeadSpectrum(seed=self.balora_config.seed)
+        self.anchors: Anchors | None = None
+
+    def set_anchors(self, anchors: Anchors) -> None:
+        """Give the texts that `anchor_weight` holds the model to; they are not saved with it.
+
+        Args:
+            anchors: From `balora.anchors.sample_anchors` or `texts_as_anchors`.
+        """
+        self.anchors = anchors
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `BALoraModel.teacher_forward`; nothing is generated, so no cache is filled unless asked for."""
@@ -131,6 +143,7 @@ class BALoraModelForGeneration(BALoraModel):
             with head_aside(base) as received:
                 self.teacher_forward(**select_examples(batch.inputs, batch.picked))
             taught = Taught(received[0], head_of(base, pretrained=True), batch.picked, self.balora_config.sample_rate)
+        anchors = self._taught_anchors(batch, fused=True)
         before = self._random_state()
         with head_aside(base) as received:
             output = self._student(**batch.inputs)
@@ -152,7 +165,10 @@ class BALoraModelForGeneration(BALoraModel):
             # Of this micro-batch's tokens, so it weighs as the regularizers do.
             loss = loss + batch.share * router
             components["router"] = batch.share * router.detach()
-        for name, term in (self._adapter_terms() | self._bias_terms(batch, received, before)).items():
+        terms = self._adapter_terms() | self._bias_terms(batch, received, before)
+        if anchors is not None:
+            terms["anchor"] = anchor_term(self, anchors, fused=True)
+        for name, term in terms.items():
             loss = loss + batch.share * weights[name] * term
             components[name] = batch.share * term.detach()
         return BALoraOutput(loss=loss, components=components)
@@ -163,11 +179,14 @@ class BALoraModelForGeneration(BALoraModel):
             teacher_logits = self.teacher_forward(**select_examples(batch.inputs, batch.picked)).logits
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
+        anchors = self._taught_anchors(batch, fused=False)
         before = self._random_state()
         with noted_inputs(self.get_base_model().get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
         terms |= self._adapter_terms() | self._bias_terms(batch, received, before)
+        if anchors is not None:
+            terms["anchor"] = anchor_term(self, anchors, fused=False)
         own = output.loss
         router = router_loss(self.get_base_model(), output)
         if router is not None:
@@ -204,6 +223,22 @@ class BALoraModelForGeneration(BALoraModel):
         tokens = torch.full_like(batch.labels[:, 0], batch.labels.shape[1]) if mask is None else mask.sum(1)
         plain = mean_of_tokens(received[0], mask)
         return {"bias_path": bias_path_term(self, represent, batch.inputs, plain, tokens, before)}
+
+    def _taught_anchors(self, batch: _MicroBatch, *, fused: bool) -> TaughtAnchors | None:
+        """This step's anchors with the teacher's part; `None` where they are off.
+
+        Raises:
+            BALoraError: If there are none to draw from.
+        """
+        config = self.balora_config
+        if not config.anchor_weight:
+            return None
+        if self.anchors is None:
+            raise BALoraError(
+                "anchor_weight: there are no anchors; before training call model.set_anchors with what "
+                "balora.anchors.sample_anchors made of the pretrained model, or use 0"
+            )
+        return teach(self, max(1, round(config.anchor_share * len(batch.labels))), fused=fused)
 
     def _student(self, **inputs: Any) -> Any:
         """The forward of PEFT's class for the task."""

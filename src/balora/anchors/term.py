@@ -1,0 +1,81 @@
+"""What anchors add to a step: the divergence of the student from the pretrained model on a few of them.
+
+KL(teacher ‖ student) at temperature 1, the mean over their tokens. Sequences that the teacher wrote at temperature 1
+make that an estimate of the divergence between the two models' distributions over whole texts, which is 0 only where
+they are equal. The task's own batches say nothing of texts that are unlike them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from balora.fused import Taught, fused_generation_loss, head_aside, head_of
+from balora.losses import consistency_loss
+
+if TYPE_CHECKING:
+    from balora.tasks.generation import BALoraModelForGeneration
+
+ALONE = {"consistency": 1.0, "diversity": 0.0, "spectral": 0.0}
+
+
+@dataclass(frozen=True)
+class TaughtAnchors:
+    """Anchors of a step, and what the teacher says of them.
+
+    Attributes:
+        inputs: `(n, S)` each.
+        teacher: Its hidden states `(n, S, d)` as the head gets them, or its logits `(n, S, V)`.
+    """
+
+    inputs: dict[str, Tensor]
+    teacher: Tensor
+
+
+def teach(model: "BALoraModelForGeneration", count: int, *, fused: bool) -> TaughtAnchors:
+    """Draw anchors and run the teacher on them, before the student's own pass.
+
+    Args:
+        model: With anchors set.
+        count: n.
+        fused: Whether hidden states are wanted, rather than logits.
+    """
+    inputs = {name: value.to(model.device) for name, value in model.anchors.draw(count).items()}
+    if not fused:
+        return TaughtAnchors(inputs, model.teacher_forward(**inputs).logits)
+    with head_aside(model.get_base_model()) as received:
+        model.teacher_forward(**inputs)
+    return TaughtAnchors(inputs, received[0])
+
+
+def anchor_term(model: "BALoraModelForGeneration", taught: TaughtAnchors, *, fused: bool) -> Tensor:
+    """The unweighted divergence on them, scalar: one more pass of the student.
+
+    Args:
+        model: In training.
+        taught: From `teach`.
+        fused: As there.
+    """
+    inputs = {**taught.inputs, "use_cache": False}
+    mask = inputs["attention_mask"]
+    if not fused:
+        return consistency_loss(model._student(**inputs).logits, taught.teacher, temperature=1.0, mask=mask)
+    base = model.get_base_model()
+    with head_aside(base) as received:
+        model._student(**inputs)
+    everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    loss, _ = fused_generation_loss(
+        received[0],
+        head_of(base),
+        torch.full_like(mask, -100),
+        mask,
+        Taught(taught.teacher, head_of(base, pretrained=True), everyone),
+        replace(model.balora_config, temperature=1.0, consistency_direction="forward"),
+        ALONE,
+        model._spectrum,
+        shift=model.shift,
+        total_items=1,
+        share=1.0,
+    )
+    return loss

@@ -1,0 +1,23 @@
+"""A study's anchors: what the pretrained model writes, sampled once and kept, or the user's own texts."""
+
+from balora.anchors import Anchors, sample_anchors, texts_as_anchors
+from balora.files import cache_folder
+from balora.study.workload import Workload
+
+
+def anchors_of(workload: Workload) -> Anchors:
+    """The same ones for every method and seed.
+
+    Raises:
+        BALoraError: If a setting does not fit the model.
+    """
+    recipe, tokenizer = workload.recipe, workload.tokenizer
+    if workload.anchors:
+        return texts_as_anchors(workload.anchors, tokenizer, length=recipe.anchor_length)
+    return sample_anchors(
+        workload.load_model(),
+        tokenizer,
+        count=recipe.anchor_samples,
+        length=recipe.anchor_length,
+        cache_dir=cache_folder() / "anchors",
+    )
