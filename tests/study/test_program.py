@@ -17,7 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from balora.cli import main
+from balora.errors import BALoraError
 from balora.report import read_results
+from balora.study import cell
 
 WORDS = ["<unk>", "<s>", "</s>"]
 WORDS += re.findall(r"\S+", "the cat dog sat ran on a mat hill yes no who ? where and so")
@@ -212,6 +214,29 @@ def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, comman
         subprocess.run(run, check=True, capture_output=True)
         adapters[name] = (place / "adapter_model.safetensors").read_bytes()
     assert adapters["whole"] == adapters["cut"]
+
+
+@pytest.mark.parametrize(("method", "file"), [("ba-lora", "adapter_model"), ("full", "model")])
+def test_stopped_after_its_last_step_it_trains_none_more(settings, tmp_path, monkeypatch, method, file):
+    steps = {"max_steps": 3, "save_steps": 3, "logging_steps": 1}  # within an epoch, where Trainer would
+    settings |= {"method": method, "lr_scheduler_type": "constant", **steps}
+    path, kept = recipe_file(settings, tmp_path), {}
+
+    def stop(*_):
+        raise BALoraError("stopped")
+
+    for name in ("whole", "cut"):
+        arguments = ["train", path, f"--output_dir={tmp_path / name}"]
+        if name == "cut":
+            with monkeypatch.context() as patched:
+                patched.setattr(cell, "measure", stop)
+                assert main(arguments) == 2
+            assert not (tmp_path / name / "result.json").exists()
+        assert main(arguments) == 0
+        history = json.loads((tmp_path / name / "history.json").read_text())
+        kept[name] = (tmp_path / name / f"{file}.safetensors").read_bytes(), max(row["step"] for row in history)
+    assert kept["whole"] == kept["cut"]
+    assert kept["whole"][1] == 3
 
 
 def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, capsys):

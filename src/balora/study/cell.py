@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, set_seed
+from transformers import Trainer, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -101,6 +102,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> float:
     """Seconds of training, those before an interruption included."""
     clock = Path(trainer.args.output_dir) / "seconds.json"
     before = json.loads(clock.read_text()) if checkpoint is not None and clock.exists() else 0.0
+    if checkpoint is not None and _is_done(trainer, checkpoint):
+        return before
     start = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -112,6 +115,16 @@ def _train(trainer: Trainer, checkpoint: str | None) -> float:
     seconds = before + time.perf_counter() - start
     write_text(clock, json.dumps(seconds))
     return seconds
+
+
+def _is_done(trainer: Trainer, checkpoint: str) -> bool:
+    """Whether the checkpoint is training's last, which is then loaded: Trainer would train one more step from it."""
+    state = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = state
+    return True
 
 
 def _peak_memory_mb() -> float:
