@@ -68,6 +68,9 @@ class BALoraConfig(LoraConfig):
         anchor_weight: λ of self-anchors, the divergence from the pretrained model on text that it wrote itself
             (`balora.anchors`), in causal language models. In none of the papers. 0 is off.
         anchor_share: Anchors in a step for each sequence of the task's batch, rounded, at least one: what they cost.
+        counterfactual_words: What the teacher is averaged over, so that it prefers none: an attribute of
+            `balora.counterfactual.WORD_LISTS` (gender, religion, nationality) or a file of one's own word groups. Each
+            further member of a group is one more teacher pass. In none of the papers. `None` for the teacher as it is.
         consistency_weight: λ1, weight of the divergence from the pretrained model.
         diversity_weight: λ2, weight of the diversity term.
         diversity_loss: What that is: `covariance` of the class logits, or `entropy` among the top K. Generation has
@@ -135,6 +138,9 @@ class BALoraConfig(LoraConfig):
     alignment_weight: float = field(default=0.0, metadata={"help": "λ of the tasks' alignment; 0: off."})
     anchor_weight: float = field(default=0.0, metadata={"help": "λ of self-anchors; 0: off."})
     anchor_share: float = field(default=0.5, metadata={"help": "Anchors in a step for each of the task's sequences."})
+    counterfactual_words: str | None = field(
+        default=None, metadata={"help": "Words that the teacher is averaged over: gender, religion, … or a file."}
+    )
     consistency_weight: float | None = field(default=None, metadata={"help": "λ1; null: as published."})
     diversity_weight: float | None = field(default=None, metadata={"help": "λ2; null: as published."})
     diversity_loss: Literal["covariance", "entropy"] | None = field(

@@ -163,6 +163,8 @@ def check_task(config: "BALoraConfig", task_type: str) -> None:
     """
     if task_type not in PUBLISHED:
         raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+    if config.counterfactual_words is not None and task_type == TaskType.SEQ_2_SEQ_LM:
+        raise BALoraError("counterfactual_words: causal language models and classifiers alone; leave it out")
     if config.anchor_weight and task_type != TaskType.CAUSAL_LM:
         raise BALoraError("anchor_weight: causal language models alone write texts unasked; use 0")
     if task_type == TaskType.SEQ_CLS and config.task_names:

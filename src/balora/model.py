@@ -22,6 +22,8 @@ from balora.adapters.task_alignment import alignment_term
 from balora.adapters.task_rows import TaskIds
 from balora.adapters.teacher import as_teacher
 from balora.config import BALoraConfig
+from balora.counterfactual import Swaps
+from balora.errors import BALoraError
 from balora.schedule import weights_at
 
 
@@ -71,13 +73,28 @@ class BALoraModel(AdaptedModel):
 
     Attributes:
         sentences: `(B, sentence_dim)`, those of SeLoRA that its layers are set to; `None` between batches.
+        swaps: What `counterfactual_words` exchanges; `None` until set.
     """
 
     def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
         super().__init__(model, config)
         self.sentences: Tensor | None = None
+        self.swaps: Swaps | None = None
         self._progress: float | None = None
         self._warned_of_progress = False
+
+    def set_swaps(self, swaps: Swaps) -> None:
+        """Give what `counterfactual_words` averages the teacher over; it is not saved with the model.
+
+        Args:
+            swaps: `balora.counterfactual.Swaps` of those words and of the model's tokenizer.
+
+        Raises:
+            BALoraError: If the configuration names no words.
+        """
+        if self.balora_config.counterfactual_words is None:
+            raise BALoraError("counterfactual_words: none in the configuration; name there what is exchanged")
+        self.swaps = swaps
 
     def set_progress(self, progress: float) -> None:
         """Tell the schedules how much of training is done, 0 to 1. Balora's trainers do so before every step."""
@@ -183,6 +200,11 @@ class BALoraModel(AdaptedModel):
 
     def _weights_in_training(self) -> dict[str, float]:
         config = self.balora_config
+        if config.counterfactual_words is not None and self.swaps is None:
+            raise BALoraError(
+                "counterfactual_words: the words are not known as tokens yet; call model.set_swaps(Swaps("
+                f"read_word_groups({config.counterfactual_words!r}), tokenizer)) of balora.counterfactual"
+            )
         schedules = {config.consistency_schedule, config.diversity_schedule, config.spectral_schedule}
         if self._progress is None and schedules != {"constant"} and not self._warned_of_progress:
             self._warned_of_progress = True

@@ -125,6 +125,8 @@ class Recipe:
         anchor_length: Their length in tokens.
         anchor_file: Texts of your own in their place, as in perplexity_file.
         anchor_column: Its column.
+        counterfactual_words: Words that the teacher is averaged over, so that it prefers none of a group: gender,
+            religion, nationality, or a file with groups of your own, one a line (`he, she`).
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -259,6 +261,7 @@ class Recipe:
     anchor_length: int = 128
     anchor_file: str | None = None
     anchor_column: str = "text"
+    counterfactual_words: str | None = None
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None

@@ -217,13 +217,14 @@ def test_a_model_tuned_on_something_else_stays_nearer_to_what_it_wrote():
 
 
 @pytest.mark.slow
-def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, monkeypatch):
+def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, monkeypatch, capsys):
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     settings = {
         "output_dir": str(tmp_path / "out"),
-        "methods": ["lora", "anchored", "own texts"],
+        "methods": ["lora", "anchored", "without skew", "own texts"],
         "method_settings": {
             "anchored": {"method": "lora+reg", "consistency_weight": 0, "anchor_weight": 1.0},
+            "without skew": {"method": "ba-lora", "anchor_weight": 1.0, "counterfactual_words": "gender"},
             "own texts": {
                 "method": "lora+reg",
                 "consistency_weight": 0,
@@ -254,6 +255,13 @@ def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, mo
     assert main(["compare", str(tmp_path / "recipe.yaml")]) == 0
     runs = {run.method: run.metrics for run in read_results(tmp_path / "out/results.json")}
     assert len(list((tmp_path / "cache" / "anchors").iterdir())) == 1
+    saved = json.loads((tmp_path / "out/runs/without skew-seed1/balora_config.json").read_text())
+    assert (saved["anchor_weight"], saved["counterfactual_words"]) == (1.0, "gender")
+    settings["method_settings"]["without skew"]["counterfactual_words"] = "sex"
+    settings["output_dir"] = str(tmp_path / "other")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["compare", str(tmp_path / "recipe.yaml")]) == 2
+    assert "sex: neither a list of ours (gender, religion, nationality)" in capsys.readouterr().err
     for name in ("anchored", "own texts"):
         assert runs[name]["perplexity"] < runs["lora"]["perplexity"]
         history = json.loads((tmp_path / f"out/runs/{name}-seed1/history.json").read_text())

@@ -26,11 +26,11 @@ class TaughtAnchors:
 
     Attributes:
         inputs: `(n, S)` each.
-        teacher: Its hidden states `(n, S, d)` as the head gets them, or its logits `(n, S, V)`.
+        teacher: Its hidden states, or its logits `(n, S, V)`.
     """
 
     inputs: dict[str, Tensor]
-    teacher: Tensor
+    teacher: Taught | Tensor
 
 
 def teach(model: "BALoraModelForGeneration", count: int, *, fused: bool) -> TaughtAnchors:
@@ -42,11 +42,9 @@ def teach(model: "BALoraModelForGeneration", count: int, *, fused: bool) -> Taug
         fused: Whether hidden states are wanted, rather than logits.
     """
     inputs = {name: value.to(model.device) for name, value in model.anchors.draw(count).items()}
-    if not fused:
-        return TaughtAnchors(inputs, model.teacher_forward(**inputs).logits)
-    with head_aside(model.get_base_model()) as received:
-        model.teacher_forward(**inputs)
-    return TaughtAnchors(inputs, received[0])
+    everyone = torch.ones(count, dtype=torch.bool, device=model.device)
+    teacher = model._taught(inputs, everyone, 1.0) if fused else model._teacher_logits(inputs, 1.0)
+    return TaughtAnchors(inputs, teacher)
 
 
 def anchor_term(model: "BALoraModelForGeneration", taught: TaughtAnchors, *, fused: bool) -> Tensor:
@@ -64,13 +62,12 @@ def anchor_term(model: "BALoraModelForGeneration", taught: TaughtAnchors, *, fus
     base = model.get_base_model()
     with head_aside(base) as received:
         model._student(**inputs)
-    everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     loss, _ = fused_generation_loss(
         received[0],
         head_of(base),
         torch.full_like(mask, -100),
         mask,
-        Taught(taught.teacher, head_of(base, pretrained=True), everyone),
+        taught.teacher,
         replace(model.balora_config, temperature=1.0, consistency_direction="forward"),
         ALONE,
         model._spectrum,

@@ -1,10 +1,10 @@
-"""Counterfactual swaps: the same tokens about somebody else, and which position of theirs stands for which.
+"""A teacher without the skew: what the pretrained model says on average over whom a text is about.
 
-    swaps = Swaps(read_word_groups("gender"), tokenizer)
-    other = swaps.swapped(ids, 1)        # "he is" → "she is", as tokens
-    swaps.partners(1)                    # the vocabulary, each word at its partner's place
+    model = get_balora_model(model, BALoraConfig(counterfactual_words="gender"))
+    model.set_swaps(Swaps(read_word_groups("gender"), tokenizer))
 
-`words` has the lists, `swaps` what is done with them.
+`words` has the lists, `swaps` exchanges what is in them within tokens, `teacher` averages the pretrained model over
+the exchanges, so that a student who agrees with it has not its preference.
 """
 
 from balora.counterfactual.swaps import Swapped, Swaps

@@ -27,11 +27,13 @@ class Swapped:
         ids: Its S' tokens.
         places: For each of the S tokens of the text as it was, the place here at which the same has been read, up to
             the exchange; −1 within a word of several tokens, where nothing corresponds.
+        origins: For each token here the place of the one that it came from, of a word its first.
         words: How many were exchanged.
     """
 
     ids: list[int]
     places: list[int]
+    origins: list[int]
     words: int
 
 
@@ -89,20 +91,24 @@ class Swaps:
         ids = list(ids)
         out: list[int] = []
         places: list[int] = []
+        origins: list[int] = []
         words = position = 0
         while position < len(ids):
             form = self._word_at(ids, position)
             if form is None:
                 out.append(ids[position])
+                origins.append(position)
                 places.append(len(out) - 1)
                 position += 1
                 continue
             forms, place = self._members[form]
-            out += forms[(place + steps) % self.size]
+            other = forms[(place + steps) % self.size]
+            out += other
+            origins += [position] * len(other)
             places += [-1] * (len(form) - 1) + [len(out) - 1]
             position += len(form)
             words += 1
-        return Swapped(out, places, words)
+        return Swapped(out, places, origins, words)
 
     def _word_at(self, ids: list[int], position: int) -> tuple[int, ...] | None:
         """The longest word of a group that begins here and stands alone."""

@@ -5,12 +5,15 @@ three products with the head where autograd needs eight, and one or two chunks o
 ones.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from balora.counterfactual.teacher import Others, mixed_logits
 from balora.fused.head import Head
 from balora.fused.rows import RowObjective, RowWeights, differentiate_rows
 
@@ -26,6 +29,7 @@ def head_loss(
     teacher_head: Head | None,
     weights: RowWeights,
     objective: RowObjective,
+    others: Others | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
 
@@ -36,12 +40,15 @@ def head_loss(
         teacher_head: The teacher's, the same as the student's unless that one is trained.
         weights: Of the M rows.
         objective: What to compute; the softcap is the head's.
+        others: Of a counterfactual teacher, of the first M_P rows; its head has no softcap.
 
     Returns:
         The loss, and the terms' unweighted values `(3, M)`: task, consistency, entropy, without gradient.
     """
     teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
-    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective)
+    if others is not None and teacher_head.scale != 1:
+        others = replace(others, hidden=[hidden * teacher_head.scale for hidden in others.hidden])
+    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others)
 
 
 def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -64,6 +71,7 @@ class _HeadLoss(torch.autograd.Function):
         teacher_bias: Tensor | None,
         weights: RowWeights,
         objective: RowObjective,
+        others: Others | None,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -91,6 +99,11 @@ class _HeadLoss(torch.autograd.Function):
             z_teacher = None
             if start < taught:
                 z_teacher = _project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
+                if others is not None:
+                    said = others.rows(chunk)
+                    logits = [F.linear(other.to(dtype), w_teacher, teacher_bias).to(wide) for other in said.hidden]
+                    how = said.partners, said.valid, objective.temperature
+                    z_teacher.copy_(mixed_logits(z_teacher.to(wide), logits, *how))
             values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)
             d_hidden[chunk] = z @ w
             if d_weight is not None:
@@ -108,7 +121,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scale = d_loss * ctx.unit
         gradients = [None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors]
-        return (*gradients, None, None, None, None, None)
+        return (*gradients, None, None, None, None, None, None)
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from balora.config import BALoraConfig
+from balora.counterfactual.teacher import Others
 from balora.fused.chunks import head_loss
 from balora.fused.head import Head
 from balora.fused.rows import RowObjective, RowWeights
@@ -21,12 +22,14 @@ class Taught:
         head: The teacher's.
         picked: `(B,)`, true for those n sequences.
         rate: Chance of a sequence to be among them; its divergence counts 1/rate times.
+        others: Of a counterfactual teacher, what it says of the same sequences about others; `None` for the plain one.
     """
 
     hidden: Tensor
     head: Head
     picked: Tensor
     rate: float = 1.0
+    others: Others | None = None
 
 
 def fused_generation_loss(
@@ -72,7 +75,11 @@ def fused_generation_loss(
     rows = torch.cat([shown.flatten().nonzero()[:, 0], (wanted & ~shown.flatten()).nonzero()[:, 0]])
     counted = mask.flatten()[rows]
     flat = hidden.flatten(0, 1)  # (B·S, d)
-    teacher_hidden = None if taught is None else taught.hidden[mask[taught.picked]]
+    teacher_hidden = others = None
+    if taught is not None:
+        seen = mask[taught.picked]  # (n, S)
+        teacher_hidden = taught.hidden[seen]
+        others = None if taught.others is None else taught.others.rows(seen)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     per_token = share / tokens.to(wide)  # of each regularizer
     rate = 1.0 if taught is None else taught.rate
@@ -89,7 +96,7 @@ def fused_generation_loss(
         softcap=head.softcap,
     )
     loss, (task, consistency, entropy) = head_loss(
-        flat[rows], head, teacher_hidden, None if taught is None else taught.head, row_weights, objective
+        flat[rows], head, teacher_hidden, None if taught is None else taught.head, row_weights, objective, others
     )
     components = {"task": task.sum() / total_items}
     if weights["consistency"]:

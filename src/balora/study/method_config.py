@@ -13,7 +13,8 @@ from balora.recipe import Recipe
 #: What recipes and `LoraConfig` call alike.
 SAME_NAMES = ("r", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
 TERMS = ("consistency", "diversity", "spectral", "bias_path", "anchor")
-NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0)
+#: What a method without regularizers has of them.
+NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0) | {"counterfactual_words": None}
 
 
 def adapter_settings(recipe: Recipe) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
 from balora.config import FROM_DATA, SELORA, BALoraConfig
+from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import BALoraError
 from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
@@ -65,6 +66,8 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
         model = get_balora_model(base, config, batches)
     if config.anchor_weight:
         model.set_anchors(anchors_of(workload))
+    if config.counterfactual_words is not None:
+        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), workload.tokenizer))
     return model
 
 
@@ -108,6 +111,8 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
         make_prompt_tuning(model, num_virtual_tokens=recipe.num_virtual_tokens)
     else:
         loading_settings(recipe)
+        if recipe.counterfactual_words is not None:
+            read_word_groups(recipe.counterfactual_words)
         config = balora_config(recipe, recipe.seed, sentence_dim=1)  # here any will do
         config.resolve(task_of(model))
         check_targets(model, config.lora_config())

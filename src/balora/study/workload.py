@@ -42,6 +42,7 @@ PATHS = (
     "mismatched_file",
     "perplexity_file",
     "anchor_file",
+    "counterfactual_words",
     "chat_template_path",
     "sentence_encoder",
 )

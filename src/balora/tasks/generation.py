@@ -18,6 +18,8 @@ from balora.adapters.task_rows import TaskIds, first_task_alone
 from balora.anchors import Anchors
 from balora.anchors.term import TaughtAnchors, anchor_term, teach
 from balora.batches import pick_examples, select_examples
+from balora.counterfactual import Swaps
+from balora.counterfactual.teacher import aligned, mixed_logits, others_of
 from balora.errors import BALoraError
 from balora.fused import (
     HeadSpectrum,
@@ -140,9 +142,8 @@ class BALoraModelForGeneration(BALoraModel):
         base = self.get_base_model()
         taught = None
         if batch.picked.any():
-            with head_aside(base) as received:
-                self.teacher_forward(**select_examples(batch.inputs, batch.picked))
-            taught = Taught(received[0], head_of(base, pretrained=True), batch.picked, self.balora_config.sample_rate)
+            seen = select_examples(batch.inputs, batch.picked)
+            taught = self._taught(seen, batch.picked, self.balora_config.sample_rate)
         anchors = self._taught_anchors(batch, fused=True)
         before = self._random_state()
         with head_aside(base) as received:
@@ -176,7 +177,8 @@ class BALoraModelForGeneration(BALoraModel):
     def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         teacher_logits = None
         if batch.picked.any():
-            teacher_logits = self.teacher_forward(**select_examples(batch.inputs, batch.picked)).logits
+            seen = select_examples(batch.inputs, batch.picked)
+            teacher_logits = self._teacher_logits(seen, self.balora_config.temperature)
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
         anchors = self._taught_anchors(batch, fused=False)
@@ -223,6 +225,39 @@ class BALoraModelForGeneration(BALoraModel):
         tokens = torch.full_like(batch.labels[:, 0], batch.labels.shape[1]) if mask is None else mask.sum(1)
         plain = mean_of_tokens(received[0], mask)
         return {"bias_path": bias_path_term(self, represent, batch.inputs, plain, tokens, before)}
+
+    def set_swaps(self, swaps: Swaps) -> None:
+        """As `BALoraModel.set_swaps`."""
+        super().set_swaps(swaps)
+        head = head_of(self.get_base_model(), pretrained=True)
+        if self._fused is not False and head is not None and head.softcap is not None:
+            self._fused = False
+            warnings.warn(
+                f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
+                "memory: an average of capped logits is not one of capped logits"
+            )
+
+    def _taught(self, inputs: dict[str, Any], picked: Tensor, rate: float) -> Taught:
+        """The teacher's hidden states for these sequences, and with swaps those for the same about others."""
+        base, about = self.get_base_model(), [] if self.swaps is None else others_of(self.swaps, inputs)
+        hidden = []
+        for given in (inputs, *(other.inputs for other in about)):
+            with head_aside(base) as received:
+                self.teacher_forward(**given)
+            hidden.append(received[0])
+        others = aligned(about, hidden[1:]) if about else None
+        return Taught(hidden[0], head_of(base, pretrained=True), picked, rate, others)
+
+    def _teacher_logits(self, inputs: dict[str, Any], temperature: float) -> Tensor:
+        """The teacher's logits `(n, S, V)`, with swaps those whose softmax at the temperature is the average."""
+        logits = self.teacher_forward(**inputs).logits
+        if self.swaps is None:
+            return logits
+        about = others_of(self.swaps, inputs)
+        said = aligned(about, [self.teacher_forward(**other.inputs).logits for other in about])
+        flat = [other.flatten(0, 1) for other in said.hidden]
+        mixed = mixed_logits(logits.flatten(0, 1), flat, said.partners, said.valid.flatten(), temperature)
+        return mixed.view_as(logits)
 
     def _taught_anchors(self, batch: _MicroBatch, *, fused: bool) -> TaughtAnchors | None:
         """This step's anchors with the teacher's part; `None` where they are off.

@@ -9,6 +9,7 @@ from peft import PeftModelForSequenceClassification
 from torch import Tensor, nn
 
 from balora.adapters.bias_pass import RandomState, bias_path_term
+from balora.counterfactual.teacher import others_of
 from balora.errors import BALoraError
 from balora.hooks import noted_inputs
 from balora.losses.bias import mean_of_tokens
@@ -45,6 +46,15 @@ class BALoraModelForSequenceClassification(BALoraModel, PeftModelForSequenceClas
         self.teacher_cache = TeacherCache(limit, directory, writer) if limit else None
 
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
+        """`(N, D)`; with swaps those whose softmax at the consistency term's temperature is the average."""
+        about = [] if self.swaps is None else [other.inputs for other in others_of(self.swaps, inputs)]
+        logits = torch.stack([self._plain_teacher_logits(given) for given in (inputs, *about)])  # (1 + m, N, D)
+        if logits.shape[-1] == 1 or not about:
+            return logits.mean(0)
+        temperature = self.balora_config.temperature
+        return temperature * (logits / temperature).softmax(-1).mean(0).log()
+
+    def _plain_teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
         if self.teacher_cache is None:
             return self.teacher_forward(**inputs).logits
         return self.teacher_cache.teacher_logits(self, inputs)
