@@ -200,6 +200,20 @@ def without_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in inputs.items() if key != "labels"}
 
 
+def off_its_start(model: torch.nn.Module, dropout: float = 0.0) -> torch.nn.Module:
+    """In training, its adapter moved off its start, the same for every model of the same settings; b stays."""
+    generator = torch.Generator().manual_seed(5)
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad and "bias_path" not in key:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += 0.1 * noise.to(parameter)
+    for module in model.modules():
+        for rate in ("p", "dropout"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, dropout)
+    return model.train()
+
+
 def train_steps(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int = 3, lr: float = 1e-2) -> None:
     """A hand-written loop; leaves the model in evaluation mode."""
     model.train()

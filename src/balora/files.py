@@ -1,11 +1,16 @@
 """Where what is made once is kept, and how it is written: whole or not at all."""
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from balora.errors import BALoraError
 
@@ -18,6 +23,24 @@ def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file all at once, so that a process that reads meanwhile sees it before or after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        pass
+    save_file(tensors, file.name)
+    os.replace(file.name, path)
+
+
+def digest_of(module: nn.Module, *settings: Any) -> str:
+    """Hex digits that name a module's weights, every one of them, and settings of JSON types."""
+    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def write_whole(directory: Path, write: Callable[[Path], None]) -> None:

@@ -9,7 +9,7 @@ import transformers as hf
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import inputs_for, make, without_labels, word_tokenizer
+from tiny_models import inputs_for, make, off_its_start, without_labels, word_tokenizer
 from torch import Tensor
 from trl import SFTConfig
 
@@ -35,20 +35,7 @@ def settings_of(**settings) -> BALoraConfig:
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, **settings) -> BALoraModel:
     """Each task's adapter off its start, and from the others, the same for every model of these settings."""
     torch.manual_seed(0)
-    model, generator = (
-        get_balora_model(make(name).to(dtype), settings_of(**settings)),
-        torch.Generator().manual_seed(5),
-    )
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad and "bias_path" not in key:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
-                parameter
-            )
-    for module in model.modules():
-        for rate in ("p", "dropout"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, 0.0)
-    return model.train()
+    return off_its_start(get_balora_model(make(name).to(dtype), settings_of(**settings)))
 
 
 def gradients(model: BALoraModel) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import transformers as hf
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import CLASSIFIERS, SEQ2SEQ, inputs_for, make, without_labels
+from tiny_models import CLASSIFIERS, SEQ2SEQ, inputs_for, make, off_its_start, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
@@ -31,17 +31,7 @@ def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, dropout: fl
     torch.manual_seed(0)
     fixed = {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "bias_path_weight": 0.5}
     model = get_balora_model(make(name).to(dtype), BALoraConfig(**{**fixed, **OFF, **settings}))
-    generator = torch.Generator().manual_seed(5)
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_bias_path" not in key:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
-                parameter
-            )
-    for module in model.modules():
-        for rate in ("p", "dropout"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, dropout)
-    return model.train()
+    return off_its_start(model, dropout)
 
 
 def gradients(model: BALoraModel) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 import yaml
-from tiny_models import inputs_for, make, word_tokenizer
+from tiny_models import inputs_for, make, off_its_start, word_tokenizer
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
@@ -103,16 +103,8 @@ def adapted(name: str, **settings) -> BALoraModel:
     torch.manual_seed(0)
     fixed = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "anchor_weight": 0.7}
     model = get_balora_model(make(name).double(), BALoraConfig(**{**fixed, **OFF, **settings}))
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.data += 0.1 * noise.to(parameter)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     model.set_anchors(anchors_for(name))
-    return model.train()
+    return off_its_start(model)
 
 
 def anchors_for(name: str) -> Anchors:

@@ -1,20 +1,18 @@
 """Sequences to hold a model to: sampled from the model itself before it is trained, or texts of one's own."""
 
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data.lengths import check_max_length, context_length
 from balora.errors import BALoraError
+from balora.files import digest_of, write_tensors
 from balora.modes import evaluation_mode
 
 
@@ -78,7 +76,7 @@ def sample_anchors(
     starts = _starts(tokenizer, prompts, length)
     path = None
     if cache_dir is not None:
-        path = Path(cache_dir) / f"{_fingerprint(model, [starts, count, length, seed, batch_size])}.safetensors"
+        path = Path(cache_dir) / f"{digest_of(model, starts, count, length, seed, batch_size)}.safetensors"
         if path.is_file():
             return Anchors(**load_file(path))
     rows: list[list[int]] = []
@@ -93,7 +91,7 @@ def sample_anchors(
             rows += _written(model, tokenizer, alike, length - size)
     anchors = _padded(rows)
     if path is not None:
-        _write(path, anchors)
+        write_tensors(path, vars(anchors))
     return anchors
 
 
@@ -177,19 +175,3 @@ def _padded(rows: list[list[int]]) -> Anchors:
 def _devices(model: PreTrainedModel) -> list[torch.device]:
     device = next(model.parameters()).device
     return [device] if device.type == "cuda" else []
-
-
-def _fingerprint(model: PreTrainedModel, settings: list) -> str:
-    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _write(path: Path, anchors: Anchors) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        pass
-    save_file(vars(anchors), file.name)
-    os.replace(file.name, path)

@@ -8,7 +8,6 @@ the model's forward from what it reads: a causal language model reads its answer
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from balora.data.expand import expand_path
 from balora.errors import BALoraError
+from balora.files import digest_of, write_tensors
 from balora.modes import evaluation_mode
 
 COLUMN = "sentence_embeds"
@@ -73,13 +73,9 @@ class SentenceEncoder:
 
     def fingerprint(self) -> str:
         """Of the weights and of how texts become vectors; another encoder has another."""
-        digest = hashlib.blake2b(f"{self.pooling} {self.max_length}".encode(), digest_size=KEY_BYTES)
-        for text in ("", "Sentence vectors, of 2 tokenizers?"):
-            digest.update(json.dumps(self.tokenizer(text, verbose=False)["input_ids"]).encode())
-        for name, tensor in self.module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        texts = ("", "Sentence vectors, of 2 tokenizers?")
+        ids = [self.tokenizer(text, verbose=False)["input_ids"] for text in texts]
+        return digest_of(self.module, self.pooling, self.max_length, ids)
 
 
 def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
@@ -202,10 +198,5 @@ def _read(path: Path) -> dict[bytes, Tensor]:
 
 
 def _write(path: Path, known: dict[bytes, Tensor]) -> None:
-    """All at once, so that a process that reads at the same time sees the file before or after."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        pass
     keys = torch.tensor([list(key) for key in known], dtype=torch.uint8)  # (N, KEY_BYTES)
-    save_file({"keys": keys, "vectors": torch.stack(list(known.values()))}, file.name)
-    os.replace(file.name, path)
+    write_tensors(path, {"keys": keys, "vectors": torch.stack(list(known.values()))})
