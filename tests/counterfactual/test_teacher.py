@@ -100,6 +100,18 @@ def test_consistency_is_with_the_average_over_exchanges(name, groups, fused, dir
             torch.testing.assert_close(found[key], expected, rtol=1e-3, atol=1e-5 * expected.abs().max(), msg=key)
 
 
+@pytest.mark.parametrize("name", ["llama", "llama-bias"])
+def test_in_bfloat16_it_is_near_what_single_precision_gives(name):
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = adapted("llama").float()
+        if name == "llama-bias":
+            model.get_base_model().lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, 97), requires_grad=False)
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            found[dtype] = model(**words("llama")).components["consistency"]
+    torch.testing.assert_close(found[torch.bfloat16].float(), found[torch.float32].float(), rtol=0.1, atol=1e-3)
+
+
 def test_anchors_have_the_same_teacher():
     model = adapted("llama", consistency_weight=0.0, anchor_weight=0.7, anchor_share=1.0)
     given = words("llama")

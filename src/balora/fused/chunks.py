@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from balora.counterfactual.teacher import Others, mixed_logits
@@ -101,10 +100,16 @@ class _HeadLoss(torch.autograd.Function):
                 z_teacher = _project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
                 if others is not None:
                     said = others.rows(chunk)
-                    logits = [F.linear(other.to(dtype), w_teacher, teacher_bias).to(wide) for other in said.hidden]
+                    logits = [
+                        _project(other.to(dtype), w_teacher, teacher_bias, torch.empty_like(z_teacher)).to(wide)
+                        for other in said.hidden
+                    ]
                     how = said.partners, said.valid, objective.temperature
-                    z_teacher.copy_(mixed_logits(z_teacher.to(wide), logits, *how))
-            values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)
+                    # In full width: logarithms of small probabilities are long, and half precision rounds them much.
+                    z_teacher = mixed_logits(z_teacher.to(wide), logits, *how)
+            # What is to be in half precision is so by now; autocast would take sums over a row to it too.
+            with torch.autocast(device, enabled=False):
+                values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)
             d_hidden[chunk] = z @ w
             if d_weight is not None:
                 d_weight += z.T @ h

@@ -70,7 +70,7 @@ def differentiate_rows(
 
     Args:
         logits: `(M, V)`, before any softcap; overwritten.
-        teacher_logits: `(M, V)` alike, overwritten with rubbish; `None` for rows without a teacher.
+        teacher_logits: `(M, V)` alike or wider, overwritten with rubbish; `None` for rows without a teacher.
         weights: Of these rows.
         objective: What to compute.
 
