@@ -312,3 +312,14 @@ def test_a_real_encoder_on_real_rows(data_dir):
     logits, teacher = model(**without_labels(batch)).logits, model.teacher_forward(**batch).logits
     weighted = found.weights["consistency"] * consistency_loss(logits, teacher, temperature=2.0)
     assert norm_of(model, weighted) == pytest.approx(FRACTIONS["consistency"] * found.norms["task"], rel=1e-3)
+
+
+def test_what_is_not_calibrated_has_no_part_in_it():
+    inputs = inputs_for("llama")
+    norms = []
+    for settings in ({}, {"anchor_weight": 3.0, "bias_path_weight": 3.0}):
+        model = trained(make("llama"), inputs)
+        if settings:  # without anchors, and b: to compute either would be an error
+            vars(model.balora_config).update(settings)
+        norms.append(gradient_norms(model, [inputs]))
+    assert norms[0] == norms[1]

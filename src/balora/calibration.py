@@ -20,6 +20,8 @@ from balora.model import BALoraModel
 from balora.modes import evaluation_mode
 
 TERMS = ("consistency", "diversity", "spectral")
+#: Weights of what is not calibrated, off while anything is.
+UNMEASURED = dict.fromkeys(("semantic_weight", "bias_path_weight", "alignment_weight", "anchor_weight"), 0.0)
 
 #: Norm of each term's weighted gradient, as a share of the task's. The paper sets fractions without printing them.
 #: These stand as 5 : 1 : 1, as its weights do for both tasks, and are small: pulling all one way and doubled by the
@@ -172,8 +174,7 @@ def _weighing_only(model: BALoraModel, term: str | None) -> Iterator[None]:
     weights = {f"{name}_weight": float(name == term) for name in TERMS}
     constant = {f"{name}_schedule": "constant" for name in TERMS}
     training = model.training
-    others = {"semantic_weight": 0.0, "bias_path_weight": 0.0, "alignment_weight": 0.0}
-    model.balora_config = replace(config, **weights, **constant, **others, sample_rate=1.0)
+    model.balora_config = replace(config, **weights, **constant, **UNMEASURED, sample_rate=1.0)
     try:
         with evaluation_mode(model):
             model.training = True  # of this module alone: it asks for the objective

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from balora.calibration import FACTORS, FRACTIONS, Calibration, calibrate
+from balora.calibration import FACTORS, FRACTIONS, TERMS, UNMEASURED, Calibration, calibrate
 from balora.errors import BALoraError
 from balora.methods import RUN_METHODS
 from balora.recipe import Recipe
@@ -95,7 +95,8 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
     trainer = build_trainer(workload, model, recipe.seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     regularized = model.balora_config
-    model.balora_config = replace(regularized, consistency_weight=0.0, diversity_weight=0.0, spectral_weight=0.0)
+    alone = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0)
+    model.balora_config = replace(regularized, **alone, **UNMEASURED)
     trainer.train()
     model.balora_config = regularized
     batches = islice(trainer.get_train_dataloader(), settings.calibration_batches)

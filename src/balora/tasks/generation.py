@@ -179,9 +179,9 @@ class BALoraModelForGeneration(BALoraModel):
         if batch.picked.any():
             seen = select_examples(batch.inputs, batch.picked)
             teacher_logits = self._teacher_logits(seen, self.balora_config.temperature)
+        anchors = self._taught_anchors(batch, fused=False)
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
-        anchors = self._taught_anchors(batch, fused=False)
         before = self._random_state()
         with noted_inputs(self.get_base_model().get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)
