@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data.lengths import check_max_length, context_length
@@ -166,10 +167,9 @@ def _written(
 
 
 def _padded(rows: list[list[int]]) -> Anchors:
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])  # (N, S)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return Anchors(ids, mask)
+    ids = [torch.tensor(row) for row in rows]
+    padded = (pad_sequence(own, batch_first=True) for own in (ids, [torch.ones_like(row) for row in ids]))
+    return Anchors(*padded)  # (N, S) each
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:

@@ -7,7 +7,6 @@ of tokens than its partner shifts what follows, which `Swapped.places` says.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -54,8 +53,9 @@ class Swaps:
         self.size = len(groups[0])
         self._vocabulary = len(tokenizer)
         self._pieces = tokenizer.convert_ids_to_tokens(list(range(self._vocabulary)))
-        self._special = frozenset(tokenizer.all_special_ids)
         self._spaced = next((mark for mark in ("▁", "Ġ") if any(mark in piece for piece in self._pieces if piece)), "")
+        special = frozenset(tokenizer.all_special_ids)
+        self._texts = ["" if i in special else self._plain(piece or "") for i, piece in enumerate(self._pieces)]
         self._members: dict[tuple[int, ...], tuple[list[tuple[int, ...]], int]] = {}
         self.left_alone: list[str] = []
         for words in groups:
@@ -69,12 +69,16 @@ class Swaps:
                     for place, form in enumerate(forms):
                         self._members.setdefault(form, (forms, place))
         self._longest = max(map(len, self._members), default=0)
+        self._partners = [self._exchanged(steps) for steps in range(self.size)]
 
     def partners(self, steps: int) -> Tensor:
         """For each token of the vocabulary the one that stands for the member so many steps on, `(V,)`.
 
         A permutation; tokens that are no word of a group, or of one with a member of several tokens, stay.
         """
+        return self._partners[steps]
+
+    def _exchanged(self, steps: int) -> Tensor:
         found = torch.arange(self._vocabulary)
         for form, (forms, place) in self._members.items():
             if all(len(other) == 1 for other in forms):
@@ -121,7 +125,7 @@ class Swaps:
         return None
 
     def _goes_on(self, ids: list[int], position: int) -> bool:
-        return position < len(ids) and not self._begins(ids[position]) and self._text(ids[position])[:1].isalnum()
+        return position < len(ids) and not self._begins(ids[position]) and self._texts[ids[position]][:1].isalnum()
 
     def _begins(self, token: int) -> bool:
         """Whether a word begins with this token by the tokenizer's own mark."""
@@ -129,13 +133,9 @@ class Swaps:
         return piece.startswith(self._spaced) if self._spaced else not piece.startswith("##")
 
     def _ends_in_letter(self, token: int) -> bool:
-        return self._text(token)[-1:].isalnum()
+        return self._texts[token][-1:].isalnum()
 
-    @cache  # noqa: B019 (lives as long as the tokenizer it is of)
-    def _text(self, token: int) -> str:
-        if token in self._special:
-            return ""
-        piece = self._pieces[token] or ""
+    def _plain(self, piece: str) -> str:
         return piece.replace(self._spaced, " ") if self._spaced else piece.removeprefix("##")
 
     def _written(self, start: str, word: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from balora.counterfactual.swaps import Swaps
 from balora.errors import BALoraError
@@ -79,15 +80,12 @@ def others_of(swaps: Swaps, inputs: dict[str, Any]) -> list[Other]:
             positions = kept.nonzero()[:, 0]  # of the text's tokens in the row
             places[row, positions] = torch.tensor(swapped.places, dtype=torch.long)
             rows.append(swapped.ids)
-            origins.append(positions[torch.tensor(swapped.origins, dtype=torch.long)])
-        width = max(map(len, rows))
-        moved = {name: value.new_zeros(len(ids), width) for name, value in along.items()}
-        moved["attention_mask"] = mask.new_zeros(len(ids), width)
-        for row, (text, origin) in enumerate(zip(rows, origins, strict=True)):
-            for name, value in along.items():
-                moved[name][row, : len(text)] = value[row, origin.to(value.device)]
-            moved["input_ids"][row, : len(text)] = torch.tensor(text, device=ids.device)
-            moved["attention_mask"][row, : len(text)] = 1
+            origins.append(positions[torch.tensor(swapped.origins, dtype=torch.long)].to(ids.device))
+        moved = {
+            name: pad_sequence([value[row, origin] for row, origin in enumerate(origins)], batch_first=True)
+            for name, value in {**along, "attention_mask": mask}.items()
+        }
+        moved["input_ids"] = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(ids)
         rest = {name: value for name, value in inputs.items() if name not in moved}
         found.append(Other({**rest, **moved}, places.to(ids.device), swaps.partners(steps).to(ids.device)))
     return found

@@ -56,6 +56,9 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
         return make_prompt_tuning(workload.load_model(), num_virtual_tokens=recipe.num_virtual_tokens)
     if recipe.method in RIVALS:
         return _rival(workload.load_model(), recipe)
+    # Before the base is loaded, so that there are never two of them.
+    anchored = RUN_METHODS[recipe.method].regularized and recipe.anchor_weight
+    anchors = anchors_of(workload) if anchored else None
     base = workload.load_model(**loading_settings(recipe))
     gated = RUN_METHODS[recipe.method].start == SELORA
     config = balora_config(recipe, seed, sentence_dim(workload, base) if gated else None)
@@ -64,8 +67,8 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     else:
         batches = first_batches(workload, seed) if config.method in FROM_DATA else None
         model = get_balora_model(base, config, batches)
-    if config.anchor_weight:
-        model.set_anchors(anchors_of(workload))
+    if anchors is not None:
+        model.set_anchors(anchors)
     if config.counterfactual_words is not None:
         model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), workload.tokenizer))
     return model

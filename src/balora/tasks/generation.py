@@ -232,10 +232,7 @@ class BALoraModelForGeneration(BALoraModel):
         head = head_of(self.get_base_model(), pretrained=True)
         if self._fused is not False and head is not None and head.softcap is not None:
             self._fused = False
-            warnings.warn(
-                f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
-                "memory: an average of capped logits is not one of capped logits"
-            )
+            self._warn_of_whole_logits("an average of capped logits is not one of capped logits")
 
     def _taught(self, inputs: dict[str, Any], picked: Tensor, rate: float) -> Taught:
         """The teacher's hidden states for these sequences, and with swaps those for the same about others."""
@@ -287,8 +284,11 @@ class BALoraModelForGeneration(BALoraModel):
         with first_row_alone(self), first_task_alone(self.task_rows):
             reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
         if reason is not None:
-            warnings.warn(
-                f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
-                f"memory: {reason}"
-            )
+            self._warn_of_whole_logits(reason)
         return reason is None
+
+    def _warn_of_whole_logits(self, reason: str) -> None:
+        warnings.warn(
+            f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
+            f"memory: {reason}"
+        )
