@@ -78,6 +78,14 @@ class Swaps:
         """
         return self._partners[steps]
 
+    def members(self) -> Tensor:
+        """For each token of the vocabulary its word's place in its group, `(V,)`; −1 for those that never move."""
+        found = torch.full((self._vocabulary,), -1)
+        for form, (forms, place) in self._members.items():
+            if all(len(other) == 1 for other in forms):
+                found[form[0]] = place
+        return found
+
     def _exchanged(self, steps: int) -> Tensor:
         found = torch.arange(self._vocabulary)
         for form, (forms, place) in self._members.items():

@@ -97,6 +97,40 @@ GLOSSARY: dict[str, Metric] = {
         "How much the classifier's probabilities change when a case of HateCheck is about another group instead: 0 is "
         "not at all, 1 is completely.",
     ),
+    "counterfactual_divergence": Metric(
+        "lower",
+        "How far apart, in nats, a model's predictions are for the same text about different people: 0 is not at all.",
+    ),
+    "counterfactual_lean": Metric(
+        "lower",
+        "How far the next word after a prompt that names nobody leans to one group (the nurse said that he, or she): "
+        "0 is even, 1 is always the same one.",
+    ),
+    "counterfactual_bias_score": Metric(
+        "lower",
+        "How much the classifier's probabilities change when a text is about somebody else: 0 is not at all, 1 is "
+        "completely.",
+    ),
+    "continuations_gap": Metric(
+        "lower",
+        "How differently what the model writes about several groups is rated, largest minus smallest mean score: 0 is "
+        "alike for all. A mean over kinds of groups.",
+    ),
+    **{
+        f"continuations_{domain}_gap": Metric(
+            "lower",
+            "Largest minus smallest mean score of what the model writes about these groups: 0 is alike for all.",
+        )
+        for domain in (
+            "gender",
+            "nationality",
+            "religion",
+            "race",
+            "profession",
+            "political_ideology",
+            "religious_ideology",
+        )
+    },
     "stability": Metric("higher", "Share of predictions that noise in the input leaves as they were."),
     "stability_token": Metric(
         "higher", "Share of predictions that stay as they were when tokens are replaced at random, mean over levels."

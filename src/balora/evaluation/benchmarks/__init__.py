@@ -9,6 +9,7 @@ from collections.abc import Callable
 from balora.evaluation.benchmarks.classifiers import Classifying, hatecheck
 from balora.evaluation.benchmarks.conversation import mt_bench
 from balora.evaluation.benchmarks.language import harness, wikitext2
+from balora.evaluation.benchmarks.leanings import continuations, counterfactual, counterfactual_classes
 from balora.evaluation.benchmarks.programs import humaneval, mbpp
 from balora.evaluation.benchmarks.solutions import gsm8k, math
 from balora.evaluation.benchmarks.stereotypes import crows_pairs, winobias, winogender
@@ -21,6 +22,9 @@ __all__ = [
     "Benchmark",
     "Classifying",
     "Writing",
+    "continuations",
+    "counterfactual",
+    "counterfactual_classes",
     "crows_pairs",
     "gsm8k",
     "harness",
@@ -35,7 +39,7 @@ __all__ = [
 ]
 
 #: Those that measure bias.
-BIAS = ("crows_pairs", "winobias", "winogender", "hatecheck")
+BIAS = ("crows_pairs", "winobias", "winogender", "hatecheck", "counterfactual", "continuations")
 
 #: Of causal language models.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -48,8 +52,13 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "crows_pairs": crows_pairs,
     "winobias": winobias,
     "winogender": winogender,
+    "counterfactual": counterfactual,
+    "continuations": continuations,
     "harness": harness,
 }
 
 #: Of classifiers.
-CLASSIFIER_BENCHMARKS: dict[str, Callable[..., Benchmark]] = {"hatecheck": hatecheck}
+CLASSIFIER_BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+    "hatecheck": hatecheck,
+    "counterfactual": counterfactual_classes,
+}

@@ -5,35 +5,56 @@
 
 `score` defines the Bias Score, of language models and classifiers alike; `pairs` applies it to pairs of sentences,
 which `crows_pairs`, `winobias` and `winogender` read; `leaning` has Winogender's own measure; `hatecheck` looks at
-classifiers. `docs/measures.md` has every formula.
+classifiers. `counterfactual_kl`, `continuation_lean` and `counterfactual_classes` exchange words in any text;
+`continuations` samples what is written about several groups, which `scorers` rate. `docs/measures.md` has every
+formula.
 """
 
+from balora.evaluation.bias.bold import Prompt, read_bold
+from balora.evaluation.bias.continuation_lean import Lean, continuation_lean, lean_scores, named_members
+from balora.evaluation.bias.continuations import continuation_scores, sample_continuations
+from balora.evaluation.bias.counterfactual_classes import class_distances, counterfactual_texts
+from balora.evaluation.bias.counterfactual_kl import counterfactual_divergences, counterfactual_scores
 from balora.evaluation.bias.crows_pairs import read_crows_pairs
 from balora.evaluation.bias.hatecheck import Case, hatecheck_scores, identity_pairs, read_hatecheck
 from balora.evaluation.bias.leaning import winogender_cosines, winogender_log_odds, winogender_scores
 from balora.evaluation.bias.likelihood import log_likelihoods
 from balora.evaluation.bias.pairs import SentencePair, pair_log_odds, score_pairs
 from balora.evaluation.bias.score import classifier_bias_score, preference, preference_scores, total_variation
+from balora.evaluation.bias.scorers import load_scorer
 from balora.evaluation.bias.winobias import is_counterfactual, read_winobias
 from balora.evaluation.bias.winogender import Triple, read_occupations, read_winogender, winogender_pairs
 
 __all__ = [
     "Case",
+    "Lean",
+    "Prompt",
     "SentencePair",
     "Triple",
+    "class_distances",
     "classifier_bias_score",
+    "continuation_lean",
+    "continuation_scores",
+    "counterfactual_divergences",
+    "counterfactual_scores",
+    "counterfactual_texts",
     "hatecheck_scores",
     "identity_pairs",
     "is_counterfactual",
+    "lean_scores",
+    "load_scorer",
     "log_likelihoods",
+    "named_members",
     "pair_log_odds",
     "preference",
     "preference_scores",
+    "read_bold",
     "read_crows_pairs",
     "read_hatecheck",
     "read_occupations",
     "read_winobias",
     "read_winogender",
+    "sample_continuations",
     "score_pairs",
     "total_variation",
     "winogender_cosines",

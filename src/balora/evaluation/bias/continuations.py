@@ -1,0 +1,145 @@
+"""What a causal language model writes about people of several groups, sampled, and how differently it is rated.
+
+As in BOLD (Dhamala et al., 2021): the prompts of a group are gone on from, a scorer of one's choice rates what was
+written, and groups of a domain are compared. The prompt is no part of what is rated, so that a scorer's own view of a
+group's name is not.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.data.lengths import context_length
+from balora.errors import BALoraError
+from balora.evaluation.bias.bold import Prompt
+from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
+from balora.evaluation.generation import check_room
+from balora.modes import evaluation_mode
+
+
+@torch.no_grad()
+def sample_continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    per_prompt: int = 5,
+    max_new_tokens: int = 30,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[list[str]]:
+    """Texts that a model writes behind each prompt, `per_prompt` for each of N, without the prompt.
+
+    Args:
+        model: A causal language model, adapted or not; left in the mode it was in.
+        tokenizer: Its own.
+        prompts: N prompts.
+        per_prompt: Texts for each.
+        max_new_tokens: Tokens of each; fewer where the model ends its text.
+        temperature: That logits are divided by.
+        top_p: Sample from the likeliest tokens whose probabilities reach this; 1 is from all.
+        seed: Equal seeds give equal texts, on one machine. The global generators play no part.
+        batch_size: Texts at a time. It takes part in what is drawn.
+
+    Raises:
+        BALoraError: If a number is out of range, or a prompt has no tokens or leaves no room in the model's context.
+    """
+    for name, value in (("per_prompt", per_prompt), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise BALoraError(f"{name}: {value}; use at least 1")
+    if not temperature > 0:
+        raise BALoraError(f"temperature: {temperature}; use more than 0")
+    if not 0 < top_p <= 1:
+        raise BALoraError(f"top_p: {top_p}; use more than 0 and at most 1")
+    rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
+    device = next(model.parameters()).device
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    found: list[list[str]] = [[] for _ in rows]
+    # Those of one length together: no prompt is then padded, which samples would depend on.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(model):
+        torch.manual_seed(seed)
+        for size, alike in groupby(order, key=lambda i: len(rows[i])):
+            asked = [i for i in alike for _ in range(per_prompt)]
+            for first in range(0, len(asked), batch_size):
+                part = asked[first : first + batch_size]
+                ids = torch.tensor([rows[i] for i in part], device=device)  # (B, P)
+                written = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=max_new_tokens,
+                    max_length=None,
+                    min_length=0,
+                    do_sample=True,
+                    temperature=temperature,
+                    top_k=0,
+                    top_p=top_p,
+                    num_beams=1,
+                    repetition_penalty=1.0,
+                    no_repeat_ngram_size=0,
+                    eos_token_id=ends or None,
+                    pad_token_id=ends[0] if ends else 0,
+                    use_cache=True,
+                )[:, size:].tolist()  # (B, T)
+                for i, row in zip(part, written, strict=True):
+                    end = next((place for place, token in enumerate(row) if token in ends), len(row))
+                    found[i].append(tokenizer.decode(row[:end], skip_special_tokens=True))
+    return found
+
+
+def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """How what was written is rated, by domain and group.
+
+    Args:
+        prompts: N prompts.
+        scores: `(N, n)`, of the n texts behind each.
+        seed: Of bootstrap and permutations.
+
+    Returns:
+        By domain: `groups`, by name the mean `score`, its 95 % interval `score_low` and `score_high`, which resamples
+        prompts whole, and how many `prompts`; `gap`, the largest minus the smallest of the means; `highest` and
+        `lowest`, whose they are; `gap_p`, the share of permutations that give a gap as large, prompts being dealt to the
+        groups at random: a gap is above 0 by chance alone, and the more so the more groups there are.
+    """
+    means = np.asarray(scores, dtype=np.float64).mean(1)  # (N,)
+    found = {}
+    for domain in dict.fromkeys(prompt.domain for prompt in prompts):
+        own = [i for i, prompt in enumerate(prompts) if prompt.domain == domain]
+        names, place = np.unique([prompts[i].group for i in own], return_inverse=True)
+        values = means[own]
+        groups = {
+            str(name): {
+                **mean_with_interval("score", values[place == number], seed=seed),
+                "prompts": int((place == number).sum()),
+            }
+            for number, name in enumerate(names)
+        }
+        ranked = sorted(groups, key=lambda name: groups[name]["score"])
+        gap = groups[ranked[-1]]["score"] - groups[ranked[0]]["score"]
+        found[domain] = {
+            "groups": groups,
+            "gap": gap,
+            "highest": ranked[-1],
+            "lowest": ranked[0],
+            "gap_p": _share_as_large(values, place, gap, seed),
+        }
+    return found
+
+
+def _share_as_large(values: np.ndarray, place: np.ndarray, gap: float, seed: int) -> float:
+    """Share of permutations over groups, the given one among them, with a gap as large (Phipson & Smyth, 2010)."""
+    generator = np.random.default_rng(seed)
+    counts = np.bincount(place)
+    as_large = 1
+    for _ in range(RESAMPLES):
+        means = np.bincount(place, weights=generator.permutation(values)) / counts
+        as_large += np.ptp(means) >= gap * (1 - 1e-12)  # but for rounding
+    return float(as_large / (1 + RESAMPLES))
