@@ -6,6 +6,7 @@ against the model's context. What it returns takes a model, keeps what that wrot
 
 from collections.abc import Callable
 
+from balora.evaluation.benchmarks.associations import bbq, stereoset
 from balora.evaluation.benchmarks.classifiers import Classifying, hatecheck
 from balora.evaluation.benchmarks.conversation import mt_bench
 from balora.evaluation.benchmarks.language import harness, wikitext2
@@ -21,6 +22,7 @@ __all__ = [
     "Benchmark",
     "Classifying",
     "Writing",
+    "bbq",
     "crows_pairs",
     "gsm8k",
     "harness",
@@ -29,13 +31,14 @@ __all__ = [
     "math",
     "mbpp",
     "mt_bench",
+    "stereoset",
     "wikitext2",
     "winobias",
     "winogender",
 ]
 
 #: Those that measure bias.
-BIAS = ("crows_pairs", "winobias", "winogender", "hatecheck")
+BIAS = ("crows_pairs", "winobias", "winogender", "stereoset", "bbq", "hatecheck")
 
 #: Of causal language models.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -48,6 +51,8 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "crows_pairs": crows_pairs,
     "winobias": winobias,
     "winogender": winogender,
+    "stereoset": stereoset,
+    "bbq": bbq,
     "harness": harness,
 }
 
