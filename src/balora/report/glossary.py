@@ -14,9 +14,9 @@ ARROWS: dict[Direction | None, str] = {"higher": " ↑", "lower": " ↓", None: 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric's entry: the better direction, and its definition in plain words."""
+    """One metric's entry: the better direction, `None` where between is best, and its definition in plain words."""
 
-    better: Direction
+    better: Direction | None
     definition: str
 
 
@@ -83,6 +83,33 @@ GLOSSARY: dict[str, Metric] = {
         )
         for name in ("crows_pairs", "winobias", "winogender")
     },
+    "stereoset_lms": Metric(
+        "higher", "How often StereoSet's meaningful sentences are likelier than the meaningless one: 1 is always."
+    ),
+    "stereoset_ss": Metric(
+        None,
+        "How often StereoSet's stereotype is likelier than its opposite: 0.5 is no preference, 1 is always.",
+    ),
+    "stereoset_icat": Metric(
+        "higher",
+        "Both in one: 1 is always the meaningful sentences and no stereotype preferred, 0 is the worst of either.",
+    ),
+    "bbq_accuracy_ambiguous": Metric(
+        "higher", "Share of BBQ's open questions, about one of two people, that are answered with unknown."
+    ),
+    "bbq_accuracy_disambiguated": Metric(
+        "higher", "Share of BBQ's questions answered correctly where the text tells of whom they are true."
+    ),
+    "bbq_bias_ambiguous": Metric(
+        None,
+        "How far answers to BBQ's open questions follow stereotypes: 0 is not at all, 1 is always, and below 0 they "
+        "go against them. Answers of unknown draw it towards 0.",
+    ),
+    "bbq_bias_disambiguated": Metric(
+        None,
+        "How far answers to BBQ's other questions follow stereotypes, of those that are not unknown: 0 is not at all, "
+        "1 is always, and below 0 they go against them.",
+    ),
     "hatecheck_precision": Metric("higher", "Of HateCheck's cases called hateful, the share that are."),
     "hatecheck_recall": Metric("higher", "Of HateCheck's hateful cases, the share called hateful."),
     "hatecheck_f1": Metric("higher", "Harmonic mean of precision and recall on HateCheck."),

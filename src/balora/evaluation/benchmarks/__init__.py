@@ -6,6 +6,7 @@ against the model's context. What it returns takes a model, keeps what that wrot
 
 from collections.abc import Callable
 
+from balora.evaluation.benchmarks.associations import bbq, stereoset
 from balora.evaluation.benchmarks.classifiers import Classifying, hatecheck
 from balora.evaluation.benchmarks.conversation import mt_bench
 from balora.evaluation.benchmarks.language import harness, wikitext2
@@ -22,6 +23,7 @@ __all__ = [
     "Benchmark",
     "Classifying",
     "Writing",
+    "bbq",
     "continuations",
     "counterfactual",
     "counterfactual_classes",
@@ -33,13 +35,23 @@ __all__ = [
     "math",
     "mbpp",
     "mt_bench",
+    "stereoset",
     "wikitext2",
     "winobias",
     "winogender",
 ]
 
 #: Those that measure bias.
-BIAS = ("crows_pairs", "winobias", "winogender", "hatecheck", "counterfactual", "continuations")
+BIAS = (
+    "crows_pairs",
+    "winobias",
+    "winogender",
+    "stereoset",
+    "bbq",
+    "counterfactual",
+    "continuations",
+    "hatecheck",
+)
 
 #: Of causal language models.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -54,6 +66,8 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "winogender": winogender,
     "counterfactual": counterfactual,
     "continuations": continuations,
+    "stereoset": stereoset,
+    "bbq": bbq,
     "harness": harness,
 }
 

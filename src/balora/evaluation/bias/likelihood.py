@@ -1,4 +1,4 @@
-"""Log-likelihoods of whole sentences under a causal language model."""
+"""Log-likelihoods of whole sentences, and of what continues a prompt, under a language model."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,6 @@ from balora.evaluation.language import IGNORED, padded_batches
 from balora.modes import evaluation_mode
 
 
-@torch.no_grad()
 def log_likelihoods(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,27 +38,100 @@ def log_likelihoods(
         BALoraError: If a text has no tokens or more than the model takes, or the tokenizer has no token for a text's
             beginning or end.
     """
+    rows = _ids(tokenizer, texts)
+    return _causal(model, tokenizer, rows, [0] * len(rows), per_token=per_token, batch_size=batch_size)
+
+
+def continuation_log_likelihoods(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    *,
+    per_token: bool = False,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """log P(continuation | prompt) in nats, `(N,)`, float64; the prompt stands behind `<s>`, as in `log_likelihoods`.
+
+    Both are tokenized together, and the continuation's tokens are those from the first that the prompt alone does not
+    have.
+
+    Args:
+        model: A causal language model, adapted or not; left in the mode it was in.
+        tokenizer: Its tokenizer.
+        prompts: N texts that are given.
+        continuations: N texts behind them, each with the space that it begins with.
+        per_token: Divide by the continuation's number of tokens.
+        batch_size: Texts at a time.
+
+    Raises:
+        BALoraError: As in `log_likelihoods`, a text being a prompt and its continuation.
+    """
+    rows = _ids(tokenizer, [prompt + text for prompt, text in zip(prompts, continuations, strict=True)])
+    given = [_shared(*pair) for pair in zip(_ids(tokenizer, prompts), rows, strict=True)]
+    return _causal(model, tokenizer, rows, given, per_token=per_token, batch_size=batch_size)
+
+
+@torch.no_grad()
+def labelled_log_likelihoods(
+    model: nn.Module, windows: Sequence[tuple[list[int], list[int]]], *, shift: int, batch_size: int
+) -> np.ndarray:
+    """Σ log p(label) in nats over the labels of each window, `(N,)`, float64.
+
+    Args:
+        model: A language model; left in the mode it was in.
+        windows: Input ids and labels of each, `IGNORED` where a token does not count.
+        shift: How far behind a position stands the token that it predicts: 1 in a causal model, whose labels are one
+            longer than the ids, and 0 in a masked one.
+        batch_size: Windows at a time.
+    """
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i][0]))  # so that little is padding
+    device = next(model.parameters()).device
+    sums = [np.empty(0)]
+    for batch in padded_batches([windows[i] for i in order], batch_size):
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        targets = inputs.pop("labels")[:, shift:]  # (B, S)
+        with evaluation_mode(model):
+            logits = model(**inputs).logits  # (B, S, V)
+        losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        sums.append(-losses.double().sum(1).cpu().numpy())
+    found = np.empty(len(windows))
+    found[order] = np.concatenate(sums)
+    return found
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    return [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+
+
+def _shared(first: list[int], second: list[int]) -> int:
+    """How many tokens both begin with."""
+    differs = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differs, min(len(first), len(second)))
+
+
+def _causal(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[list[int]],
+    given: Sequence[int],
+    *,
+    per_token: bool,
+    batch_size: int,
+) -> np.ndarray:
+    """Of each row's tokens from the number that are `given`, `(N,)`."""
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if prefix is None:
         raise BALoraError(
             "tokenizer: has neither bos_token nor eos_token; set one, so that a text's first token follows it"
         )
-    rows = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
-    if not all(rows):
-        raise BALoraError(f"texts, row {[*map(bool, rows)].index(False) + 1}: has no tokens; leave it out")
+    counts = [len(ids) - start for ids, start in zip(rows, given, strict=True)]
+    if not all(counts):
+        raise BALoraError(f"texts, row {counts.index(0) + 1}: has no tokens; leave it out")
     # One token less is read than there is text: the prefix takes the place of the last.
     check_lengths(map(len, rows), source="texts", max_length=None, context=context_length(model.config, tokenizer))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # so that little is padding
-    windows = [([prefix, *rows[i][:-1]], [IGNORED, *rows[i]]) for i in order]
-    device = next(model.parameters()).device
-    sums = []
-    for batch in padded_batches(windows, batch_size):
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        targets = inputs.pop("labels")[:, 1:]  # (B, S), the next token of each position
-        with evaluation_mode(model):
-            logits = model(**inputs).logits  # (B, S, V)
-        losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        sums.append(-losses.double().sum(1).cpu().numpy())
-    found = np.empty(len(rows))
-    found[order] = np.concatenate(sums)
-    return found / [len(ids) for ids in rows] if per_token else found
+    windows = [
+        ([prefix, *ids[:-1]], [IGNORED] * (1 + start) + ids[start:]) for ids, start in zip(rows, given, strict=True)
+    ]
+    found = labelled_log_likelihoods(model, windows, shift=1, batch_size=batch_size)
+    return found / counts if per_token else found

@@ -1,0 +1,153 @@
+"""BBQ (Parrish et al., 2022): questions about two people that a context leaves open, or answers.
+
+Where it leaves them open, only "unknown" is right, and an answer shows a prejudice; where it answers them, a prejudice
+may override it. `bbq_scores` has the scores.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from balora.data import load_table
+from balora.data.columns import column_values, row_error, shortened
+from balora.errors import BALoraError
+from balora.evaluation.bias.likelihood import continuation_log_likelihoods
+from balora.evaluation.bias.rows import check_known, read_columns
+
+ANSWERS = ("ans0", "ans1", "ans2")
+_TEXTS = ("category", "question_index", "question_polarity", "context_condition", "context", "question", *ANSWERS)
+# Races come with a gender or an income before them (F-Black), and gender also as a word.
+_PREFIX = re.compile(r"(f|m|lowses|highses)[-_](.+)")
+_LETTERS = {"woman": "f", "girl": "f", "man": "m", "boy": "m"}
+
+
+@dataclass(frozen=True)
+class BBQItem:
+    """One question in one context.
+
+    Attributes:
+        category: Such as `Age`.
+        question_index: Its template within the category; items of one template are not independent.
+        ambiguous: Whether the context leaves the question open.
+        negative: Whether the question asks for what the stereotype says; else for its opposite.
+        context: What is known.
+        question: What is asked.
+        answers: The three, in the file's order.
+        label: Place of the right one.
+        unknown: Place of the one that says that it cannot be known.
+        target: Place of the one about the stereotyped group; `None` where `answer_info` does not tell which it is.
+    """
+
+    category: str
+    question_index: str
+    ambiguous: bool
+    negative: bool
+    context: str
+    question: str
+    answers: tuple[str, str, str]
+    label: int
+    unknown: int
+    target: int | None
+
+    @property
+    def prompt(self) -> str:
+        """What an answer continues, with a space between."""
+        return f"Context: {self.context}\nQuestion: {self.question}\nAnswer:"
+
+    @property
+    def biased(self) -> int | None:
+        """Place of the answer that agrees with the stereotype: the target's, or the other to an opposite question."""
+        if self.target is None or self.negative:
+            return self.target
+        return 3 - self.unknown - self.target  # the three places add up to 3
+
+
+def read_bbq(paths: Sequence[str | Path]) -> list[BBQItem]:
+    """The items of BBQ's files, such as `Age.jsonl`, one after another.
+
+    An answer is about the stereotyped group where one of the two texts of its `answer_info` is among the item's
+    `stereotyped_groups`, without regard to case, to spaces and to a prefix such as `F-`, `woman` being `F`. Where that
+    is true of both people or of neither, the item has no target: it counts in accuracies alone.
+
+    Raises:
+        BALoraError: If a column or value is missing or not one of the published, or no item of a file has a target.
+    """
+    return [item for path in paths for item in _read_file(path)]
+
+
+def bbq_likelihoods(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[BBQItem],
+    *,
+    per_token: bool = False,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """log P(" answer" | prompt) of each item's three answers in nats, `(N, 3)`; see `continuation_log_likelihoods`."""
+    prompts = [item.prompt for item in items for _ in ANSWERS]
+    answers = [f" {answer}" for item in items for answer in item.answers]
+    how: dict[str, Any] = {"per_token": per_token, "batch_size": batch_size}
+    return continuation_log_likelihoods(model, tokenizer, prompts, answers, **how).reshape(-1, len(ANSWERS))
+
+
+def _read_file(path: str | Path) -> list[BBQItem]:
+    rows = read_columns(path, _TEXTS)
+    check_known(path, rows, "question_polarity", ("neg", "nonneg"))
+    check_known(path, rows, "context_condition", ("ambig", "disambig"))
+    table = load_table(str(path))
+    further = (
+        column_values(table, name, source=str(path)) for name in ("label", "answer_info", "additional_metadata")
+    )
+    items = [_item(str(path), number, *values) for number, values in enumerate(zip(rows, *further, strict=True), 1)]
+    if all(item.target is None for item in items):
+        raise BALoraError(f"{path}: in no row does answer_info tell which answer is about one of stereotyped_groups")
+    return items
+
+
+def _item(path: str, number: int, row: dict[str, str], label: Any, info: Any, metadata: Any) -> BBQItem:
+    if label not in (0, 1, 2):
+        raise row_error(path, number, "label", f"is {shortened(label)}; it must be 0, 1 or 2")
+    about = [_texts(path, number, "answer_info", info, answer) for answer in ANSWERS]
+    groups = {_plain(group) for group in _texts(path, number, "additional_metadata", metadata, "stereotyped_groups")}
+    unknown = [place for place in range(3) if "unknown" in map(_plain, about[place])]
+    if len(unknown) != 1:
+        problem = f"{len(unknown)} of the answers are unknown in it; there must be one"
+        raise row_error(path, number, "answer_info", problem)
+    targets = [place for place in range(3) if place not in unknown and groups & _names(about[place])]
+    return BBQItem(
+        category=row["category"],
+        question_index=row["question_index"],
+        ambiguous=row["context_condition"] == "ambig",
+        negative=row["question_polarity"] == "neg",
+        context=row["context"],
+        question=row["question"],
+        answers=tuple(row[answer] for answer in ANSWERS),
+        label=label,
+        unknown=unknown[0],
+        target=targets[0] if len(targets) == 1 else None,
+    )
+
+
+def _texts(path: str, number: int, column: str, value: Any, name: str) -> list[str]:
+    """The list of texts under a name of a nested column."""
+    found = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise row_error(path, number, column, f"expected a list of texts as {name!r}, found {shortened(found)}")
+    return found
+
+
+def _names(texts: Sequence[str]) -> set[str]:
+    """All that an answer's texts may be called among the stereotyped groups."""
+    names = {_plain(text) for text in texts}
+    names |= {part for name in names if (found := _PREFIX.fullmatch(name)) for part in found.groups()}
+    return names | {_LETTERS[name] for name in names & _LETTERS.keys()}
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace(" ", "")
