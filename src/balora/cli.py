@@ -1,4 +1,4 @@
-"""The program: `balora train`, `compare`, `sweep`, `evaluate`, `calibrate` with a RECIPE, and `balora quickstart`."""
+"""The program: `balora train`, `compare`, `sweep`, `evaluate`, `calibrate` with a RECIPE; `audit` and `quickstart`."""
 
 import sys
 from importlib.resources import files
@@ -16,6 +16,7 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
   balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
   balora sweep RECIPE [--key value …]      the same at every combination of some settings' values: one figure more
   balora evaluate RECIPE --adapter DIR     measure a saved adapter as the recipe measures what it trains
+  balora audit MODEL [ADAPTER]             what anybody's fine-tune kept, lost and skewed: one page
   balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
   balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
 
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         "compare": compare,
         "sweep": sweep,
         "evaluate": evaluate,
+        "audit": audit,
         "calibrate": calibrate,
         "quickstart": quickstart,
     }
@@ -100,6 +102,21 @@ def evaluate(arguments: list[str]) -> None:
     run = work(recipe, settings)
     Console().print(rich_grid(metrics_grid(run), run.task))
     Console().print(f"result: {Path(recipe.output_dir) / 'result.json'}", highlight=False, soft_wrap=True)
+
+
+def audit(arguments: list[str]) -> None:
+    """A model against its base, whoever trained it."""
+    from rich.console import Console
+
+    from balora.arguments import parse_audit
+    from balora.audit import audit as work
+    from balora.audit.terminal import audit_table
+    from balora.study.progress import console
+
+    settings = parse_audit(arguments)
+    figures = work(settings, lambda part: console.print(f"audit: {part}", highlight=False))
+    Console().print(audit_table(figures))
+    Console().print(f"page: {Path(settings.output_dir) / 'audit.html'}", highlight=False, soft_wrap=True)
 
 
 def calibrate(arguments: list[str]) -> None:

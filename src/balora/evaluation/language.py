@@ -62,13 +62,13 @@ def perplexity(
         context: Longest window in tokens; `None` for no limit.
         batch_size: Windows at a time.
     """
-    windows = [w for text in texts for w in _windows(tokenizer(text, verbose=False)["input_ids"], context)]
+    windows = [w for text in texts for w in text_windows(tokenizer(text, verbose=False)["input_ids"], context)]
     windows.sort(key=lambda window: len(window[0]))  # so that little is padding
     return math.exp(held_out_loss(model, padded_batches(windows, batch_size)))
 
 
-def _windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
-    """Input ids and labels of each window."""
+def text_windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
+    """Input ids and labels of each window of a text, as `perplexity` reads it; none of fewer than two tokens."""
     if len(ids) < 2:
         return
     width = min(len(ids), context or len(ids))

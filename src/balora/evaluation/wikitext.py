@@ -110,17 +110,11 @@ def wikitext_perplexity(
     Raises:
         BALoraError: If the tokenizer has no token for a text's beginning or end.
     """
-    prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
-    if prefix is None:
-        raise BALoraError(
-            "tokenizer: has neither bos_token nor eos_token; set one, so that a page's first token follows it"
-        )
-    texts = [tokenizer(detokenize(page), verbose=False)["input_ids"] for page in pages]
-    windows = [window for ids in texts for window in _windows(ids, prefix, context)]
+    windows = [window for page in pages for window in page_windows(tokenizer, page, context)]
     windows.sort(key=lambda window: len(window[0]))  # so that little is padding
-    tokens = sum(map(len, texts))
+    tokens = sum(label != IGNORED for _, labels in windows for label in labels)
     loss = tokens * held_out_loss(model, padded_batches(windows, batch_size))
-    words = sum(len(re.split(r"\s+", page)) for page in pages)
+    words = sum(map(page_words, pages))
     size = sum(len(page.encode()) for page in pages)
     return {
         "word_perplexity": math.exp(loss / words),
@@ -130,8 +124,25 @@ def wikitext_perplexity(
     }
 
 
-def _windows(ids: list[int], prefix: int, context: int | None) -> Iterator[tuple[list[int], list[int]]]:
-    """Input ids and labels of each window, labels one longer: an id's is the one after its own."""
+def page_words(page: str) -> int:
+    """How many words `word_perplexity` counts in a page."""
+    return len(re.split(r"\s+", page))
+
+
+def page_windows(
+    tokenizer: PreTrainedTokenizerBase, page: str, context: int | None
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Input ids and labels of each window of a page, labels one longer: an id's is the one after its own.
+
+    Raises:
+        BALoraError: If the tokenizer has no token for a text's beginning or end.
+    """
+    prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
+    if prefix is None:
+        raise BALoraError(
+            "tokenizer: has neither bos_token nor eos_token; set one, so that a page's first token follows it"
+        )
+    ids = tokenizer(detokenize(page), verbose=False)["input_ids"]
     before = [prefix, *ids]
     width = context or len(ids)
     for start in range(0, len(ids), width):

@@ -106,8 +106,8 @@ def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: 
     Returns:
         By domain: `groups`, by name the mean `score`, its 95 % interval `score_low` and `score_high`, which resamples
         prompts whole, and how many `prompts`; `gap`, the largest minus the smallest of the means; `highest` and
-        `lowest`, whose they are; `gap_p`, the share of permutations that give a gap as large, prompts being dealt to the
-        groups at random: a gap is above 0 by chance alone, and the more so the more groups there are.
+        `lowest`, whose they are; `gap_p`, the share of permutations that give a gap as large, prompts being dealt to
+        the groups at random: a gap is above 0 by chance alone, and the more so the more groups there are.
     """
     means = np.asarray(scores, dtype=np.float64).mean(1)  # (N,)
     found = {}

@@ -1,0 +1,84 @@
+"""Rows that a classifier is read on: what it still gets right, how far it moved, and whether its answers narrowed."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from balora.audit.figures import Figure, Units, mean, measured, ratio
+from balora.audit.models import Audited
+from balora.evaluation.classification import scarcest_class
+
+
+@torch.no_grad()
+def class_log_probabilities(
+    audited: Audited, rows: Dataset, *, max_length: int | None, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """log p(class | row) of base and tuned model, `(N, D)` each.
+
+    Args:
+        audited: A classifier and its base.
+        rows: N rows with `text`, and `text_pair` where texts come in pairs.
+        max_length: Tokens that a row is cut to; `None` cuts nothing.
+        batch_size: Rows at a time, those of like length together.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["text"]))
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for first in range(0, len(order), batch_size):
+        part = rows.select(order[first : first + batch_size])
+        texts = [part[name] for name in ("text", "text_pair") if name in part.column_names]
+        inputs = audited.tokenizer(
+            *map(list, texts),
+            padding=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        for side, output in zip(found, audited.both(**inputs), strict=True):
+            side.append(output.logits.double().log_softmax(-1).cpu())
+    back = np.argsort(order)
+    before, after = (torch.cat(side).numpy()[back] for side in found)
+    return before, after
+
+
+def measure_classes(
+    audited: Audited, before: np.ndarray, after: np.ndarray, *, labels: Sequence[int] | None, on: str, seed: int = 0
+) -> list[Figure]:
+    """What rows tell of a classifier.
+
+    Args:
+        audited: The classifier and its base.
+        before: From `class_log_probabilities`, `(N, D)`.
+        after: The same of the tuned model.
+        labels: `(N,)`, class ids, where they are known.
+        on: What the rows are called.
+        seed: Of the bootstrap.
+
+    Returns:
+        Of base and tuned model, where labels are known, `accuracy` and `minority_recall`, the recall of the scarcest
+        class; `entropy`. Between the two `kl_to_base` and `top1_agreement`.
+    """
+
+    def both(name: str, units: Callable[[np.ndarray], Units]) -> Figure:
+        base = None if audited.alone else units(before)
+        return measured(name, units(after), base, on=on, unit="rows", seed=seed)
+
+    figures = []
+    if labels is not None:
+        truth = np.asarray(labels)
+        rare = truth == scarcest_class(truth)
+        figures += [
+            both("accuracy", lambda log_p: mean(log_p.argmax(1) == truth)),
+            both("minority_recall", lambda log_p: ratio(rare & (log_p.argmax(1) == truth), rare)),
+        ]
+    figures.append(both("entropy", lambda log_p: mean(-(np.exp(log_p) * log_p).sum(1))))
+    if not audited.alone:
+        divergence = (np.exp(before) * (before - after)).sum(1).clip(0)
+        agreement = before.argmax(1) == after.argmax(1)
+        figures += [
+            measured(name, mean(values), on=on, unit="rows", seed=seed)
+            for name, values in (("kl_to_base", divergence), ("top1_agreement", agreement))
+        ]
+    return figures

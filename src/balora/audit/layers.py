@@ -1,0 +1,50 @@
+"""How far each layer's representation of the same inputs moved."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balora.audit.figures import Figure, Units, measured, ratio_of_sums
+from balora.audit.models import Audited
+from balora.losses.bias import mean_of_tokens
+
+FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
+
+
+@torch.no_grad()
+def measure_layers(audited: Audited, rows: Sequence[list[int]], *, batch_size: int, seed: int = 0) -> list[Figure]:
+    """`representation_shift` of the last hidden states, and of each layer before them.
+
+    ‖H' − H‖_F / ‖H‖_F as in `balora.evaluation.shift`, with H (N × d) the mean over an input's tokens of the hidden
+    states that a layer hands on; layer 0 is the embeddings.
+
+    Args:
+        audited: Two models.
+        rows: N inputs' token ids.
+        batch_size: Inputs at a time.
+        seed: Of the bootstrap.
+    """
+    moved, lengths = [], []
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for first in range(0, len(order), batch_size):
+        part = [rows[i] for i in order[first : first + batch_size]]
+        inputs = audited.tokenizer.pad({"input_ids": part}, padding_side="right", return_tensors="pt")
+        states = [
+            torch.stack([_pooled(layer, inputs["attention_mask"]) for layer in output.hidden_states])
+            for output in audited.both(**inputs, output_hidden_states=True)
+        ]  # (L + 1, B, d) each
+        moved.append((states[1] - states[0]).square().sum(-1).cpu().numpy())
+        lengths.append(states[0].square().sum(-1).cpu().numpy())
+    changes, norms = np.concatenate(moved, 1), np.concatenate(lengths, 1)  # (L + 1, N)
+
+    def figure(name: str, layer: int, on: str = "") -> Figure:
+        units = Units(np.stack([changes[layer], norms[layer]], 1), lambda sums: np.sqrt(ratio_of_sums(sums)))
+        return measured(name, units, on=on, unit="texts", seed=seed)
+
+    return [figure(FINAL, -1), *(figure(LAYERS, layer, f"layer {layer}") for layer in range(len(changes)))]
+
+
+def _pooled(states: Tensor, mask: Tensor) -> Tensor:
+    return mean_of_tokens(states.double(), mask.to(states.device))

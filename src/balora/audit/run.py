@@ -1,0 +1,118 @@
+"""An audit from its settings to its folder: part by part, each kept as soon as it is there."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from balora.audit.figures import Figure, figure_of
+from balora.audit.models import CLASSIFIER, Audited, kind_of, label_names_of, load_audited
+from balora.audit.page import write_audit_page
+from balora.audit.parts import Part, plan
+from balora.audit.settings import AuditSettings
+from balora.data import expand_path
+from balora.errors import BALoraError
+from balora.report.versions import versions
+from balora.study.run_dir import write_text
+
+RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
+#: Settings on which everything depends.
+MODELS = ("model", "adapter", "dtype")
+
+
+def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None) -> list[Figure]:
+    """What a fine-tune kept, lost and skewed against its base.
+
+    Writes `audit.json` and `audit.html` into `output_dir`, and every part into `parts/` as soon as it is measured; a
+    part that is there already, with the same settings, is read.
+
+    Args:
+        settings: What is asked for.
+        tell: Is told the name of each part before it is measured.
+
+    Raises:
+        BALoraError: If a file, a setting or a model is wrong, or the folder holds something else.
+    """
+    if settings.output_dir is None:
+        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    directory = Path(settings.output_dir)
+    identity = _identity(settings)
+    _check_folder(directory, identity)
+    model, adapter = expand_path(settings.model), None if settings.adapter is None else expand_path(settings.adapter)
+    kind = kind_of(model, adapter)
+    names = settings.label_names or (label_names_of(model, adapter) if kind == CLASSIFIER else [])
+    parts = plan(settings, kind, names)
+    figures: list[Figure] = []
+    audited: Audited | None = None
+    notes: tuple[str, ...] = ()
+    for part in parts:
+        kept = _kept(directory, part, settings, identity)
+        if kept is None:
+            if audited is None:
+                tell("loading")
+                audited = load_audited(model, adapter, dtype=settings.dtype)
+            tell(part.name)
+            kept = {"notes": audited.notes, "figures": [figure.as_json() for figure in part.measure(audited)]}
+            _keep(directory, part, settings, identity, kept)
+        notes = tuple(kept["notes"])
+        figures += [figure_of(entry) for entry in kept["figures"]]
+    record = {
+        "settings": asdict(settings),
+        "kind": kind,
+        "notes": notes,
+        "versions": versions(),
+        "figures": [figure.as_json() for figure in figures],
+    }
+    write_text(directory / RESULT_FILE, json.dumps(record, indent=1))
+    write_audit_page(directory / PAGE_FILE, settings=settings, kind=kind, figures=figures, notes=notes)
+    return figures
+
+
+def _identity(settings: AuditSettings) -> dict[str, Any]:
+    """The models and the state that their files are in."""
+    found: dict[str, Any] = {name: getattr(settings, name) for name in MODELS}
+    for name in ("model", "adapter"):
+        folder = Path(expand_path(getattr(settings, name) or ""))
+        if getattr(settings, name) and folder.is_dir():
+            files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json"))
+            found[f"{name} files"] = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return found
+
+
+def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise BALoraError(f"output_dir: {directory} is a file; name a folder")
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    record = directory / PARTS
+    if not record.is_dir():
+        raise BALoraError(f"output_dir: {directory} holds files that are no audit; choose an empty folder")
+    for path in record.glob("*.json"):
+        there = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        if there != identity:
+            what = next(name for name in identity | there if there.get(name) != identity.get(name))
+            raise BALoraError(
+                f"output_dir: {directory} holds an audit of other models (another {what}); choose another folder"
+            )
+
+
+def _depends(part: Part, settings: AuditSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in part.settings}
+
+
+def _kept(directory: Path, part: Part, settings: AuditSettings, identity: dict[str, Any]) -> dict[str, Any] | None:
+    path = directory / PARTS / f"{part.name}.json"
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept if kept["settings"] == _depends(part, settings) and kept["identity"] == identity else None
+
+
+def _keep(
+    directory: Path, part: Part, settings: AuditSettings, identity: dict[str, Any], found: dict[str, Any]
+) -> None:
+    folder = directory / PARTS
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = {"identity": identity, "settings": _depends(part, settings), **found}
+    write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1))

@@ -1,0 +1,30 @@
+"""The audit's figures on the terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from balora.audit.definitions import DEFINITIONS
+from balora.audit.figures import Figure
+from balora.audit.page import shown, shown_with_interval
+
+
+def audit_table(figures: Sequence[Figure]) -> Table:
+    """A row for each figure that a table has; changes beyond the noise of the items in bold."""
+    compared = any(figure.base is not None for figure in figures)
+    table = Table(title_justify="left")
+    for name in ("figure", "on", *(("base", "tuned", "change") if compared else ("value",))):
+        table.add_column(name, justify="left" if name in ("figure", "on") else "right")
+    for figure in figures:
+        if figure.name not in DEFINITIONS:
+            continue
+        tuned = shown(figure.name, figure.tuned.value)
+        if not compared:
+            table.add_row(DEFINITIONS[figure.name].title, figure.on, shown_with_interval(figure.name, figure.tuned))
+            continue
+        base = "" if figure.base is None else shown(figure.name, figure.base.value)
+        change = shown_with_interval(figure.name, figure.change, sign=True)
+        change = change.replace("[", r"\[")
+        change = f"[bold]{change}[/bold]" if figure.changed else change
+        table.add_row(DEFINITIONS[figure.name].title, figure.on, base, tuned, change)
+    return table

@@ -1,0 +1,98 @@
+"""Words of a list exchanged in an audit: he for she. What changes with them, and which of them a model expects."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from balora.audit.figures import Figure, mean
+from balora.audit.models import Audited, Model
+from balora.audit.pairs import measured_on_both, on_both
+from balora.counterfactual import Swaps
+from balora.counterfactual.words import WordGroups
+from balora.evaluation.bias import (
+    class_distances,
+    continuation_lean,
+    counterfactual_divergences,
+)
+
+
+def measure_prompts(
+    audited: Audited, groups: WordGroups, prompts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
+) -> list[Figure]:
+    """`word_preference` and `word_lean` behind prompts that name nobody, of a causal language model.
+
+    Args:
+        audited: It and its base.
+        groups: Words to exchange.
+        prompts: At least one.
+        on: What they are called.
+        batch_size: Prompts at a time.
+        seed: Of the bootstrap.
+    """
+    swaps = Swaps(groups, audited.tokenizer)
+
+    def ask(model: Model) -> np.ndarray:
+        lean = continuation_lean(model, audited.tokenizer, prompts, swaps, batch_size=batch_size)
+        return np.stack([preference_among(lean.log_masses), lean.distances], 1)
+
+    answers = on_both(audited, ask)
+    return [
+        measured_on_both(name, answers, lambda found, i=i: mean(found[:, i]), on=on, unit="prompts", seed=seed)
+        for i, name in enumerate(("word_preference", "word_lean"))
+    ]
+
+
+def measure_exchanged_texts(
+    audited: Audited, groups: WordGroups, texts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
+) -> list[Figure]:
+    """`counterfactual_kl` of a causal language model on those texts that have some of the words."""
+    swaps = Swaps(groups, audited.tokenizer)
+
+    def ask(model: Model) -> np.ndarray:
+        return counterfactual_divergences(model, audited.tokenizer, texts, swaps, batch_size=batch_size)
+
+    return _with_words("counterfactual_kl", audited, on_both(audited, ask), on=on, seed=seed)
+
+
+def measure_exchanged_rows(
+    audited: Audited,
+    groups: WordGroups,
+    texts: Sequence[str],
+    *,
+    on: str,
+    max_length: int | None,
+    batch_size: int,
+    seed: int = 0,
+) -> list[Figure]:
+    """`bias_score` of a classifier on those texts that have some of the words."""
+    how = {"max_length": max_length, "batch_size": batch_size}
+
+    def ask(model: Model) -> np.ndarray:
+        return class_distances(model, audited.tokenizer, texts, groups, **how)
+
+    return _with_words("bias_score", audited, on_both(audited, ask), on=on, seed=seed)
+
+
+def preference_among(log_masses: np.ndarray) -> np.ndarray:
+    """How far the shares of the m members of a group are from even, `(N,)`: 0 is even, 1 where one has it all.
+
+    m/(m − 1) times the total variation of the shares from 1/m; of two members |p − q|/(p + q), as in the Bias Score of
+    a pair.
+
+    Args:
+        log_masses: `(N, m)`, log-probabilities of the members.
+    """
+    shares = np.exp(log_masses - np.logaddexp.reduce(log_masses, 1, keepdims=True))  # (N, m)
+    size = shares.shape[1]
+    return np.abs(shares - 1 / size).sum(1) / 2 * size / (size - 1)
+
+
+def _with_words(
+    name: str, audited: Audited, answers: tuple[np.ndarray | None, np.ndarray], *, on: str, seed: int
+) -> list[Figure]:
+    """The mean over texts that are not NaN, without any nothing."""
+    known = ~np.isnan(answers[1])
+    if not known.any():
+        return []
+    on = f"{on}, words exchanged"
+    return [measured_on_both(name, answers, lambda found: mean(found[known]), on=on, unit="texts", seed=seed)]
