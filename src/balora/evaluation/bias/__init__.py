@@ -12,7 +12,7 @@ formula.
 
 from balora.evaluation.bias.bold import Prompt, read_bold
 from balora.evaluation.bias.continuation_lean import Lean, continuation_lean, lean_scores, named_members
-from balora.evaluation.bias.continuations import continuation_scores, sample_continuations
+from balora.evaluation.bias.continuations import check_sampling, continuation_scores, sample_continuations
 from balora.evaluation.bias.counterfactual_classes import class_distances, counterfactual_texts
 from balora.evaluation.bias.counterfactual_kl import counterfactual_divergences, counterfactual_scores
 from balora.evaluation.bias.crows_pairs import read_crows_pairs
@@ -31,6 +31,7 @@ __all__ = [
     "Prompt",
     "SentencePair",
     "Triple",
+    "check_sampling",
     "class_distances",
     "classifier_bias_score",
     "continuation_lean",

@@ -79,8 +79,8 @@ def counterfactual_scores(values: np.ndarray, *, name: str = "divergence", seed:
         seed: Of the bootstrap.
 
     Returns:
-        `divergence`, 0 without skew; `divergence_low` and `divergence_high`, its 95 % interval over texts; `texts`, how
-        many have a word to exchange; `left_out`, how many have none.
+        `divergence`, 0 without skew; `divergence_low` and `divergence_high`, its 95 % interval over texts; `texts`,
+        how many have a word to exchange; `left_out`, how many have none.
 
     Raises:
         BALoraError: If no text has a word to exchange.
