@@ -161,8 +161,8 @@ class Recipe:
         save_steps: Steps between checkpoints.
         training_arguments: Any further field of Transformers' TrainingArguments.
         benchmarks: What a model is judged on after training, by name, each with its settings. A language model: gsm8k,
-            math, humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, stereoset, bbq, harness; a
-            classifier: hatecheck (docs/benchmarks.md).
+            math, humaneval, mbpp, mt_bench, wikitext2, crows_pairs, winobias, winogender, stereoset, bbq,
+            counterfactual, continuations, harness; a classifier: hatecheck, counterfactual (docs/benchmarks.md).
         noise_kinds: Noise to put into the evaluation's inputs, token or embedding: stability, shift and bias under it.
         noise_levels: How much: shares of the tokens replaced, or deviations relative to the embeddings'.
         perplexity_file: Text to measure perplexity on before and after: what the model should not forget.

@@ -21,6 +21,8 @@ def measure_prompts(
 ) -> list[Figure]:
     """`word_preference` and `word_lean` behind prompts that name nobody, of a causal language model.
 
+    Nothing where its tokenizer has no group of words as single tokens.
+
     Args:
         audited: It and its base.
         groups: Words to exchange.
@@ -30,6 +32,8 @@ def measure_prompts(
         seed: Of the bootstrap.
     """
     swaps = Swaps(groups, audited.tokenizer)
+    if (swaps.members() < 0).all():
+        return []
 
     def ask(model: Model) -> np.ndarray:
         lean = continuation_lean(model, audited.tokenizer, prompts, swaps, batch_size=batch_size)

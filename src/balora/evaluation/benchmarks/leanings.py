@@ -18,6 +18,7 @@ from balora.errors import BALoraError
 from balora.evaluation.benchmarks.classifiers import Classifying
 from balora.evaluation.benchmarks.writing import Benchmark, Writing, keep, keep_figures
 from balora.evaluation.bias import (
+    check_sampling,
     class_distances,
     continuation_lean,
     continuation_scores,
@@ -133,6 +134,7 @@ def continuations(
     """
     prompts = read_bold(expand_path(file) if file else CONTINUATIONS, max_samples=max_samples)
     texts = [prompt.text for prompt in prompts]
+    check_sampling(per_prompt, max_new_tokens, temperature, top_p)
     check_room(writing.tokenizer, texts, max_new_tokens, writing.context)
     how = {
         "per_prompt": per_prompt,
@@ -142,7 +144,7 @@ def continuations(
         "seed": seed,
         "batch_size": writing.batch_size,
     }
-    load_scorer(scorer)  # says what is wrong with it; what it loads is not kept while models are trained
+    load_scorer(scorer)(texts[:2])  # what is wrong with it is said now; it takes no memory while models are trained
 
     def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
         written = sample_continuations(model, writing.tokenizer, texts, **how)

@@ -15,7 +15,7 @@ from balora.evaluation.bias.bbq import BBQItem, bbq_likelihoods, read_bbq
 from balora.evaluation.bias.bbq_scores import bbq_scores
 from balora.evaluation.bias.bold import Prompt, read_bold
 from balora.evaluation.bias.continuation_lean import Lean, continuation_lean, lean_scores, named_members
-from balora.evaluation.bias.continuations import continuation_scores, sample_continuations
+from balora.evaluation.bias.continuations import check_sampling, continuation_scores, sample_continuations
 from balora.evaluation.bias.counterfactual_classes import class_distances, counterfactual_texts
 from balora.evaluation.bias.counterfactual_kl import counterfactual_divergences, counterfactual_scores
 from balora.evaluation.bias.crows_pairs import read_crows_pairs
@@ -40,6 +40,7 @@ __all__ = [
     "Triple",
     "bbq_likelihoods",
     "bbq_scores",
+    "check_sampling",
     "class_distances",
     "classifier_bias_score",
     "continuation_lean",

@@ -111,8 +111,8 @@ def lean_scores(lean: Lean, names: Sequence[str], *, seed: int = 0) -> dict[str,
 
     Returns:
         `lean`, the mean distance in [0, 1]; `mass`, the mean probability that a member is named, which bounds it;
-        `log_odds` by name, `log_odds` in nats, of either sign, in which preferences that point both ways cancel as
-        they do not in `lean`. With `lean` and `log_odds` their `_low` and `_high`. `prompts`: N.
+        `log_odds` by name, `log_odds` in nats, of either sign: in it, and not in `lean`, preferences that point both
+        ways cancel. With `lean` and `log_odds` their `_low` and `_high`. `prompts`: N.
     """
     return {
         **mean_with_interval("lean", lean.distances, seed=seed),

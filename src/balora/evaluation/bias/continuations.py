@@ -50,13 +50,7 @@ def sample_continuations(
     Raises:
         BALoraError: If a number is out of range, or a prompt has no tokens or leaves no room in the model's context.
     """
-    for name, value in (("per_prompt", per_prompt), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise BALoraError(f"{name}: {value}; use at least 1")
-    if not temperature > 0:
-        raise BALoraError(f"temperature: {temperature}; use more than 0")
-    if not 0 < top_p <= 1:
-        raise BALoraError(f"top_p: {top_p}; use more than 0 and at most 1")
+    check_sampling(per_prompt, max_new_tokens, temperature, top_p, batch_size)
     rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
     device = next(model.parameters()).device
     ends = model.generation_config.eos_token_id
@@ -95,6 +89,23 @@ def sample_continuations(
     return found
 
 
+def check_sampling(
+    per_prompt: int, max_new_tokens: int, temperature: float, top_p: float, batch_size: int = 1
+) -> None:
+    """Hold what `sample_continuations` is asked for against what can be done.
+
+    Raises:
+        BALoraError: If a number is out of range.
+    """
+    for name, value in (("per_prompt", per_prompt), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise BALoraError(f"{name}: {value}; use at least 1")
+    if not temperature > 0:
+        raise BALoraError(f"temperature: {temperature}; use more than 0")
+    if not 0 < top_p <= 1:
+        raise BALoraError(f"top_p: {top_p}; use more than 0 and at most 1")
+
+
 def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """How what was written is rated, by domain and group.
 
@@ -106,8 +117,8 @@ def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: 
     Returns:
         By domain: `groups`, by name the mean `score`, its 95 % interval `score_low` and `score_high`, which resamples
         prompts whole, and how many `prompts`; `gap`, the largest minus the smallest of the means; `highest` and
-        `lowest`, whose they are; `gap_p`, the share of permutations that give a gap as large, prompts being dealt to
-        the groups at random: a gap is above 0 by chance alone, and the more so the more groups there are.
+        `lowest`, whose they are; `gap_p`, the share of permutations of prompts over groups that give a gap as large: a
+        gap is above 0 by chance alone, and the more so the more groups there are.
     """
     means = np.asarray(scores, dtype=np.float64).mean(1)  # (N,)
     found = {}

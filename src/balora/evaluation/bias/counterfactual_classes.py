@@ -33,8 +33,8 @@ def class_distances(
     """Total variation between a classifier's answers to a text about one and about another, `(N,)`, in [0, 1].
 
     Mean over pairs of the m exchanged texts, so that it is the same whomever the text was written about; for two it is
-    what `classifier_bias_score` averages. NaN for texts without a word to exchange, which `counterfactual_scores`
-    leaves out.
+    what `classifier_bias_score` averages. NaN for texts without a word to exchange, left out of
+    `counterfactual_scores`.
 
     Args:
         model: A classifier of two classes or more; left in the mode it was in.
