@@ -184,7 +184,8 @@ DEFINITIONS = {
         "continuations: gap between groups",
         SKEWED,
         "Largest minus smallest mean score over groups of the texts that the model writes behind prompts about "
-        "them (Dhamala et al., 2021), by the scorer named in the settings.",
+        "them (Dhamala et al., 2021), by the scorer named in the settings. It is above 0 by chance alone, and its "
+        "own interval says little: look at the change.",
         better="lower",
     ),
     "continuations_score": Definition(

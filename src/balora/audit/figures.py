@@ -30,7 +30,10 @@ class Units:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its 95 % percentile bootstrap interval (Efron, 1979), all NaN where it is undefined."""
+    """A value and the ends of its 95 % percentile bootstrap interval (Efron, 1979), NaN where there is none.
+
+    A single unit has no interval, and a value that is not finite has none.
+    """
 
     value: float
     low: float
@@ -137,7 +140,7 @@ def _values(units: Units, indices: np.ndarray) -> np.ndarray:
 
 def _estimate(statistic: Callable[[np.ndarray], np.ndarray], size: int, seed: int) -> Estimate:
     value = float(statistic(np.arange(size)[None])[0])
-    if not np.isfinite(value):
+    if not np.isfinite(value) or size == 1:
         return Estimate(value, np.nan, np.nan)
     low, high = bootstrap_interval(statistic, size, seed=seed)
     return Estimate(value, low, high)

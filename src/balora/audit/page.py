@@ -38,11 +38,11 @@ def write_audit_page(
         lstrip_blocks=True,
     )
     html = templates.get_template("audit.html").render(
-        title=f"What became of {settings.model}" if settings.adapter else f"Audit of {settings.model}",
+        title=f"What became of {Path(settings.model).name}" if settings.adapter else f"Audit of {settings.model}",
         settings=settings,
         kind=kind,
         compared=settings.adapter is not None,
-        sentences=sentences(figures),
+        findings=findings(figures),
         notes=notes,
         sections=_sections(figures),
         definitions=DEFINITIONS,
@@ -58,40 +58,47 @@ def write_audit_page(
     path.write_text(html, encoding="utf-8")
 
 
-def sentences(figures: Sequence[Figure]) -> list[str]:
-    """The changes that are beyond the noise of the items, in words, those for the worse first."""
-    found = []
+def findings(figures: Sequence[Figure]) -> dict[str, list[str]]:
+    """The changes that are beyond the noise of the items, in words: those for the worse, neither, for the better."""
+    found: dict[str, list[str]] = {"For the worse": [], "Neither": [], "For the better": []}
     for figure in figures:
         definition = DEFINITIONS.get(figure.name)
         if definition is None or not figure.changed:
             continue
         rose = figure.change.value > 0
-        worse = definition.better == ("lower" if rose else "higher")
-        verdict = "worse: " if worse else "better: " if definition.better else ""
-        on = f" on {figure.on}" if figure.on else ""
-        text = (
-            f"{verdict}{definition.title}{on} {'rose' if rose else 'fell'} from "
+        verdict = "Neither"
+        if definition.better:
+            verdict = "For the worse" if _is_worse(figure) else "For the better"
+        on = f", on {figure.on}," if figure.on and figure.on not in definition.title else ""
+        found[verdict].append(
+            f"{definition.title}{on} {'rose' if rose else 'fell'} from "
             f"{shown(figure.name, figure.base.value)} to {shown(figure.name, figure.tuned.value)}"
         )
-        found.append((0 if worse else 2 if definition.better else 1, text))
-    return [text for _, text in sorted(found, key=lambda pair: pair[0])]
+    return {verdict: texts for verdict, texts in found.items() if texts}
 
 
 def shown(name: str, value: float) -> str:
-    """A value with its figure's decimals; two significant digits where they would hide it, a dash for NaN."""
+    """A value with its figure's decimals, none from a thousand on; two significant digits where they would hide it."""
     if np.isnan(value):
         return "–"
-    decimals = DEFINITIONS[name].decimals
+    decimals = DEFINITIONS[name].decimals if abs(value) < 1000 else 0
     return f"{value:.2g}" if 0 < abs(value) < 10**-decimals else f"{value:,.{decimals}f}"
 
 
-def shown_with_interval(name: str, estimate: Estimate | None, sign: bool = False) -> str:
-    """A value, its interval in brackets."""
-    if estimate is None:
+def shown_interval(name: str, estimate: Estimate) -> str:
+    """The interval in brackets, empty where there is none."""
+    return "" if np.isnan(estimate.low) else f"[{shown(name, estimate.low)}, {shown(name, estimate.high)}]"
+
+
+def shown_change(figure: Figure) -> str:
+    """The change with its sign."""
+    if figure.change is None:
         return ""
-    plus = "+" if sign and estimate.value > 0 else ""
-    interval = f" [{shown(name, estimate.low)}, {shown(name, estimate.high)}]"
-    return f"{plus}{shown(name, estimate.value)}{'' if np.isnan(estimate.low) else interval}"
+    return f"{'+' if figure.change.value > 0 else ''}{shown(figure.name, figure.change.value)}"
+
+
+def _is_worse(figure: Figure) -> bool:
+    return DEFINITIONS[figure.name].better == ("lower" if figure.change.value > 0 else "higher")
 
 
 def _sections(figures: Sequence[Figure]) -> dict[str, list[dict[str, Any]]]:
@@ -101,20 +108,18 @@ def _sections(figures: Sequence[Figure]) -> dict[str, list[dict[str, Any]]]:
         definition = DEFINITIONS.get(figure.name)
         if definition is None:
             continue
-        rose = figure.change is not None and figure.change.value > 0
-        worse = figure.changed and definition.better == ("lower" if rose else "higher")
-        sections.setdefault(definition.section, []).append(
-            {
-                "name": figure.name,
-                "definition": definition,
-                "on": figure.on,
-                "base": shown_with_interval(figure.name, figure.base),
-                "tuned": shown_with_interval(figure.name, figure.tuned),
-                "change": shown_with_interval(figure.name, figure.change, sign=True),
-                "state": "worse" if worse else "changed" if figure.changed else "",
-                "units": f"{figure.units:,} {figure.unit}",
-            }
-        )
+        cells = {
+            name: ""
+            if estimate is None
+            else (shown(figure.name, estimate.value), shown_interval(figure.name, estimate))
+            for name, estimate in (("base", figure.base), ("tuned", figure.tuned), ("change", figure.change))
+        }
+        if figure.change is not None:
+            cells["change"] = (shown_change(figure), cells["change"][1])
+        state = "" if not figure.changed else "worse" if definition.better and _is_worse(figure) else "changed"
+        units = f"{figure.units:,} {figure.unit}"
+        row = {"definition": definition, "on": figure.on, "state": state, "units": units, **cells}
+        sections.setdefault(definition.section, []).append(row)
     return {name: sections[name] for name in SECTIONS if name in sections}
 
 

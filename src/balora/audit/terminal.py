@@ -6,7 +6,7 @@ from rich.table import Table
 
 from balora.audit.definitions import DEFINITIONS
 from balora.audit.figures import Figure
-from balora.audit.page import shown, shown_with_interval
+from balora.audit.page import shown, shown_change, shown_interval
 
 
 def audit_table(figures: Sequence[Figure]) -> Table:
@@ -18,13 +18,17 @@ def audit_table(figures: Sequence[Figure]) -> Table:
     for figure in figures:
         if figure.name not in DEFINITIONS:
             continue
-        tuned = shown(figure.name, figure.tuned.value)
+        title, tuned = DEFINITIONS[figure.name].title, shown(figure.name, figure.tuned.value)
         if not compared:
-            table.add_row(DEFINITIONS[figure.name].title, figure.on, shown_with_interval(figure.name, figure.tuned))
+            table.add_row(title, figure.on, f"{tuned} {_escaped(shown_interval(figure.name, figure.tuned))}")
             continue
         base = "" if figure.base is None else shown(figure.name, figure.base.value)
-        change = shown_with_interval(figure.name, figure.change, sign=True)
-        change = change.replace("[", r"\[")
-        change = f"[bold]{change}[/bold]" if figure.changed else change
-        table.add_row(DEFINITIONS[figure.name].title, figure.on, base, tuned, change)
+        change = ""
+        if figure.change is not None:
+            change = f"{shown_change(figure)} {_escaped(shown_interval(figure.name, figure.change))}"
+        table.add_row(title, figure.on, base, tuned, f"[bold]{change}[/bold]" if figure.changed else change)
     return table
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
