@@ -1,16 +1,14 @@
-"""From the command line to settings: a file first, then what the arguments set, every value checked for its type."""
+"""From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
 
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
-from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_checks import refuse_unknown
@@ -71,26 +69,6 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
-
-
-def parse_audit(arguments: list[str]) -> AuditSettings:
-    """What `MODEL [ADAPTER] [--key value …]` asks for; `--config FILE` has such settings as YAML.
-
-    Raises:
-        BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
-    """
-    usage = "balora audit MODEL [ADAPTER] [--key value …]"
-    parser = ArgumentParser(prog="balora audit", usage=usage, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="A YAML file of these settings.")
-    parser.add_class_arguments(AuditSettings)
-    named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
-    given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
-    try:
-        settings = parser.parse_args([*given, *arguments[len(named) :]]).as_dict()
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise BALoraError(cause(str(error))) from error
-    settings.pop("config")
-    return AuditSettings(**settings)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def audit(arguments: list[str]) -> None:
     """A model against its base, whoever trained it."""
     from rich.console import Console
 
-    from balora.arguments import parse_audit
     from balora.audit import audit as work
+    from balora.audit.arguments import parse_audit
     from balora.audit.terminal import audit_table
     from balora.study.progress import console
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.evaluation.noise import NOISE_KINDS
-from balora.methods import RIVAL_METHODS, RUN_METHODS
+from balora.methods import RIVAL_METHODS, RUN_METHODS, RUN_PRESETS
 from balora.recipe_rows import check_rows
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_settings(recipe: "Recipe") -> None:
     own = [name for name, settings in recipe.method_settings.items() if "method" in settings]
     for key, names in (("method", [recipe.method]), ("methods", recipe.methods)):
         for method in names:
-            known = [*RUN_METHODS, *RIVAL_METHODS, *(own if key == "methods" else ())]
+            known = [*RUN_METHODS, *RUN_PRESETS, *RIVAL_METHODS, *(own if key == "methods" else ())]
             if method not in known:
                 raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
     for key in ("methods", "seeds"):

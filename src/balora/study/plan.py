@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from balora.errors import BALoraError
+from balora.methods import RUN_PRESETS
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.study.sweep import swept
@@ -53,7 +55,7 @@ def single(recipe: Recipe) -> Recipe:
     if recipe.tasks and recipe.task not in tasks:
         raise BALoraError(f"task: {recipe.task!r} is not among the recipe's tasks; name one of {', '.join(tasks)}")
     task = tasks[recipe.task] if recipe.tasks else recipe
-    return replace(task, **{"sweep": {}, **recipe.method_settings.get(recipe.method, {})})
+    return replace(task, **{"sweep": {}, **_settings_of(recipe, recipe.method)})
 
 
 def plan(recipe: Recipe) -> list[Cell]:
@@ -68,7 +70,14 @@ def plan(recipe: Recipe) -> list[Cell]:
     order += [(task, method, seed) for seed in recipe.seeds for task in tasks for method in recipe.methods]
     cells = []
     for task, label, seed in order:
-        own = {"method": label, **recipe.method_settings.get(label, {})} if label != PRETRAINED else UNTRAINED
+        own = _settings_of(recipe, label) if label != PRETRAINED else UNTRAINED
         inside = Path("runs") / task.name if recipe.tasks else Path("runs")
         cells.append(Cell(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
     return cells
+
+
+def _settings_of(recipe: Recipe, label: str) -> dict[str, Any]:
+    """What a method's name stands for: its settings over those of the preset that it is, or is made from."""
+    own = {"method": label, **recipe.method_settings.get(label, {})}
+    preset = RUN_PRESETS.get(own["method"])
+    return own if preset is None else {**preset, **own, "method": preset["method"]}
