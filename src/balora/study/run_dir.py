@@ -17,7 +17,8 @@ RECIPE_FILE = "recipe.yaml"
 #: Settings that say which runs a study has and how they are run: a study may grow.
 FREE = ("output_dir", "methods", "baseline", "seeds", "jobs", "tasks", "task", "method_settings")
 GROUPS = ("tasks.", "method_settings.")
-SWEEP = "sweep"
+#: The same, by what they vary.
+VARIED = ("sweep", "worlds")
 
 
 @contextmanager
@@ -96,4 +97,4 @@ def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether runs that are there already depend on a setting: not on which others there will be."""
     if key.startswith(GROUPS):
         return key in held and key in wanted
-    return key not in FREE and not key.startswith(SWEEP)
+    return key not in FREE and not key.startswith(VARIED)
