@@ -49,8 +49,9 @@ def check(name: str, method: str, alpha: float, tmp_path, **own) -> BALoraModel:
     return model
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "pissa"), ("t5-untied", "pissa")]
+)
 def test_plain_peft_loads_the_average(name, method, tmp_path):
     check(name, method, 0.3, tmp_path)
 
@@ -68,13 +69,11 @@ def test_of_experts_each_is_averaged(name, method, tmp_path):
         ("llama", {"use_rslora": True, "rank_pattern": {"q_proj": 2}}),
         ("llama", {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}),
         ("gpt2", {"lora_bias": True, "target_modules": ["c_attn"]}),
-        ("t5-untied", {}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_peft_s_other_settings(name, own, method, tmp_path):
-    check(name, method, 0.5, tmp_path, **own)
+def test_peft_s_other_settings(name, own, tmp_path):
+    check(name, "pissa", 0.5, tmp_path, **own)
 
 
 @settings(max_examples=8, deadline=None)

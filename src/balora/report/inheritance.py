@@ -61,7 +61,7 @@ def inheritance_figure(axes: Sequence[Axis]) -> Figure:
     return figure
 
 
-def pareto_figure(runs: Sequence[Run], task_metric: str, others: Sequence[str]) -> Figure:
+def pareto_figure(runs: Sequence[Run], task_metric: str, others: Sequence[str]) -> Figure | None:
     """A panel for each other metric (x) with the task's on the y axis: a mark per seed, a large one per method.
 
     A large mark is filled where no other method's means are at least as good in all of the metrics and better in one.
@@ -72,10 +72,15 @@ def pareto_figure(runs: Sequence[Run], task_metric: str, others: Sequence[str]) 
         runs: Of one task.
         task_metric: How well the task was learned.
         others: What should not have grown, or fallen, meanwhile.
+
+    Returns:
+        The figure, or None when no fine-tuned method has all of these metrics.
     """
     metrics, styles = (task_metric, *others), method_styles(runs)
     found = {method: [_values(runs, method, metric) for metric in metrics] for method in styles}
     means = {method: [float(np.mean(v)) for v in values] for method, values in found.items() if all(values)}
+    if not means:
+        return None
     signs = [-1 if better_direction(metric) == "lower" else 1 for metric in metrics]
     scores = {method: [s * mean for s, mean in zip(signs, own, strict=True)] for method, own in means.items()}
     best = undominated(scores)

@@ -81,11 +81,11 @@ def world_figures(
     for knob, values in recipe.worlds.items():
         levels = dict(sorted({value: of_task[name] for value, name in _levels(recipe, knob, values)}.items()))
         axes.append(Axis(knob, FLAWS.get(knob, drift_metric), levels))
+    figures = [("what is inherited", INHERITANCE_CAPTION, inheritance_figure(axes))]
     pareto = pareto_figure(of_task[BASE], task_metric, (drift_metric, "skew"))
-    return [
-        ("what is inherited", INHERITANCE_CAPTION, inheritance_figure(axes)),
-        (f"{task_metric} against {drift_metric} and skew", PARETO_CAPTION, pareto),
-    ]
+    if pareto is not None:
+        figures.append((f"{task_metric} against {drift_metric} and skew", PARETO_CAPTION, pareto))
+    return figures
 
 
 def _levels(recipe: Recipe, knob: str, values: list[float]) -> list[tuple[float, str]]:
