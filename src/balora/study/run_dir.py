@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from balora.arguments import WORLDS
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 
@@ -65,8 +66,9 @@ def _check(recipe: Recipe) -> Path:
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
-        # A setting that was not there when the folder was begun had its default.
-        held = _comparable(_defaults() | yaml.safe_load(record.read_text(encoding="utf-8")))
+        # A setting, or a world's knob, that was not there when the folder was begun had its default.
+        held = _defaults() | yaml.safe_load(record.read_text(encoding="utf-8"))
+        held = _comparable(held | {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]})
         wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
