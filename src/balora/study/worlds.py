@@ -26,7 +26,7 @@ FLAWS = {
 INHERITANCE_CAPTION = (
     "The flaw planted in pretraining, and the flaw that is measured after fine-tuning: a panel for each knob, "
     "the others at their base. The dashed line is the pretrained models': a method on it passes on what it was given, "
-    "one below it mends. Means over seeds, with a band of one standard deviation."
+    "one below it mends, one above it adds. Means over seeds, with a band of one standard deviation."
 )
 PARETO_CAPTION = (
     "In the base world: what was learned against what was lost and what was kept of the skew. A small mark is a seed, "
