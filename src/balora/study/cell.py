@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from balora.adapters.averaging import average_with_base
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.recipe import Recipe
@@ -76,6 +77,9 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(interrupt.received, trainer.state.global_step)
     peak_memory_mb = _peak_memory_mb()
+    trained = trainable_parameters(model) if label != PRETRAINED else 0
+    if recipe.wise_ft is not None and label != PRETRAINED:
+        average_with_base(model, recipe.wise_ft)
     metrics, drift = measure(workload, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
@@ -90,7 +94,7 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         metrics={**metrics, **drift},
         train_seconds=seconds,
         peak_memory_mb=peak_memory_mb,
-        trainable_parameters=trainable_parameters(model) if label != PRETRAINED else 0,
+        trainable_parameters=trained,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     for left in directory.glob("checkpoint-*"):

@@ -19,6 +19,7 @@ from balora.study.run_dir import claimed
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
 from balora.study.workload import prepare
+from balora.study.worlds import world_figures
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
 TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "f1", "eval_loss")
@@ -94,6 +95,9 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
             for figure in draw(cells, runs, directory)
         ],
     }
+    base = tasks[0].name
+    inherited = world_figures(recipe, runs, shown["task_metric"][base], shown["drift_metric"][base])
+    shown["figures"] = [*inherited, *shown["figures"]]
     points = sweep_points(recipe) if recipe.sweep else {}
     for task, key in product([task.name for task in tasks], recipe.sweep):
         metrics = [shown["task_metric"][task], shown["drift_metric"][task]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from balora.arguments import WORLDS
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 
@@ -17,7 +18,8 @@ RECIPE_FILE = "recipe.yaml"
 #: Settings that say which runs a study has and how they are run: a study may grow.
 FREE = ("output_dir", "methods", "baseline", "seeds", "jobs", "tasks", "task", "method_settings")
 GROUPS = ("tasks.", "method_settings.")
-SWEEP = "sweep"
+#: The same, by what they vary.
+VARIED = ("sweep", "worlds")
 
 
 @contextmanager
@@ -64,8 +66,9 @@ def _check(recipe: Recipe) -> Path:
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
-        # A setting that was not there when the folder was begun had its default.
-        held = _comparable(_defaults() | yaml.safe_load(record.read_text(encoding="utf-8")))
+        # A setting, or a world's knob, that was not there when the folder was begun had its default.
+        held = _defaults() | yaml.safe_load(record.read_text(encoding="utf-8"))
+        held = _comparable(held | {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]})
         wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
@@ -96,4 +99,4 @@ def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether runs that are there already depend on a setting: not on which others there will be."""
     if key.startswith(GROUPS):
         return key in held and key in wanted
-    return key not in FREE and not key.startswith(SWEEP)
+    return key not in FREE and not key.startswith(VARIED)
