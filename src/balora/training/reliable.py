@@ -1,8 +1,8 @@
 """`ReliableTrainerMixin`: what happens at a loss or a gradient that is not finite, on top of exact resuming.
 
-`nonfinite` says which of two: `stop`; or `skip`, where the whole optimizer step that the micro-batch belongs to is left
-out, as loss scaling does it. Without a gradient no weight, moment or decay moves, while schedule and data go on. Either
-way the batch is kept for who wants to look.
+`nonfinite` says which of two: `stop`; or `skip`, where the whole optimizer step that the micro-batch belongs to is
+left out, as loss scaling does it. Without a gradient no weight, moment or decay moves, while schedule and data go on.
+Either way the batch is kept for who wants to look.
 """
 
 from collections.abc import Sized
