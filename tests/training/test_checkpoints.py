@@ -100,13 +100,14 @@ def rows() -> list[dict[str, Tensor]]:
     return [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
 
 
-def trainer_for(folder: Path, **training) -> BALoraTrainer:
+def trainer_for(folder: Path, eval_dataset: list | None = None, **training) -> BALoraTrainer:
     set_seed(42)
     config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", method="lora", lora_dropout=0.1)
     fixed = {"max_steps": 3, "per_device_train_batch_size": 2, "save_steps": 1, "learning_rate": 1e-2}
     fixed |= {"report_to": "none", "disable_tqdm": True, "use_cpu": True, **training}
     model = balora.get_balora_model(make("llama"), config)
-    trainer = BALoraTrainer(model=model, args=TrainingArguments(str(folder), **fixed), train_dataset=rows())
+    args = TrainingArguments(str(folder), **fixed)
+    trainer = BALoraTrainer(model=model, args=args, train_dataset=rows(), eval_dataset=eval_dataset)
     trainer.drift_batches = 0
     return trainer
 
@@ -131,8 +132,7 @@ def test_training_goes_on_from_the_one_before_a_damaged_one_and_refuses_that_by_
 
 def test_the_best_is_kept_under_the_name_it_has_and_loaded_at_the_end(tmp_path):
     choosing = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "save_total_limit": 1}
-    trainer = trainer_for(tmp_path, **choosing, learning_rate=10.0)  # it gets worse
-    trainer.eval_dataset = rows()
+    trainer = trainer_for(tmp_path, rows(), **choosing, learning_rate=10.0)  # it gets worse
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]

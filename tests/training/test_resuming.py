@@ -83,7 +83,7 @@ def trainer_for(
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     found = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     for number, entry in trainer.optimizer.state_dict()["state"].items():
-        found |= {f"{name} {number}": value.clone() for name, value in entry.items()}
+        found |= {f"{name} {number}": torch.as_tensor(value).clone() for name, value in entry.items()}
     return found
 
 

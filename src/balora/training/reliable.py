@@ -90,19 +90,18 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         if not finite:
             if self.nonfinite == STOP:
                 self._stop(f"the loss is finite and its gradient is not (norm {float(norm)})")
-            self._leave_out(model, finite_loss=finite_loss)
+            self._leave_out(model)
             norm = None
         else:
             self._skipped_in_a_row = 0
         self._micro_batches = []
         return norm
 
-    def _leave_out(self, model: nn.Module, *, finite_loss: bool) -> None:
+    def _leave_out(self, model: nn.Module) -> None:
         self._skipped_in_a_row += 1
         self.skipped_steps += 1
         if self._skipped_in_a_row == MOST_IN_A_ROW:
-            what = "loss" if not finite_loss else "gradient"
-            self._stop(f"in {MOST_IN_A_ROW} steps, one after the other, the {what} was not finite")
+            self._stop(f"in {MOST_IN_A_ROW} steps, one after the other, the loss or its gradient was not finite")
         self._keep()
         # Optimizers pass over a parameter that has no gradient, its moments and its decay included.
         model.zero_grad(set_to_none=True)
