@@ -122,7 +122,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def killed_until_done(command: list[str], log: Path, draw: random.Random, whole: float, kills: int) -> int:
-    """Start it, kill it at an instant within the seconds that a whole run takes, and again; how often it was killed."""
+    """Start it, kill it at an instant within the seconds that a whole run takes; how often until it was done."""
     for number in range(kills):
         process = started(command, log)
         process.join(draw.uniform(0, whole))

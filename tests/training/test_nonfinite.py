@@ -156,9 +156,7 @@ def test_by_default_training_stops_and_names_batch_and_row(cause, tmp_path):
 def test_ten_steps_in_a_row_stop_what_skips(tmp_path):
     trainer = trainer_for(tmp_path, max_steps=30, gradient_accumulation_steps=1)
     next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
-    with pytest.raises(
-        NonFiniteLossError, match="step 10: in 10 steps, one after the other, the loss or its gradient"
-    ):
+    with pytest.raises(NonFiniteLossError, match="step 10: in 10 steps, one after the other, the loss or its"):
         trainer.train()
 
 

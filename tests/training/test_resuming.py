@@ -178,6 +178,35 @@ def test_killed_after_any_step_it_goes_on_to_the_same_bits(case, tmp_path):
     assert_exact(tmp_path, list(range(1, STEPS + 1)), **CASES[case])
 
 
+class Sizes(TrainerCallback):
+    """How much of the teacher's features there is as each step ends."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, int] = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        files = Path(args.output_dir, "teacher_features").glob("*/*")
+        self.seen[state.global_step] = sum(file.stat().st_size for file in files)
+
+
+@pytest.mark.reliability
+def test_the_teachers_features_are_those_of_the_checkpoint(tmp_path):
+    """What was written after it, perhaps in part, is written again by the same batches."""
+    sizes = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-1")):
+        trainer = trainer_for(tmp_path, **CASES["teacher cache"])
+        sizes.append(Sizes())
+        trainer.add_callback(sizes[-1])
+        trainer.add_callback(KeepFeatures())
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if checkpoint is None:
+            (tmp_path / "kept" / "teacher_features").rename(tmp_path / "teacher_features")
+            (tmp_path / "kept").rmdir()
+    first, resumed = (of.seen for of in sizes)
+    assert 0 < first[1] < first[2] < first[3] == first[4], "rows are new in the first epoch alone"
+    assert resumed == {step: size for step, size in first.items() if step > 1}
+
+
 @pytest.mark.reliability
 def test_transformers_own_trainer_would_train_one_step_more(tmp_path):
     """What the cure cures: when this fails, the library has mended it."""
