@@ -162,6 +162,8 @@ class Recipe:
         warmup_steps: Steps in which the rate rises; below 1, the share of training.
         weight_decay: AdamW's.
         max_grad_norm: Gradient clipping.
+        nonfinite: At a loss or gradient that is not finite, stop; or skip: leave the step out, and stop at ten in a
+            row. The batch is kept in the run's folder, under `nonfinite`.
         bf16: bfloat16 autocast.
         gradient_checkpointing: Recompute activations in backward.
         logging_steps: Steps between rows of the loss curves.
@@ -299,6 +301,7 @@ class Recipe:
     warmup_steps: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    nonfinite: Literal["stop", "skip"] = "stop"
     bf16: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = 10

@@ -12,6 +12,7 @@ import yaml
 
 from balora.arguments import WORLDS
 from balora.errors import BALoraError
+from balora.files import full_disk_named
 from balora.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -29,13 +30,14 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     A mistake that shows before anything was trained leaves no folder behind, so that the mended command finds it free.
 
     Raises:
-        BALoraError: If no folder is named, or it holds something else.
+        BALoraError: If no folder is named, it holds something else, or the disk is full.
     """
     directory = _check(recipe)
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / RECIPE_FILE, recipe.to_yaml())
     try:
-        yield directory
+        with full_disk_named(directory):
+            yield directory
     except BALoraError:
         if not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
             shutil.rmtree(directory)
@@ -77,7 +79,8 @@ def _check(recipe: Recipe) -> Path:
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to go on with that run"
             )
-    elif directory.exists() and any(directory.iterdir()):
+    # A process killed at its very first file leaves a part of that.
+    elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that are no run of balora; choose an empty folder")
     return directory
 
