@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from balora.audit.figures import Figure, Units, mean, measured
-from balora.audit.models import MASKED, Audited, Model
+from balora.audit.kinds import MASKED
+from balora.audit.models import Audited, Model
 from balora.evaluation.bias import SentencePair, pair_log_odds, preference
 from balora.evaluation.bias.masked import masked_pair_log_odds
 
