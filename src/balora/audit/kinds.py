@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -101,7 +101,7 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
     """
     try:
         return auto.from_pretrained(name, **settings)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {first_line(error)}") from error
 
 

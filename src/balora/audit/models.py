@@ -9,12 +9,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
-from peft.utils import load_peft_weights
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -117,7 +121,7 @@ def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto")
     named = peft_config.base_model_name_or_path
     if named and Path(named).name != Path(model).name:
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
-    state = load_peft_weights(adapter, device=str(base.device))
+    state = _weights_of(adapter, base)
     _complete(base, lacking, state, model, adapter)
     probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
     with torch.no_grad():
@@ -143,14 +147,26 @@ def check_dtype(dtype: str) -> None:
         raise BALoraError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
 
 
+def _weights_of(adapter: str, base: PreTrainedModel) -> dict[str, Tensor]:
+    if not any((Path(adapter) / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        raise BALoraError(f"adapter: {adapter} has no weights, {SAFETENSORS_WEIGHTS_NAME}")
+    try:
+        return load_peft_weights(adapter, device=str(base.device))
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise BALoraError(f"adapter: {adapter}'s weights cannot be read: {first_line(error)}") from error
+
+
 def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PeftModel:
     try:
-        tuned = PeftModel.from_pretrained(base, adapter).eval()
+        with catch_warnings():
+            filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+            tuned = PeftModel.from_pretrained(base, adapter).eval()
         # Loaded once more for what PEFT says of it: keys that one of the two sides lacks are no error to it.
         loaded = tuned.load_adapter(adapter, tuned.active_adapter)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BALoraError(f"adapter: {adapter} does not fit {type(base).__name__}: {first_line(error)}") from error
-    if wrong := [*loaded.missing_keys, *loaded.unexpected_keys]:
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft_config.peft_type]
+    if wrong := [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if prefix in key]:
         raise BALoraError(
             f"adapter: {adapter} does not fit {type(base).__name__}: {wrong[0]} is in one of the two alone; "
             "give the model that it was trained on"

@@ -70,7 +70,7 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
         "versions": versions(),
         "figures": [figure.as_json() for figure in figures],
     }
-    write_text(directory / RESULT_FILE, json.dumps(record, indent=1))
+    write_text(directory / RESULT_FILE, json.dumps(record, indent=1, allow_nan=False))
     write_audit_page(directory / PAGE_FILE, settings=settings, kind=kind, figures=figures, notes=notes)
     return figures
 
@@ -132,4 +132,4 @@ def _keep(
     folder = directory / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     entry = {"identity": identity, "settings": _depends(part, settings), **found}
-    write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1))
+    write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1, allow_nan=False))
