@@ -64,8 +64,9 @@ def moved(model: torch.nn.Module, seed: int = 1, scale: float = 0.05) -> torch.n
 
 
 def adapted(base: str, folder: Path, config=None, *, kind: type = hf.AutoModelForCausalLM, scale: float = 0.05):
-    """A stock-PEFT adapter of a saved base, moved off its start and saved: its folder and the model."""
+    """A stock-PEFT adapter of a saved base, moved off its start, the same each time: its folder and the model."""
     config = config or LoraConfig(r=4, target_modules=TARGETS, task_type="CAUSAL_LM")
+    torch.manual_seed(0)  # of adapters' start
     model: PeftModel = moved(get_peft_model(load(base, kind), config), scale=scale)
     model.save_pretrained(folder)
     return str(folder), model
