@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -77,3 +78,18 @@ def texts(count: int, seed: int = 0, longest: int = 20) -> list[str]:
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(2, longest + 1, (count,), generator=generator).tolist()
     return [" ".join(WORDS[i] for i in torch.randint(5, 97, (n,), generator=generator).tolist()) for n in sizes]
+
+
+SIDES = ("base", "tuned")
+
+
+def assert_is(figure, expected, names, *, rel=1e-5):
+    """A figure's value and interval on both sides are those of the dictionaries; NaN intervals are those of one."""
+    for side, scores in zip(SIDES, expected, strict=True):
+        estimate = getattr(figure, side)
+        for key, value in zip(("value", "low", "high"), names, strict=False):
+            assert getattr(estimate, key) == pytest.approx(scores[value], rel=rel, abs=1e-6), (figure.name, side, key)
+
+
+def ends(name):
+    return name, f"{name}_low", f"{name}_high"

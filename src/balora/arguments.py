@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
-from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_checks import refuse_unknown
 from balora.world import WorldConfig
 from balora.world.reading import ReadingConfig
+
+if TYPE_CHECKING:
+    from balora.audit import AuditSettings
 
 #: Settings whose entries hold settings themselves.
 GROUPS = ("tasks", "method_settings")
@@ -37,15 +39,7 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     Raises:
         BALoraError: If a key is unknown or a value has the wrong type.
     """
-    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
-    yaml_loader = get_loader("yaml")
-    set_loader(
-        "recipe",
-        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
-        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
-    )
-    usage = f"balora {command} RECIPE [--key value …]"
-    parser = ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+    parser = _parser(command, "RECIPE")
     if extra is not None:
         parser.add_class_arguments(extra)
     parser.add_class_arguments(Recipe)
@@ -73,20 +67,39 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
 
 
-def parse_audit(arguments: list[str]) -> AuditSettings:
+def _parser(command: str, positional: str) -> ArgumentParser:
+    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
+    yaml_loader = get_loader("yaml")
+    set_loader(
+        "recipe",
+        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
+        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
+    )
+    usage = f"balora {command} {positional} [--key value …]"
+    return ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+
+
+def parse_audit(arguments: list[str]) -> "AuditSettings":
     """What `MODEL [ADAPTER] [--key value …]` asks for; `--config FILE` has such settings as YAML.
 
     Raises:
         BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
     """
-    usage = "balora audit MODEL [ADAPTER] [--key value …]"
-    parser = ArgumentParser(prog="balora audit", usage=usage, exit_on_error=False)
+    from balora.audit import AuditSettings  # which imports what imports this module
+
+    parser = _parser("audit", "MODEL [ADAPTER]")
     parser.add_argument("--config", action="config", help="A YAML file of these settings.")
     parser.add_class_arguments(AuditSettings)
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
+    further = arguments[len(named) :]
+    joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
+    apart = [path for option, path in zip(further, further[1:], strict=False) if option == "--config"]
+    for path in joined + apart:
+        read_settings(path, AuditSettings)
     try:
-        settings = parser.parse_args([*given, *arguments[len(named) :]]).as_dict()
+        # MODEL and ADAPTER last, so that they stand before what a file says.
+        settings = parser.parse_args([*further, *given]).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise BALoraError(cause(str(error))) from error
     settings.pop("config")
@@ -99,18 +112,29 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
     """
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BALoraError(f"{path}: cannot read this recipe ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
-    refuse_unknown(str(path), settings, Recipe)
+    settings = read_settings(path, Recipe)
     for name, knobs in WORLDS.items():
         if isinstance(settings.get(name), dict):
             refuse_unknown(f"{path}: {name}", settings[name], knobs)
+    return settings
+
+
+def read_settings(path: str | Path, schema: type) -> dict[str, Any]:
+    """The settings written in a file, such as a recipe, keys that are no field of the schema refused.
+
+    Raises:
+        BALoraError: If the file is missing, is not YAML, or has another key.
+    """
+    what, example = ("recipe", "learning_rate: 0.001") if schema is Recipe else ("file", "own_texts: 64")
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BALoraError(f"{path}: cannot read this {what} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise BALoraError(f"{path}: a {what} is a mapping of settings, such as `{example}`")
+    refuse_unknown(str(path), settings, schema)
     return settings
 
 

@@ -29,7 +29,7 @@ from balora.evaluation.bias.templates import CONTINUATIONS
 
 
 def parts_of_pairs(settings: AuditSettings) -> list[Part]:
-    """Pairs of sentences. CrowS-Pairs' differ in rare words, so that they are compared token by token."""
+    """Pairs of sentences. CrowS-Pairs' differ in rare words, so that how strong a preference is, is per token."""
     found: list[tuple[str, str, Sequence[SentencePair], bool]] = []
     if settings.crows_pairs:
         found.append(("crows_pairs", "CrowS-Pairs", read_crows_pairs(expand_path(settings.crows_pairs)), True))
