@@ -3,7 +3,7 @@
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def parse_audit(arguments: list[str]) -> "AuditSettings":
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
     further = arguments[len(named) :]
     joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
-    apart = [path for option, path in zip(further, further[1:], strict=False) if option == "--config"]
+    apart = [path for option, path in pairwise(further) if option == "--config"]
     for path in joined + apart:
         read_settings(path, AuditSettings)
     try:

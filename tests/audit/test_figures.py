@@ -63,6 +63,19 @@ def test_a_change_that_all_units_share_has_no_noise_however_noisy_the_two_are():
     assert figure.changed
 
 
+def test_noise_alone_is_a_change_about_one_time_in_twenty():
+    def found(trial, shift):
+        generator = np.random.default_rng(trial)
+        before = generator.normal(0, 3, 40)
+        after = before + generator.normal(shift, 1, 40)
+        return measured("x", mean(after), mean(before), unit="texts").changed
+
+    assert 2 <= sum(found(trial, 0.0) for trial in range(100)) <= 12
+    assert (
+        sum(found(trial, 0.6) for trial in range(20)) >= 17
+    )  # nearly four standard errors of a change, and one of a side
+
+
 @pytest.mark.parametrize(("low", "high", "changed"), [(0.1, 0.2, True), (-2, -1, True), (-1, 1, False), (0, 1, False)])
 def test_a_change_is_one_where_its_interval_leaves_out_0(low, high, changed):
     one = Estimate(1.0, 0.0, 2.0)
