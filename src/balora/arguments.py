@@ -35,15 +35,7 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     Raises:
         BALoraError: If a key is unknown or a value has the wrong type.
     """
-    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
-    yaml_loader = get_loader("yaml")
-    set_loader(
-        "recipe",
-        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
-        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
-    )
-    usage = f"balora {command} RECIPE [--key value …]"
-    parser = ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+    parser = command_parser(command, "RECIPE")
     if extra is not None:
         parser.add_class_arguments(extra)
     parser.add_class_arguments(Recipe)
@@ -71,24 +63,53 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
 
 
+def command_parser(command: str, positional: str) -> ArgumentParser:
+    """A parser for the settings of a command, which are read as YAML.
+
+    Args:
+        command: Its name.
+        positional: What stands in first place, for the help.
+    """
+    # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
+    yaml_loader = get_loader("yaml")
+    set_loader(
+        "recipe",
+        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
+        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
+    )
+    usage = f"balora {command} {positional} [--key value …]"
+    return ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The settings written in a recipe file, unknown keys refused.
 
     Raises:
         BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
     """
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BALoraError(f"{path}: cannot read this recipe ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise BALoraError(f"{path}: a recipe is a mapping of settings, such as `learning_rate: 0.001`")
-    refuse_unknown(str(path), settings, Recipe)
+    settings = read_settings(path, Recipe)
     for name, knobs in WORLDS.items():
         if isinstance(settings.get(name), dict):
             refuse_unknown(f"{path}: {name}", settings[name], knobs)
+    return settings
+
+
+def read_settings(path: str | Path, schema: type) -> dict[str, Any]:
+    """The settings written in a file, such as a recipe, keys that are no field of the schema refused.
+
+    Raises:
+        BALoraError: If the file is missing, is not YAML, or has another key.
+    """
+    what, example = ("recipe", "learning_rate: 0.001") if schema is Recipe else ("file", "own_texts: 64")
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BALoraError(f"{path}: cannot read this {what} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise BALoraError(f"{path}: a {what} is a mapping of settings, such as `{example}`")
+    refuse_unknown(str(path), settings, schema)
     return settings
 
 

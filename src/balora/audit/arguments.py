@@ -1,11 +1,9 @@
 """From the command line to what an audit is asked for."""
 
 from argparse import ArgumentError
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
-from jsonargparse import ArgumentParser
-
-from balora.arguments import cause
+from balora.arguments import cause, command_parser, read_settings
 from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
 
@@ -16,14 +14,19 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     Raises:
         BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
     """
-    usage = "balora audit MODEL [ADAPTER] [--key value …]"
-    parser = ArgumentParser(prog="balora audit", usage=usage, exit_on_error=False)
+    parser = command_parser("audit", "MODEL [ADAPTER]")
     parser.add_argument("--config", action="config", help="A YAML file of these settings.")
     parser.add_class_arguments(AuditSettings)
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
+    further = arguments[len(named) :]
+    joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
+    apart = [path for option, path in pairwise(further) if option == "--config"]
+    for path in joined + apart:
+        read_settings(path, AuditSettings)
     try:
-        settings = parser.parse_args([*given, *arguments[len(named) :]]).as_dict()
+        # MODEL and ADAPTER last, so that they stand before what a file says.
+        settings = parser.parse_args([*further, *given]).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise BALoraError(cause(str(error))) from error
     settings.pop("config")

@@ -9,33 +9,51 @@ from torch import Tensor
 
 from balora.audit.figures import Figure, Units, mean, measured, ratio
 from balora.audit.models import Audited
+from balora.data import check_lengths
 from balora.evaluation.classification import scarcest_class
+
+
+def encoded_rows(audited: Audited, rows: Dataset, *, on: str, max_length: int | None) -> list[dict[str, list[int]]]:
+    """Rows as the tokenizer gives them, segments of pairs included.
+
+    Args:
+        audited: Whose tokenizer it is.
+        rows: N rows with `text`, and `text_pair` where texts come in pairs.
+        on: What the rows are called, for errors.
+        max_length: Tokens that a row is cut to; `None` cuts nothing.
+
+    Raises:
+        BALoraError: If a row that is not cut is longer than the model takes.
+    """
+    texts = [list(rows[name]) for name in ("text", "text_pair") if name in rows.column_names]
+    cut = {"truncation": max_length is not None, "max_length": max_length}
+    encoded = audited.tokenizer(*texts, **cut, verbose=False)
+    check_lengths(map(len, encoded["input_ids"]), source=on, max_length=max_length, context=audited.context())
+    return [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
 
 
 @torch.no_grad()
 def class_log_probabilities(
-    audited: Audited, rows: Dataset, *, max_length: int | None, batch_size: int
+    audited: Audited, rows: Dataset, *, on: str, max_length: int | None, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p(class | row) of base and tuned model, `(N, D)` each.
 
     Args:
         audited: A classifier and its base.
         rows: N rows with `text`, and `text_pair` where texts come in pairs.
+        on: What the rows are called, for errors.
         max_length: Tokens that a row is cut to; `None` cuts nothing.
         batch_size: Rows at a time, those of like length together.
+
+    Raises:
+        BALoraError: If a row that is not cut is longer than the model takes.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["text"]))
+    encoded = encoded_rows(audited, rows, on=on, max_length=max_length)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for first in range(0, len(order), batch_size):
-        part = rows.select(order[first : first + batch_size])
-        texts = [part[name] for name in ("text", "text_pair") if name in part.column_names]
-        inputs = audited.tokenizer(
-            *map(list, texts),
-            padding=True,
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_tensors="pt",
-        )
+        part = [encoded[i] for i in order[first : first + batch_size]]
+        inputs = audited.tokenizer.pad(part, return_tensors="pt")
         for side, output in zip(found, audited.both(**inputs), strict=True):
             side.append(output.logits.double().log_softmax(-1).cpu())
     back = np.argsort(order)

@@ -8,11 +8,15 @@ than the two intervals beside it would suggest.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from balora.evaluation.bias.score import bootstrap_interval
+
+#: Those attributes of a figure that are estimates.
+ESTIMATES = ("tuned", "base", "change")
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,22 @@ class Figure:
         return self.change is not None and (self.change.low > 0 or self.change.high < 0)
 
     def as_json(self) -> dict[str, Any]:
-        """For `figure_of`."""
-        return asdict(self)
+        """For `figure_of`; as null what JSON has no number for, NaN and infinite values."""
+        estimates = {
+            name: None if own is None else {key: value if isfinite(value) else None for key, value in own.items()}
+            for name, own in asdict(self).items()
+            if name in ESTIMATES
+        }
+        return {**asdict(self), **estimates}
 
 
 def figure_of(entry: dict[str, Any]) -> Figure:
-    """A figure as `as_json` wrote it."""
+    """A figure as `as_json` wrote it, null being NaN."""
     estimates = {
-        name: None if entry[name] is None else Estimate(**entry[name]) for name in ("tuned", "base", "change")
+        name: None
+        if entry[name] is None
+        else Estimate(**{key: np.nan if value is None else value for key, value in entry[name].items()})
+        for name in ESTIMATES
     }
     return Figure(**{**entry, **estimates})
 

@@ -27,7 +27,7 @@ def measure_hatecheck(
         seed: Of the bootstrap.
     """
     rows = Dataset.from_dict({"text": [case.text for case in cases]})
-    answers = class_log_probabilities(audited, rows, max_length=max_length, batch_size=batch_size)
+    answers = class_log_probabilities(audited, rows, on="HateCheck", max_length=max_length, batch_size=batch_size)
     truth = np.array([case.hateful for case in cases])
     target = np.array([case.target for case in cases])
     groups = [name for name in np.unique(target) if name]

@@ -14,7 +14,9 @@ FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 
 
 @torch.no_grad()
-def measure_layers(audited: Audited, rows: Sequence[list[int]], *, batch_size: int, seed: int = 0) -> list[Figure]:
+def measure_layers(
+    audited: Audited, rows: Sequence[dict[str, list[int]]], *, batch_size: int, seed: int = 0
+) -> list[Figure]:
     """`representation_shift` of the last hidden states, and of each layer before them.
 
     ‖H' − H‖_F / ‖H‖_F as in `balora.evaluation.shift`, with H (N × d) the mean over an input's tokens of the hidden
@@ -22,15 +24,15 @@ def measure_layers(audited: Audited, rows: Sequence[list[int]], *, batch_size: i
 
     Args:
         audited: Two models.
-        rows: N inputs' token ids.
+        rows: N inputs as a tokenizer gives them, `input_ids` at least.
         batch_size: Inputs at a time.
         seed: Of the bootstrap.
     """
     moved, lengths = [], []
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     for first in range(0, len(order), batch_size):
         part = [rows[i] for i in order[first : first + batch_size]]
-        inputs = audited.tokenizer.pad({"input_ids": part}, padding_side="right", return_tensors="pt")
+        inputs = audited.tokenizer.pad(part, padding_side="right", return_tensors="pt")
         states = [
             torch.stack([_pooled(layer, inputs["attention_mask"]) for layer in output.hidden_states])
             for output in audited.both(**inputs, output_hidden_states=True)

@@ -1,52 +1,34 @@
 """The two models of an audit: the base, and what was made of it, whoever trained it.
 
-An adapter steps aside for the base where that leaves the pretrained function, which is tried on a few tokens; where it
-does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights), and for models tuned in full, the
-base is loaded beside it.
+An adapter steps aside for the base where that leaves the pretrained function to the bit, which is tried on a few
+tokens; where it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
+for models tuned in full, the base is loaded beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
-from safetensors import safe_open
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.adapters.teacher import student_aside
-from balora.agreement import agree
+from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, first_line, kind_of, label_names_of, load
+from balora.data import context_length
 from balora.errors import BALoraError
 
 Model = PreTrainedModel | PeftModel
 
-CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
-#: By the end of an architecture's name.
-KINDS = {
-    "ForCausalLM": CAUSAL,
-    "LMHeadModel": CAUSAL,
-    "ForSequenceClassification": CLASSIFIER,
-    "ForMaskedLM": MASKED,
-}
-CLASSES = {
-    CAUSAL: AutoModelForCausalLM,
-    CLASSIFIER: AutoModelForSequenceClassification,
-    MASKED: AutoModelForMaskedLM,
-}
-ADAPTER_FILE = "adapter_config.json"
 HEADLESS = "The base has no trained head for this task: its figures are those of its features under the tuned head."
 
 
@@ -57,20 +39,18 @@ class Audited:
     Attributes:
         tuned: The tuned model; the base itself where nothing else is audited.
         tokenizer: Of both.
-        kind: One of `KINDS`' values.
+        kind: One of `balora.audit.kinds.KINDS`' values.
         alone: Whether there is no second model.
         beside: The base where it is a model of its own, else `None`.
-        own_head: Whether the base classifies by a head of its own; otherwise the tuned model's serves both.
         notes: What the reader of the audit must know of them.
     """
 
     tuned: Model
     tokenizer: PreTrainedTokenizerBase
     kind: str
-    alone: bool
-    beside: PreTrainedModel | None
-    own_head: bool
-    notes: tuple[str, ...]
+    alone: bool = False
+    beside: PreTrainedModel | None = None
+    notes: tuple[str, ...] = ()
 
     @contextmanager
     def as_base(self) -> Iterator[Model]:
@@ -79,7 +59,7 @@ class Audited:
             yield self.beside or self.tuned
             return
         # The model inside: prompts, which are no layers, are then left out as well.
-        with student_aside(self.tuned, live_head=not self.own_head):
+        with student_aside(self.tuned):
             yield self.tuned.get_base_model()
 
     @torch.no_grad()
@@ -92,33 +72,12 @@ class Audited:
         with self.as_base() as base:
             return base(**inputs), after
 
-
-def kind_of(model: str, adapter: str | None) -> str:
-    """What kind of model it is, by the configurations alone: one of `KINDS`' values.
-
-    Raises:
-        BALoraError: If one does not load, or it is no kind that can be audited.
-    """
-    config, peft_config = _configs(model, adapter)
-    names = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification"}
-    task = None if peft_config is None else peft_config.task_type
-    architecture = names.get(task) or next(iter(config.architectures or []), "")
-    kind = next((kind for end, kind in KINDS.items() if architecture.endswith(end)), None)
-    if kind is None:
-        raise BALoraError(
-            f"model: {architecture or 'an architecture without a name'} cannot be audited; "
-            "causal language models, sequence classifiers and masked language models can"
-        )
-    return kind
-
-
-def label_names_of(model: str, adapter: str | None) -> list[str]:
-    """A classifier's classes by id: as its configuration names them, or `0`, `1` … of an adapter's head."""
-    config, peft_config = _configs(model, adapter)
-    count = config.num_labels if peft_config is None else _rows_of_head(adapter) or config.num_labels
-    if count == config.num_labels:
-        return [config.id2label[i] for i in range(count)]
-    return [str(i) for i in range(count)]
+    def context(self, max_length: int | None = None) -> int | None:
+        """Tokens that both models take at once, at most `max_length`; `None` where there is no end."""
+        own = context_length(self.tuned.config, self.tokenizer)
+        if own is not None and isinstance(self.tuned, PeftModel) and self.tuned.active_peft_config.is_prompt_learning:
+            own -= self.tuned.active_peft_config.num_virtual_tokens
+        return min(filter(None, (own, max_length)), default=None)
 
 
 def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto") -> Audited:
@@ -127,114 +86,124 @@ def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto")
     Args:
         model: The base: a folder, or a name on the Hub.
         adapter: Folder of a PEFT adapter, or of a model tuned in full; `None` audits the base alone.
-        dtype: Of the weights, a name of torch's, or `auto` for the one they were saved in.
+        dtype: Of the weights, one of `balora.audit.kinds.DTYPES`; `auto` for the one they were saved in.
 
     Raises:
         BALoraError: If one does not load, or the two do not fit.
     """
-    _, peft_config = _configs(model, adapter)
+    check_dtype(dtype)
+    _, peft_config = configs_of(model, adapter)
     kind = kind_of(model, adapter)
     settings: dict[str, Any] = {"dtype": dtype}
     if kind == CLASSIFIER:
-        settings["num_labels"] = len(label_names_of(model, adapter))
-    base, loading = _loaded(CLASSES[kind], model, "model", output_loading_info=True, **settings)
+        settings |= {"num_labels": len(label_names_of(model, adapter)), "ignore_mismatched_sizes": True}
+    base, loading = load(CLASSES[kind], model, "model", output_loading_info=True, **settings)
     base.eval().to(PartialState().device)
-    own_head = not loading["missing_keys"] and not loading["mismatched_keys"]
-    tokenizer = _loaded(AutoTokenizer, _tokenizer_of(model, adapter), "model")
+    # A head of another number of classes is none for this task either.
+    lacking = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
+    has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
+    tokenizer = load(AutoTokenizer, adapter if has_own else model, "adapter" if has_own else "model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # By which a decoder that classifies finds the last token.
+    base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:
-        if not own_head:
-            raise BALoraError(f"model: {model} has no trained head as a {kind}, so there is nothing to audit yet")
-        return _audited(base, tokenizer, kind, alone=True)
-    notes = () if own_head else (HEADLESS,)
+        if lacking:
+            raise BALoraError(f"model: {model} has no {lacking[0]}, so it is no trained {kind} that could be audited")
+        return Audited(base, tokenizer, kind, alone=True)
+    notes = (HEADLESS,) if lacking else ()
     if peft_config is None:
-        tuned = _loaded(CLASSES[kind], adapter, "adapter", dtype=dtype).eval().to(base.device)
-        if not own_head:
-            _share_head(base, tuned)
-        return _audited(tuned, tokenizer, kind, beside=base, own_head=own_head, notes=notes)
+        tuned = load(CLASSES[kind], adapter, "adapter", dtype=dtype).eval().to(base.device)
+        tuned.config.pad_token_id = tokenizer.pad_token_id
+        _check_fit(base, tuned, model, adapter)
+        _complete(base, lacking, tuned.state_dict(), model, adapter)
+        return Audited(tuned, tokenizer, kind, beside=base, notes=notes)
     named = peft_config.base_model_name_or_path
     if named and Path(named).name != Path(model).name:
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
+    state = _weights_of(adapter, base)
+    _complete(base, lacking, state, model, adapter)
     probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
     with torch.no_grad():
         before = base(**probe).logits
-        tuned = _with_adapter(base, adapter).eval()
+        tuned = _with_adapter(base, adapter, peft_config)
         with student_aside(tuned):
-            aside_is_exact = agree(tuned.get_base_model()(**probe).logits, before)
-    if aside_is_exact:
-        return _audited(tuned, tokenizer, kind, own_head=own_head, notes=notes)
-    beside = _loaded(CLASSES[kind], model, "model", **settings).eval().to(base.device)
-    if not own_head:
-        _share_head(beside, tuned.get_base_model())
-    return _audited(tuned, tokenizer, kind, beside=beside, own_head=own_head, notes=notes)
+            exact = torch.equal(tuned.get_base_model()(**probe).logits, before)
+    if exact:
+        return Audited(tuned, tokenizer, kind, notes=notes)
+    beside = load(CLASSES[kind], model, "model", **settings).eval().to(base.device)
+    beside.config.pad_token_id = tokenizer.pad_token_id
+    _complete(beside, lacking, state, model, adapter)
+    return Audited(tuned, tokenizer, kind, beside=beside, notes=notes)
 
 
-def _audited(
-    tuned: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    kind: str,
-    *,
-    alone: bool = False,
-    beside: PreTrainedModel | None = None,
-    own_head: bool = True,
-    notes: tuple[str, ...] = (),
-) -> Audited:
-    for model in filter(None, (tuned, beside)):
-        model.config.pad_token_id = tokenizer.pad_token_id  # by which a decoder that classifies finds the last token
-    return Audited(tuned, tokenizer, kind, alone, beside, own_head, notes)
+def check_dtype(dtype: str) -> None:
+    """See that weights can be of this type.
+
+    Raises:
+        BALoraError: If they cannot.
+    """
+    if dtype not in DTYPES:
+        raise BALoraError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
 
 
-def _configs(model: str, adapter: str | None) -> tuple[PreTrainedConfig, PeftConfig | None]:
-    """The tuned model's configuration, and the adapter's where it is one."""
-    if adapter is None:
-        return _loaded(AutoConfig, model, "model"), None
-    if (Path(adapter) / ADAPTER_FILE).is_file():
-        return _loaded(AutoConfig, model, "model"), _loaded(PeftConfig, adapter, "adapter")
-    if (Path(adapter) / "config.json").is_file():
-        return _loaded(AutoConfig, adapter, "adapter"), None
-    raise BALoraError(
-        f"adapter: {adapter} is neither a saved adapter ({ADAPTER_FILE}) nor a saved model (config.json)"
-    )
-
-
-def _rows_of_head(adapter: str) -> int:
-    """How many classes an adapter's head tells apart: its last layer has the fewest rows. 0 where it has no head."""
-    file = Path(adapter) / "adapter_model.safetensors"
-    if not file.is_file():
-        raise BALoraError(f"adapter: {adapter} has no adapter_model.safetensors; save it with safetensors")
-    with safe_open(file, "pt") as tensors:
-        rows = [
-            tensors.get_slice(name).get_shape()[0]
-            for name in tensors.keys()  # noqa: SIM118 - no mapping
-            if "lora_" not in name and name.endswith(".weight") and ("classifier" in name or "score" in name)
-        ]
-    return min(rows, default=0)
-
-
-def _tokenizer_of(model: str, adapter: str | None) -> str:
-    return adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file() else model
-
-
-def _with_adapter(base: PreTrainedModel, adapter: str) -> PeftModel:
+def _weights_of(adapter: str, base: PreTrainedModel) -> dict[str, Tensor]:
+    if not any((Path(adapter) / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        raise BALoraError(f"adapter: {adapter} has no weights, {SAFETENSORS_WEIGHTS_NAME}")
     try:
-        return PeftModel.from_pretrained(base, adapter)
+        return load_peft_weights(adapter, device=str(base.device))
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise BALoraError(f"adapter: {adapter}'s weights cannot be read: {first_line(error)}") from error
+
+
+def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PeftModel:
+    try:
+        with catch_warnings():
+            filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+            tuned = PeftModel.from_pretrained(base, adapter).eval()
+        # Loaded once more for what PEFT says of it: keys that one of the two sides lacks are no error to it.
+        loaded = tuned.load_adapter(adapter, tuned.active_adapter)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BALoraError(f"adapter: {adapter} does not fit {type(base).__name__}: {first}") from error
+        raise BALoraError(f"adapter: {adapter} does not fit {type(base).__name__}: {first_line(error)}") from error
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft_config.peft_type]
+    if wrong := [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if prefix in key]:
+        raise BALoraError(
+            f"adapter: {adapter} does not fit {type(base).__name__}: {wrong[0]} is in one of the two alone; "
+            "give the model that it was trained on"
+        )
+    if peft_config.is_prompt_learning:
+        tuned.register_forward_hook(_without_prompt, with_kwargs=True)
+    return tuned
 
 
-def _share_head(base: PreTrainedModel, tuned: PreTrainedModel) -> None:
-    """Give the base the tuned model's modules outside of the backbone."""
-    backbone = base.base_model_prefix
-    for name, module in tuned.named_children():
-        if name != backbone:
-            base.add_module(name, module)
+def _without_prompt(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
+    """Leave what is said of the inputs' own tokens: those of a trained prompt come before them."""
+    length = inputs["input_ids"].shape[1]
+    if output.logits.ndim == 3:  # a classifier's has none of tokens
+        output.logits = output.logits[:, -length:]
+    if output.hidden_states is not None:
+        output.hidden_states = tuple(states[:, -length:] for states in output.hidden_states)
 
 
-def _loaded(auto: Any, name: str, setting: str, **settings: Any) -> Any:
-    try:
-        return auto.from_pretrained(name, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {first}") from error
+def _check_fit(base: PreTrainedModel, tuned: PreTrainedModel, model: str, adapter: str) -> None:
+    """See that a model tuned in full has the base's parameters, a head that the base lacks included."""
+    shapes = [{name: tuple(p.shape) for name, p in one.state_dict().items()} for one in (base, tuned)]
+    for name in dict.fromkeys([*shapes[0], *shapes[1]]):
+        before, after = (own.get(name, "absent") for own in shapes)
+        if before != after:
+            raise BALoraError(
+                f"adapter: {adapter} is no fine-tune of {model}: {name} is {after} in the one, {before} in the other"
+            )
+
+
+@torch.no_grad()
+def _complete(
+    base: PreTrainedModel, lacking: list[str], state: Mapping[str, Tensor], model: str, adapter: str
+) -> None:
+    """Give the base what it lacks, a head, as the tuned model has it."""
+    own = base.state_dict()
+    for name in lacking:
+        found = state.get(name, state.get(f"base_model.model.{name}", state.get(f"base_model.{name}")))
+        if found is None or found.shape != own[name].shape:
+            raise BALoraError(f"adapter: {adapter} has no {name}, nor has {model}; save it with its head")
+        own[name].copy_(found)

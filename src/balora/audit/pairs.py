@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from balora.audit.figures import Figure, Units, mean, measured
-from balora.audit.models import MASKED, Audited, Model
-from balora.evaluation.bias import SentencePair, pair_log_odds, preference
+from balora.audit.kinds import MASKED
+from balora.audit.models import Audited, Model
+from balora.evaluation.bias import SentencePair, log_likelihoods, preference
 from balora.evaluation.bias.masked import masked_pair_log_odds
 
 
@@ -38,11 +39,13 @@ def measure_pairs(
 ) -> list[Figure]:
     """`bias_score`, `directed_bias` and `stereotype_share`; see `balora.evaluation.bias.preference_scores`.
 
+    The share is always of whole sentences, which is the one that lm-evaluation-harness gives.
+
     Args:
         audited: A causal or masked language model and its base. Of a masked one a sentence's likelihood is the pseudo
             one of what the pair shares, as CrowS-Pairs has it.
         pairs: At least one.
-        per_token: Of a causal model, whether a sentence's log-likelihood is divided by its tokens.
+        per_token: Of a causal model, whether the other two divide a sentence's log-likelihood by its tokens.
         on: What the pairs are called.
         batch_size: Sentences at a time.
         seed: Of the bootstrap.
@@ -50,13 +53,18 @@ def measure_pairs(
 
     def ask(model: Model) -> np.ndarray:
         if audited.kind == MASKED:
-            return masked_pair_log_odds(model, audited.tokenizer, pairs, batch_size=batch_size)
-        return pair_log_odds(model, audited.tokenizer, pairs, per_token=per_token, batch_size=batch_size)
+            odds = masked_pair_log_odds(model, audited.tokenizer, pairs, batch_size=batch_size)
+            return np.stack([odds, odds], 1)
+        whole = log_likelihoods(model, audited.tokenizer, texts, batch_size=batch_size)
+        odds = [own[::2] - own[1::2] for own in (whole, whole / tokens if per_token else whole)]
+        return np.stack(odds, 1)  # (N, 2)
 
+    texts = [text for pair in pairs for text in (pair.stereotypical, pair.antistereotypical)]
+    tokens = np.array([len(audited.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts])
     answers = on_both(audited, ask)
     how = {
-        "bias_score": lambda odds: mean(np.abs(preference(odds))),
-        "directed_bias": lambda odds: mean(preference(odds)),
-        "stereotype_share": lambda odds: mean((1 + np.sign(odds)) / 2),
+        "bias_score": lambda odds: mean(np.abs(preference(odds[:, 1]))),
+        "directed_bias": lambda odds: mean(preference(odds[:, 1])),
+        "stereotype_share": lambda odds: mean((1 + np.sign(odds[:, 0])) / 2),
     }
     return [measured_on_both(name, answers, of, on=on, unit="pairs", seed=seed) for name, of in how.items()]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from balora.audit.figures import Figure, figure_of
-from balora.audit.models import CLASSIFIER, Audited, kind_of, label_names_of, load_audited
+from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
+from balora.audit.models import Audited, load_audited
 from balora.audit.page import write_audit_page
-from balora.audit.parts import Part, plan
+from balora.audit.parts import Part
+from balora.audit.plan import check_settings, plan
 from balora.audit.settings import AuditSettings
 from balora.data import expand_path
 from balora.errors import BALoraError
@@ -19,6 +21,11 @@ from balora.study.run_dir import write_text
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
 #: Settings on which everything depends.
 MODELS = ("model", "adapter", "dtype")
+#: Settings that name files, which may change while their names stay.
+FILES = (
+    "wikitext2", "data_file", "crows_pairs", "stereoset", "bbq", "winobias", "winogender", "hatecheck", "words",
+    "prompts", "continuations",
+)  # fmt: skip
 
 
 def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None) -> list[Figure]:
@@ -34,14 +41,13 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
     Raises:
         BALoraError: If a file, a setting or a model is wrong, or the folder holds something else.
     """
-    if settings.output_dir is None:
-        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    check_settings(settings)
     directory = Path(settings.output_dir)
     identity = _identity(settings)
     _check_folder(directory, identity)
     model, adapter = expand_path(settings.model), None if settings.adapter is None else expand_path(settings.adapter)
     kind = kind_of(model, adapter)
-    names = settings.label_names or (label_names_of(model, adapter) if kind == CLASSIFIER else [])
+    names = label_names_of(model, adapter) if kind == CLASSIFIER else []
     parts = plan(settings, kind, names)
     figures: list[Figure] = []
     audited: Audited | None = None
@@ -64,7 +70,7 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
         "versions": versions(),
         "figures": [figure.as_json() for figure in figures],
     }
-    write_text(directory / RESULT_FILE, json.dumps(record, indent=1))
+    write_text(directory / RESULT_FILE, json.dumps(record, indent=1, allow_nan=False))
     write_audit_page(directory / PAGE_FILE, settings=settings, kind=kind, figures=figures, notes=notes)
     return figures
 
@@ -75,8 +81,9 @@ def _identity(settings: AuditSettings) -> dict[str, Any]:
     for name in ("model", "adapter"):
         folder = Path(expand_path(getattr(settings, name) or ""))
         if getattr(settings, name) and folder.is_dir():
-            files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json"))
-            found[f"{name} files"] = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+            found[f"{name} files"] = [
+                state for state in _state(folder) if Path(state[0]).suffix in (".safetensors", ".bin", ".json")
+            ]
     return found
 
 
@@ -98,7 +105,17 @@ def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def _depends(part: Part, settings: AuditSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in part.settings}
+    """What a part's figures depend on: settings, and the state of the files that they name."""
+    found = {name: getattr(settings, name) for name in part.settings}
+    named = [value for name in FILES if (value := found.get(name))]
+    paths = [Path(expand_path(name)) for value in named for name in ([value] if isinstance(value, str) else value)]
+    return found | {"files": [_state(path) for path in paths if path.exists()]}
+
+
+def _state(path: Path) -> list[list[Any]]:
+    """Name, size and time of a file, or of the files in a folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _kept(directory: Path, part: Part, settings: AuditSettings, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -115,4 +132,4 @@ def _keep(
     folder = directory / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     entry = {"identity": identity, "settings": _depends(part, settings), **found}
-    write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1))
+    write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1, allow_nan=False))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from balora.audit.definitions import DEFINITIONS
@@ -18,17 +19,14 @@ def audit_table(figures: Sequence[Figure]) -> Table:
     for figure in figures:
         if figure.name not in DEFINITIONS:
             continue
-        title, tuned = DEFINITIONS[figure.name].title, shown(figure.name, figure.tuned.value)
+        title, on = DEFINITIONS[figure.name].title, escape(figure.on)
+        tuned = shown(figure.name, figure.tuned.value)
         if not compared:
-            table.add_row(title, figure.on, f"{tuned} {_escaped(shown_interval(figure.name, figure.tuned))}")
+            table.add_row(title, on, f"{tuned} {escape(shown_interval(figure.name, figure.tuned))}")
             continue
         base = "" if figure.base is None else shown(figure.name, figure.base.value)
         change = ""
         if figure.change is not None:
-            change = f"{shown_change(figure)} {_escaped(shown_interval(figure.name, figure.change))}"
-        table.add_row(title, figure.on, base, tuned, f"[bold]{change}[/bold]" if figure.changed else change)
+            change = f"{shown_change(figure)} {escape(shown_interval(figure.name, figure.change))}"
+        table.add_row(title, on, base, tuned, f"[bold]{change}[/bold]" if figure.changed else change)
     return table
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -6,7 +6,6 @@ predictions and the effective rank of the logits, and between the two the diverg
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +15,9 @@ from torch import Tensor
 from balora.anchors import sample_anchors
 from balora.audit.figures import Figure, Units, measured, ratio, ratio_of_sums
 from balora.audit.models import Audited
-from balora.data import context_length
 from balora.errors import BALoraError
 from balora.evaluation.language import IGNORED, padded_batches, text_windows
-from balora.evaluation.wikitext import page_windows, page_words, read_pages
+from balora.evaluation.wikitext import page_windows, page_words
 
 Windows = list[tuple[list[int], list[int]]]
 
@@ -48,28 +46,25 @@ def user_texts(audited: Audited, name: str, texts: Sequence[str], max_length: in
         BALoraError: If no text has two tokens.
     """
     tokens = [audited.tokenizer(text, verbose=False)["input_ids"] for text in texts]
-    windows = [list(text_windows(ids, _context(audited, max_length))) for ids in tokens if len(ids) > 1]
+    windows = [list(text_windows(ids, audited.context(max_length))) for ids in tokens if len(ids) > 1]
     if not windows:
         raise BALoraError(f"{name}: no text of at least two tokens")
     sizes = [sum(_counted(labels) for _, labels in text) for text in windows]
     return TextSet(name, windows, np.array(sizes))
 
 
-def wikitext2(audited: Audited, path: str | Path, max_length: int | None, limit: int | None) -> TextSet:
+def wikitext2(audited: Audited, pages: Sequence[str], max_length: int | None) -> TextSet:
     """Pages of WikiText-2 as `balora.evaluation.wikitext` reads them, whose perplexity is per word."""
-    pages = read_pages(path)[:limit]
-    windows = [list(page_windows(audited.tokenizer, page, _context(audited, max_length))) for page in pages]
+    windows = [list(page_windows(audited.tokenizer, page, audited.context(max_length))) for page in pages]
     return TextSet("WikiText-2", windows, np.array([page_words(page) for page in pages]), "word_perplexity")
 
 
 def own_texts(audited: Audited, count: int, length: int, seed: int) -> TextSet:
     """What the base writes when it is asked for nothing: a sample of what it knew, so that no corpus is needed."""
-    context = context_length(audited.tuned.config, audited.tokenizer)
-    length = min(length, context or length)
+    length = audited.context(length)
     with audited.as_base() as base:
         anchors = sample_anchors(base, audited.tokenizer, count=count, length=length, seed=seed)
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(anchors.input_ids, anchors.attention_mask, strict=True)]
-    rows = [ids for ids in rows if len(ids) > 1]
     sizes = np.array([len(ids) - 1 for ids in rows])
     return TextSet("text that the base wrote", [[(ids, ids)] for ids in rows], sizes)
 
@@ -149,11 +144,6 @@ def effective_rank(matrix: Tensor) -> float:
 
 def _exp_ratio(numerators: np.ndarray, denominators: np.ndarray) -> Units:
     return Units(ratio(numerators, denominators).columns, lambda sums: np.exp(ratio_of_sums(sums)))
-
-
-def _context(audited: Audited, max_length: int | None) -> int | None:
-    context = context_length(audited.tuned.config, audited.tokenizer)
-    return min(filter(None, (context, max_length)), default=None)
 
 
 def _counted(labels: list[int]) -> int:

@@ -87,8 +87,11 @@ def _weights(base: nn.Module, tuned: nn.Module) -> tuple[Tensor, Tensor]:
     before = _weight(base).clone()
     if isinstance(tuned, BaseTunerLayer):
         tuned = copy.deepcopy(tuned)
+        inner = tuned.get_base_layer()
+        if inner.bias is None:  # without which PEFT merges no trained bias
+            inner.bias = nn.Parameter(inner.weight.new_zeros(len(inner.weight)))
         tuned.merge()
-        tuned = tuned.get_base_layer()
+        tuned = inner
     return before, _weight(tuned)
 
 

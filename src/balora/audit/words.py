@@ -9,11 +9,7 @@ from balora.audit.models import Audited, Model
 from balora.audit.pairs import measured_on_both, on_both
 from balora.counterfactual import Swaps
 from balora.counterfactual.words import WordGroups
-from balora.evaluation.bias import (
-    class_distances,
-    continuation_lean,
-    counterfactual_divergences,
-)
+from balora.evaluation.bias import class_distances, continuation_lean, counterfactual_divergences
 
 
 def measure_prompts(
@@ -49,8 +45,9 @@ def measure_prompts(
 def measure_exchanged_texts(
     audited: Audited, groups: WordGroups, texts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
 ) -> list[Figure]:
-    """`counterfactual_kl` of a causal language model on those texts that have some of the words."""
+    """`counterfactual_kl` of a causal language model on texts with some of the words that fit its context."""
     swaps = Swaps(groups, audited.tokenizer)
+    texts = [text for text in texts if _fits(audited, swaps, text)]
 
     def ask(model: Model) -> np.ndarray:
         return counterfactual_divergences(model, audited.tokenizer, texts, swaps, batch_size=batch_size)
@@ -69,7 +66,7 @@ def measure_exchanged_rows(
     seed: int = 0,
 ) -> list[Figure]:
     """`bias_score` of a classifier on those texts that have some of the words."""
-    how = {"max_length": max_length, "batch_size": batch_size}
+    how = {"max_length": audited.context(max_length), "batch_size": batch_size}
 
     def ask(model: Model) -> np.ndarray:
         return class_distances(model, audited.tokenizer, texts, groups, **how)
@@ -89,6 +86,13 @@ def preference_among(log_masses: np.ndarray) -> np.ndarray:
     shares = np.exp(log_masses - np.logaddexp.reduce(log_masses, 1, keepdims=True))  # (N, m)
     size = shares.shape[1]
     return np.abs(shares - 1 / size).sum(1) / 2 * size / (size - 1)
+
+
+def _fits(audited: Audited, swaps: Swaps, text: str) -> bool:
+    """Whether a text, and all that it is exchanged to, has tokens and no more than the models take."""
+    ids = audited.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    lengths = [len(ids), *(len(swaps.swapped(ids, k).ids) for k in range(1, swaps.size))]
+    return min(lengths) > 0 and max(lengths) < (audited.context() or np.inf)  # one more begins it
 
 
 def _with_words(

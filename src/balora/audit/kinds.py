@@ -1,0 +1,143 @@
+"""What kind of model an audit is of, by configurations alone: nothing heavy is loaded before every file is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
+
+from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
+from balora.errors import BALoraError
+
+CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
+#: By the end of an architecture's name.
+KINDS = {
+    "ForCausalLM": CAUSAL,
+    "LMHeadModel": CAUSAL,
+    "ForSequenceClassification": CLASSIFIER,
+    "ForMaskedLM": MASKED,
+}
+#: By an adapter's task, where that decides; other adapters leave the model what it was.
+TASKS = {"CAUSAL_LM": CAUSAL, "SEQ_CLS": CLASSIFIER}
+OTHER_TASKS = ("SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS")
+CLASSES = {
+    CAUSAL: AutoModelForCausalLM,
+    CLASSIFIER: AutoModelForSequenceClassification,
+    MASKED: AutoModelForMaskedLM,
+}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def kind_of(model: str, adapter: str | None) -> str:
+    """What kind of model it is: one of `KINDS`' values.
+
+    Raises:
+        BALoraError: If a configuration does not load, or it is no kind that can be audited.
+    """
+    config, peft_config = configs_of(model, adapter)
+    task = None if peft_config is None else peft_config.task_type
+    architecture = next(iter(config.architectures or []), "")
+    kind = TASKS.get(task) or next((kind for end, kind in KINDS.items() if architecture.endswith(end)), None)
+    if kind is None or task in OTHER_TASKS:
+        setting = "adapter" if task in OTHER_TASKS else "model" if peft_config or adapter is None else "adapter"
+        what = task if task in OTHER_TASKS else architecture or "an architecture without a name"
+        raise BALoraError(
+            f"{setting}: {what} cannot be audited; "
+            "causal language models, sequence classifiers and masked language models can"
+        )
+    if kind == CLASSIFIER:
+        _check_classes(config, len(label_names_of(model, adapter)))
+    return kind
+
+
+def label_names_of(model: str, adapter: str | None) -> list[str]:
+    """A classifier's classes by id: as its configuration names them, or `0`, `1` … of an adapter's head.
+
+    Raises:
+        BALoraError: If a configuration does not load.
+    """
+    config, peft_config = configs_of(model, adapter)
+    count = config.num_labels if peft_config is None else _rows_of_head(adapter) or config.num_labels
+    if count == config.num_labels:
+        return [config.id2label[i] for i in range(count)]
+    return [str(i) for i in range(count)]
+
+
+def configs_of(model: str, adapter: str | None) -> tuple[PreTrainedConfig, PeftConfig | None]:
+    """The tuned model's configuration, and the adapter's where it is one.
+
+    Raises:
+        BALoraError: If one does not load, or what is called an adapter is neither that nor a model.
+    """
+    if adapter is None:
+        return load(AutoConfig, model, "model"), None
+    folder = Path(adapter)
+    if (folder / PEFT_FILE).is_file():
+        _refuse_selora(folder)
+        return load(AutoConfig, model, "model"), load(PeftConfig, adapter, "adapter")
+    if (folder / "config.json").is_file():
+        return load(AutoConfig, adapter, "adapter"), None
+    tasks = sorted(path.parent.name for path in folder.glob(f"*/{PEFT_FILE}"))
+    if (folder / SETTINGS_FILE).is_file() and tasks:
+        raise BALoraError(
+            f"adapter: {adapter} holds an adapter for each of several tasks; name one, such as {folder / tasks[0]}"
+        )
+    raise BALoraError(f"adapter: {adapter} is neither a saved adapter ({PEFT_FILE}) nor a saved model (config.json)")
+
+
+def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
+    """`from_pretrained`, whose errors in one line name the setting that the name is from.
+
+    Raises:
+        BALoraError: If it does not load.
+    """
+    try:
+        return auto.from_pretrained(name, **settings)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line, the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_classes(config: PreTrainedConfig, count: int) -> None:
+    if count < 2:
+        raise BALoraError("model: a regression, of one output, cannot be audited; a classifier of two classes or more")
+    if config.problem_type == "multi_label_classification":
+        raise BALoraError("model: a classifier of several labels at once cannot be audited; one of a class a row can")
+
+
+def _refuse_selora(folder: Path) -> None:
+    try:
+        kind = json.loads((folder / PEFT_FILE).read_text(encoding="utf-8")).get("peft_type")
+    except (ValueError, AttributeError) as error:
+        raise BALoraError(f"adapter: {folder / PEFT_FILE} is damaged: {first_line(error)}") from error
+    if kind == SELORA_TYPE:
+        raise BALoraError(
+            f"adapter: {folder} is SeLoRA's, another weight for each sentence; load it with BALoraModel, make it a "
+            "plain LoRA with merge_at, and audit what that saves"
+        )
+
+
+def _rows_of_head(adapter: str) -> int:
+    """How many classes an adapter's head tells apart: its last layer has the fewest rows. 0 where it has no head."""
+    file = Path(adapter) / "adapter_model.safetensors"
+    if not file.is_file():
+        raise BALoraError(f"adapter: {adapter} has no adapter_model.safetensors; save it with safetensors")
+    with safe_open(file, "pt") as tensors:
+        rows = [
+            tensors.get_slice(name).get_shape()[0]
+            for name in tensors.keys()  # noqa: SIM118 - no mapping
+            if "lora_" not in name and name.endswith(".weight") and ("classifier" in name or "score" in name)
+        ]
+    return min(rows, default=0)

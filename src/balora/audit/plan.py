@@ -1,0 +1,107 @@
+"""Which parts an audit has. Every file is read, and all that can be wrong with it said, before a model is loaded."""
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+
+from balora.audit.benchmarks import parts_of_cases, parts_of_items, parts_of_pairs
+from balora.audit.kinds import CAUSAL, CLASSIFIER, MASKED
+from balora.audit.models import check_dtype
+from balora.audit.parts import Part, part_of_weights, parts_of_rows, parts_of_texts, parts_of_words
+from balora.audit.settings import AuditSettings
+from balora.data import expand_path, load_table, to_classification_rows
+from balora.data.columns import check_strings, column_values
+from balora.errors import BALoraError
+
+#: Which kinds of model a setting says something of.
+FOR = {
+    "wikitext2": (CAUSAL,),
+    "prompts": (CAUSAL,),
+    "crows_pairs": (CAUSAL, MASKED),
+    "stereoset": (CAUSAL,),
+    "bbq": (CAUSAL,),
+    "winobias": (CAUSAL, MASKED),
+    "winogender": (CAUSAL, MASKED),
+    "hatecheck": (CLASSIFIER,),
+    "scorer": (CAUSAL,),
+    "label_column": (CLASSIFIER,),
+    "label_names": (CLASSIFIER,),
+    "text_pair_column": (CLASSIFIER,),
+}
+#: Settings that must be at least so much, where they are given.
+LEAST = {"own_texts": 0, "own_length": 2, "max_samples": 1, "max_length": 2, "max_matrices": 1, "batch_size": 1}
+#: Settings of the rows of `data_file`.
+OF_ROWS = ("data_split", "text_pair_column", "label_column")
+
+
+def check_settings(settings: AuditSettings) -> None:
+    """Hold against what can be what no file is needed for.
+
+    Raises:
+        BALoraError: If a number is out of range, or a setting is without the one that it is of.
+    """
+    if settings.output_dir is None:
+        raise BALoraError("output_dir: missing; add --output_dir DIR")
+    check_dtype(settings.dtype)
+    for name, least in LEAST.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise BALoraError(f"{name}: {value}; use at least {least}")
+    for name in OF_ROWS:
+        if getattr(settings, name) is not None and settings.data_file is None:
+            raise BALoraError(f"{name}: is of data_file, and there is none; give it")
+
+
+def plan(settings: AuditSettings, kind: str, label_names: Sequence[str]) -> list[Part]:
+    """What an audit of a model of this kind consists of.
+
+    Args:
+        settings: What is asked for.
+        kind: One of `balora.audit.kinds.KINDS`' values.
+        label_names: Of a classifier, by its configuration.
+
+    Raises:
+        BALoraError: If a file is wrong, or is of no use for such a model.
+    """
+    for setting, kinds in FOR.items():
+        if getattr(settings, setting) and kind not in kinds:
+            raise BALoraError(f"{setting}: is for a {' or '.join(kinds)}, and this is a {kind}; leave it out")
+    if settings.label_names is not None and len(settings.label_names) != len(label_names):
+        raise BALoraError(
+            f"label_names: {len(settings.label_names)} for the model's {len(label_names)} classes; name each"
+        )
+    names = settings.label_names or label_names
+    rows = _rows(settings, names) if settings.data_file else None
+    parts = []
+    if kind == CAUSAL:
+        parts += parts_of_texts(settings, rows) + parts_of_words(settings, rows)
+    elif rows is not None:
+        parts += parts_of_rows(settings, rows, kind)
+    if settings.adapter is not None:
+        parts.append(part_of_weights(settings))
+    parts += parts_of_pairs(settings) + parts_of_items(settings) + parts_of_cases(settings, names)
+    if not parts:
+        raise BALoraError(f"nothing to measure of a {kind} without texts: give data_file, or a benchmark's file")
+    return parts
+
+
+def _rows(settings: AuditSettings, label_names: Sequence[str]) -> Dataset:
+    """The user's texts in `text`, with `text_pair` and `label` where there are such."""
+    source = expand_path(settings.data_file)
+    table = load_table(source, split=settings.data_split)
+    if settings.label_column is not None:
+        rows, _ = to_classification_rows(
+            table,
+            source=source,
+            text_column=settings.text_column,
+            text_pair_column=settings.text_pair_column,
+            label_column=settings.label_column,
+            label_names=list(label_names),
+        )
+    else:
+        columns = {"text": settings.text_column, "text_pair": settings.text_pair_column}
+        values = {key: column_values(table, name, source=source) for key, name in columns.items() if name is not None}
+        for key, texts in values.items():
+            check_strings(texts, source=source, column=columns[key])
+        rows = Dataset.from_dict(values)
+    return rows.select(range(min(len(rows), settings.max_samples or len(rows))))
