@@ -31,8 +31,8 @@ pytestmark = pytest.mark.reliability
 KILLS = int(os.environ.get("BALORA_KILLS", "50"))
 SEED = int(os.environ.get("BALORA_KILLS_SEED", "0"))
 WORDS = "<unk> <s> </s> the cat dog sat ran on a mat hill yes no who ? where and so he she said that was late nurse"
-#: What depends on the clock or the machine.
-OF_THE_CLOCK = re.compile(r"seconds|per_second|runtime|peak_memory|train_loss$|^date$")
+#: What depends on the clock, the machine or the folder.
+INCIDENTAL = re.compile(r"seconds|peak_memory|^output_dir$")
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +82,14 @@ def arguments(command: str, folder: Path, out: Path) -> list[str]:
 
 
 PROGRAM = """
-import multiprocessing, os, sys
+import functools, multiprocessing, os, sys
 from balora.cli import main
 from balora.study import pool
 
 for number in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
 os.environ["BALORA_CACHE"] = {cache!r}
-pool._context = lambda: multiprocessing.get_context("fork")
+pool._context = functools.partial(multiprocessing.get_context, "fork")
 sys.exit(main({arguments!r}))
 """
 
@@ -136,7 +136,7 @@ def killed_until_done(command: list[str], log: Path, draw: random.Random, whole:
 
 
 def content_of(path: Path) -> object:
-    """What a file says, the clock aside."""
+    """What a file says, what is incidental aside; of pages and pictures, that they are there."""
     if path.suffix == ".json":
         return plain(json.loads(path.read_text()))
     if path.suffix == ".safetensors":
@@ -146,7 +146,7 @@ def content_of(path: Path) -> object:
 
 def plain(value: object) -> object:
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items() if not OF_THE_CLOCK.search(key)}
+        return {key: plain(inner) for key, inner in value.items() if not INCIDENTAL.search(key)}
     if isinstance(value, list):
         # The last row of a training's log is of the process that ended it.
         return [plain(inner) for inner in value if not (isinstance(inner, dict) and "train_runtime" in inner)]
