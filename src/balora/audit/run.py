@@ -81,7 +81,7 @@ def _identity(settings: AuditSettings) -> dict[str, Any]:
     for name in ("model", "adapter"):
         folder = Path(expand_path(getattr(settings, name) or ""))
         if getattr(settings, name) and folder.is_dir():
-            found[f"{name} files"] = [
+            found[f"a file of {name}"] = [
                 state for state in _state(folder) if Path(state[0]).suffix in (".safetensors", ".bin", ".json")
             ]
     return found
@@ -100,7 +100,7 @@ def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
         if there != identity:
             what = next(name for name in identity | there if there.get(name) != identity.get(name))
             raise BALoraError(
-                f"output_dir: {directory} holds an audit of other models (another {what}); choose another folder"
+                f"output_dir: {directory} holds an audit of other models, as {what} shows; choose another folder"
             )
 
 
