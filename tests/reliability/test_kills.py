@@ -5,6 +5,7 @@ half SIGTERM, of the process that was started and of no other: what it started m
 from one that has the libraries imported, as a study's runs are from theirs: most of a tiny run would be imports.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -126,11 +127,13 @@ def killed_until_done(command: list[str], log: Path, draw: random.Random, whole:
     for number in range(kills):
         process = started(command, log)
         process.join(draw.uniform(0, whole))
-        if process.exitcode is not None:
+        below, number_of_signal = children_of(process), draw.choice([signal.SIGKILL, signal.SIGTERM])
+        with contextlib.suppress(ProcessLookupError):
+            if process.exitcode is None:
+                os.kill(process.pid, number_of_signal)
+        if ended(process) == 0:  # before the signal came
             return number
-        below = children_of(process)
-        os.kill(process.pid, draw.choice([signal.SIGKILL, signal.SIGTERM]))
-        process.join()
+        assert process.exitcode in (-number_of_signal, 128 + number_of_signal), log.read_text()[-3000:]
         assert gone(below), "what a killed study had started goes on"
     return kills
 
