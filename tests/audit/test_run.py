@@ -76,7 +76,7 @@ class TestFromEndToEnd:
             ("kl_to_base", "text that the base wrote"),
             ("word_lean", "our prompts about occupations"),
             ("counterfactual_kl", "rows.jsonl, words exchanged"),
-            ("representation_shift", ""),
+            ("representation_shift", "rows.jsonl"),
             ("intruder_dimensions", ""),
         } <= found
         assert {f.name for f in figures} <= DEFINITIONS.keys() | DRAWN.keys()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
+from balora.audit import texts as module
 from balora.audit.models import load_audited
 from balora.audit.texts import effective_rank, measure_texts, own_texts, user_texts, wikitext2
 from balora.errors import BALoraError
@@ -102,12 +103,24 @@ def test_divergence_and_agreement_are_drift_on_the_same_rows(audited, saved):
     assert 0 < drift["top1_agreement"] < 1
 
 
-def test_batches_make_no_difference(audited):
+def test_batches_make_no_difference(audited, monkeypatch):
     read = user_texts(audited, "own", texts(8), None)
     one, many = (measure_texts(audited, read, batch_size=size) for size in (1, 8))
-    for a, b in zip(one, many, strict=True):
+    monkeypatch.setattr(module, "TOKENS", 30)
+    few = measure_texts(audited, read, batch_size=8)
+    for a, b, c in zip(one, many, few, strict=True):
         assert a.tuned.value == pytest.approx(b.tuned.value, rel=1e-5)
         assert a.tuned.low == pytest.approx(b.tuned.low, rel=1e-5)
+        assert a.tuned.value == pytest.approx(c.tuned.value, rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1), st.integers(1, 9))
+def test_a_batch_has_no_more_windows_and_tokens_than_it_may(lengths, batch_size):
+    parts = list(module._alike(lengths, batch_size))
+    assert sorted(i for part in parts for i in part) == [*range(len(lengths))]
+    for part in parts:
+        assert 1 <= len(part) <= batch_size
+        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= module.TOKENS
 
 
 def test_an_untouched_adapter_changes_nothing_at_all(folders, tmp_path):

@@ -15,7 +15,7 @@ FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 
 @torch.no_grad()
 def measure_layers(
-    audited: Audited, rows: Sequence[dict[str, list[int]]], *, batch_size: int, seed: int = 0
+    audited: Audited, rows: Sequence[dict[str, list[int]]], *, on: str, batch_size: int, seed: int = 0
 ) -> list[Figure]:
     """`representation_shift` of the last hidden states, and of each layer before them.
 
@@ -25,6 +25,7 @@ def measure_layers(
     Args:
         audited: Two models.
         rows: N inputs as a tokenizer gives them, `input_ids` at least.
+        on: What they are called.
         batch_size: Inputs at a time.
         seed: Of the bootstrap.
     """
@@ -41,11 +42,11 @@ def measure_layers(
         lengths.append(states[0].square().sum(-1).cpu().numpy())
     changes, norms = np.concatenate(moved, 1), np.concatenate(lengths, 1)  # (L + 1, N)
 
-    def figure(name: str, layer: int, on: str = "") -> Figure:
+    def figure(name: str, layer: int, on: str) -> Figure:
         units = Units(np.stack([changes[layer], norms[layer]], 1), lambda sums: np.sqrt(ratio_of_sums(sums)))
         return measured(name, units, on=on, unit="texts", seed=seed)
 
-    return [figure(FINAL, -1), *(figure(LAYERS, layer, f"layer {layer}") for layer in range(len(changes)))]
+    return [figure(FINAL, -1, on), *(figure(LAYERS, layer, f"layer {layer}") for layer in range(len(changes)))]
 
 
 def _pooled(states: Tensor, mask: Tensor) -> Tensor:

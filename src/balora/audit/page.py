@@ -49,7 +49,7 @@ def write_audit_page(
         drawings=[
             (caption, Markup(figure_svg(drawing(figures, name), name)))
             for name, caption in DRAWN.items()
-            if any(figure.name == name for figure in figures)
+            if any(figure.name == name and figure.tuned.value > 0 for figure in figures)
         ],
         versions=versions(),
     )
@@ -124,7 +124,7 @@ def _sections(figures: Sequence[Figure]) -> dict[str, list[dict[str, Any]]]:
 
 
 def drawing(figures: Sequence[Figure], name: str) -> Drawing:
-    """The figures of one name side by side: bars with their intervals, layer by layer or matrix by matrix."""
+    """The figures of one name side by side, not all 0: bars with their intervals, layer by layer, matrix by matrix."""
     own = [figure for figure in figures if figure.name == name]
     with figure_style():
         figure = Drawing(figsize=(7, 2.4), layout="constrained")
@@ -142,6 +142,6 @@ def drawing(figures: Sequence[Figure], name: str) -> Drawing:
             places[::every], labels[::every], rotation=30 if long else 0, ha="right" if long else "center",
             fontsize=7 if long else 9, parse_math=False,
         )  # fmt: skip
-        axes.set_ylim(0, max(values.max() * 1.1, 1e-9))
+        axes.set_ylim(0, np.nanmax(values) * 1.1)
         axes.grid(visible=False, axis="x")
     return figure

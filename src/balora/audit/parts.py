@@ -71,7 +71,8 @@ def parts_of_texts(settings: AuditSettings, rows: Dataset | None) -> list[Part]:
         depends, last = [*sources.values()][-1]  # the user's own rather than the base's
 
         def layers(audited: Audited) -> list[Figure]:
-            return measure_layers(audited, [{"input_ids": text[0][0]} for text in last(audited).windows], **how)
+            read = last(audited)
+            return measure_layers(audited, [{"input_ids": text[0][0]} for text in read.windows], on=read.name, **how)
 
         parts.append(Part("layers", (*depends, *common), layers))
     return parts
@@ -123,7 +124,7 @@ def parts_of_rows(settings: AuditSettings, rows: Dataset, kind: str) -> list[Par
 
     def layers(audited: Audited) -> list[Figure]:
         encoded = encoded_rows(audited, rows, on=name, max_length=settings.max_length)
-        return measure_layers(audited, encoded, **how)
+        return measure_layers(audited, encoded, on=name, **how)
 
     parts = [Part("classes", depends, classes)] if kind == CLASSIFIER else []
     if settings.adapter is not None:

@@ -37,10 +37,11 @@ class AuditSettings:
         continuations: Files of prompts by group in BOLD's form; empty for a small one of our own.
         continuations_per_prompt: Texts written behind each prompt.
         continuation_tokens: Tokens of each.
-        max_samples: At most so many texts, rows, pages, pairs or items of each file; null for all.
-        max_length: Tokens that a text is read or a row cut to; null for the model's context.
+        max_samples: The first so many texts, rows, pages, pairs or items of each file; null for all.
+        max_length: Tokens that a row is cut to, and a language model reads at once, through windows; null for the
+            model's context, beyond which no row may be.
         max_matrices: Weights whose singular vectors are looked at, evenly spread over the model; null for all.
-        batch_size: Texts at a time.
+        batch_size: Texts at a time; of long ones fewer.
         dtype: Of the weights: `auto`, `float32`, `bfloat16` or `float16`.
         seed: Of what is drawn: the base's texts, continuations, intervals.
     """

@@ -4,7 +4,7 @@ One pass over the texts gives per text, for base and tuned model alike, the nats
 predictions and the effective rank of the logits, and between the two the divergence and the agreement.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from balora.audit.models import Audited
 from balora.errors import BALoraError
 from balora.evaluation.language import IGNORED, padded_batches, text_windows
 from balora.evaluation.wikitext import page_windows, page_words
+
+#: Tokens of a batch, which bounds the memory that logits of a large vocabulary take.
+TOKENS = 4096
 
 Windows = list[tuple[list[int], list[int]]]
 
@@ -76,7 +79,7 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
     Args:
         audited: A causal language model and its base.
         texts: At least one of them.
-        batch_size: Windows at a time.
+        batch_size: Windows at a time; fewer where they have more than `TOKENS` together.
         seed: Of the bootstrap.
 
     Returns:
@@ -85,17 +88,16 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
     """
     owners = [number for number, windows in enumerate(texts.windows) for _ in windows]
     flat = [window for windows in texts.windows for window in windows]
-    order = sorted(range(len(flat)), key=lambda i: len(flat[i][0]))
     sums: dict[str, np.ndarray] = {}
 
     def add(name: str, owner: int, value: float) -> None:
         sums.setdefault(name, np.zeros(len(texts.windows)))[owner] += value
 
-    batches = padded_batches([flat[i] for i in order], batch_size)
-    for first, batch in zip(range(0, len(flat), batch_size), batches, strict=True):
+    for part in _alike([len(ids) for ids, _ in flat], batch_size):
+        [batch] = padded_batches([flat[i] for i in part], len(part))
         labels = batch.pop("labels")
         before, after = (output.logits for output in audited.both(**batch))
-        for row, place in enumerate(order[first : first + batch_size]):
+        for row, place in enumerate(part):
             targets = labels[row, 1:].to(after.device)  # (S,)
             counted = (targets != IGNORED).nonzero()[:, 0]
             owner = owners[place]
@@ -140,6 +142,17 @@ def effective_rank(matrix: Tensor) -> float:
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     return torch.distributions.Categorical(probs=singular).entropy().exp().item()
+
+
+def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Places of windows of like length, which make a batch."""
+    part: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if len(part) == batch_size or (part and lengths[place] * (len(part) + 1) > TOKENS):
+            yield part
+            part = []
+        part.append(place)
+    yield part
 
 
 def _exp_ratio(numerators: np.ndarray, denominators: np.ndarray) -> Units:
