@@ -187,7 +187,7 @@ FULL_DISK = """
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("kilobytes", [1200, 1300, 1400, 1500])
+@pytest.mark.parametrize("kilobytes", [1200, 1350])  # where another file is the first that finds no room
 def test_a_file_system_that_is_really_full(kilobytes, tmp_path):
     """In a namespace of its own, where Linux lets a process have one."""
     script = tmp_path / "run.py"
@@ -198,7 +198,7 @@ def test_a_file_system_that_is_really_full(kilobytes, tmp_path):
         pytest.skip("no file system can be mounted here")
     run = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} {tmp_path}/disk"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    error, whole, after = run.stdout.splitlines()
+    error, whole, after = [line for line in run.stdout.splitlines() if not line.startswith("{")]
     assert error.startswith(f"{tmp_path}/disk: no room to write on")
     path, step = whole.split()
     assert path == f"{tmp_path}/disk/checkpoint-{int(step) - 1}"
