@@ -148,6 +148,11 @@ class TestFromEndToEnd:
 
 
 class TestGoingOn:
+    @pytest.fixture(autouse=True)
+    def without_pages(self, monkeypatch):
+        """Whose drawings take longer than all the rest."""
+        monkeypatch.setattr(run, "write_audit_page", lambda *_, **__: None)
+
     @pytest.fixture
     def asked(self, folders, lora, tmp_path):
         def settings(**changes):

@@ -3,8 +3,9 @@
     from balora.audit import AuditSettings, audit
     audit(AuditSettings("Qwen/Qwen2.5-0.5B", "my-adapter", output_dir="outputs/audit"))
 
-`models` loads the two, `parts` says what is measured, and a file each measures it: `texts`, `classes`, `layers`,
-`weights`, `pairs`, `words`, `hate`. `figures` has the statistics, `definitions` the meaning, `page` the page.
+`plan` says what is measured, of `parts` and `benchmarks`; `kinds` and `models` load the two, and a file each measures:
+`texts`, `classes`, `layers`, `weights`, `pairs`, `items`, `words`, `hate`. `figures` has the statistics, `definitions`
+the meaning, `page` and `terminal` show it.
 """
 
 from balora.audit.figures import Estimate, Figure
