@@ -5,13 +5,17 @@ BIN := .venv/bin
 # Nothing here needs a network once installed; this makes sure that nothing tries.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: quickstart test lint format
+.PHONY: quickstart test reliability lint format
 
 quickstart: .venv/installed
 	$(BIN)/balora quickstart
 
 test: lint
 	$(BIN)/pytest
+
+# What `make test` leaves out for its length: docs/reliability.md.
+reliability: .venv/installed
+	$(BIN)/pytest -m reliability
 
 lint: .venv/installed
 	$(BIN)/ruff check .

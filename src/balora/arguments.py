@@ -1,11 +1,10 @@
-"""From the command line to settings: a file first, then what the arguments set, every value checked for its type."""
+"""From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
 
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, replace
-from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
@@ -15,9 +14,6 @@ from balora.recipe import Recipe
 from balora.recipe_checks import refuse_unknown
 from balora.world import WorldConfig
 from balora.world.reading import ReadingConfig
-
-if TYPE_CHECKING:
-    from balora.audit import AuditSettings
 
 #: Settings whose entries hold settings themselves.
 GROUPS = ("tasks", "method_settings")
@@ -39,7 +35,7 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     Raises:
         BALoraError: If a key is unknown or a value has the wrong type.
     """
-    parser = _parser(command, "RECIPE")
+    parser = command_parser(command, "RECIPE")
     if extra is not None:
         parser.add_class_arguments(extra)
     parser.add_class_arguments(Recipe)
@@ -67,7 +63,13 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
 
 
-def _parser(command: str, positional: str) -> ArgumentParser:
+def command_parser(command: str, positional: str) -> ArgumentParser:
+    """A parser for the settings of a command, which are read as YAML.
+
+    Args:
+        command: Its name.
+        positional: What stands in first place, for the help.
+    """
     # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
     yaml_loader = get_loader("yaml")
     set_loader(
@@ -77,33 +79,6 @@ def _parser(command: str, positional: str) -> ArgumentParser:
     )
     usage = f"balora {command} {positional} [--key value …]"
     return ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
-
-
-def parse_audit(arguments: list[str]) -> "AuditSettings":
-    """What `MODEL [ADAPTER] [--key value …]` asks for; `--config FILE` has such settings as YAML.
-
-    Raises:
-        BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
-    """
-    from balora.audit import AuditSettings  # which imports what imports this module
-
-    parser = _parser("audit", "MODEL [ADAPTER]")
-    parser.add_argument("--config", action="config", help="A YAML file of these settings.")
-    parser.add_class_arguments(AuditSettings)
-    named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
-    given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
-    further = arguments[len(named) :]
-    joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
-    apart = [path for option, path in pairwise(further) if option == "--config"]
-    for path in joined + apart:
-        read_settings(path, AuditSettings)
-    try:
-        # MODEL and ADAPTER last, so that they stand before what a file says.
-        settings = parser.parse_args([*further, *given]).as_dict()
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise BALoraError(cause(str(error))) from error
-    settings.pop("config")
-    return AuditSettings(**settings)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
 
   balora train RECIPE [--key value …]      fine-tune with one method and one seed
   balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
-  balora sweep RECIPE [--key value …]      the same at every combination of some settings' values: one figure more
+  balora sweep RECIPE [--key value …]      the same at every combination of some settings' values, or in several worlds
   balora evaluate RECIPE --adapter DIR     measure a saved adapter as the recipe measures what it trains
   balora audit MODEL [ADAPTER]             what anybody's fine-tune kept, lost and skewed: one page
   balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
@@ -73,8 +73,10 @@ def compare(arguments: list[str], command: str = "compare") -> None:
     from balora.study import compare as run_study
 
     recipe, _ = parse(command, arguments)
-    if command == "sweep" and not recipe.sweep:
-        raise BALoraError("sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`")
+    if command == "sweep" and not (recipe.sweep or recipe.worlds):
+        raise BALoraError(
+            "sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`, or worlds"
+        )
     show(recipe, run_study(recipe), f"report: {Path(recipe.output_dir) / 'report.html'}")
 
 
@@ -108,8 +110,8 @@ def audit(arguments: list[str]) -> None:
     """A model against its base, whoever trained it."""
     from rich.console import Console
 
-    from balora.arguments import parse_audit
     from balora.audit import audit as work
+    from balora.audit.arguments import parse_audit
     from balora.audit.terminal import audit_table
     from balora.study.progress import console
 

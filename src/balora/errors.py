@@ -10,4 +10,4 @@ class BALoraError(ValueError):
 
 
 class NonFiniteLossError(BALoraError):
-    """The loss became NaN or infinite; training stopped before the step was applied."""
+    """A loss, gradient or weight became NaN or infinite; training stopped before the step was applied."""

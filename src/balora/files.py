@@ -1,18 +1,25 @@
 """Where what is made once is kept, and how it is written: whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from balora.errors import BALoraError
+
+#: Of a disk that is full, of a user's share of it, of a limit on a file's size.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
@@ -68,3 +75,31 @@ def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
         except OSError:
             if not directory.is_dir():
                 raise
+
+
+@contextmanager
+def full_disk_named(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, a disk that is full is one clear error.
+
+    Raises:
+        BALoraError: If something could not be written for want of space, naming the folder.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(folder).free / 2**20
+        raise BALoraError(
+            f"{folder}: no room to write on, {free:.1f} MB are free there; what was finished before is whole, so make "
+            "room and begin again from it"
+        ) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    if isinstance(error, SafetensorError):
+        return any(f"os error {number})" in str(error) for number in FULL)
+    # What torch.save says when a write falls short.
+    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)

@@ -1,8 +1,10 @@
 """What can be trained, by the names that tables show: low-rank methods, with and without regularizers, and rivals."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from balora.config import METHODS
+from balora.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -32,5 +34,7 @@ RUN_METHODS: dict[str, RunMethod] = {
     **{f"q{name}+reg": RunMethod(name, regularized=True, four_bit=True) for name in FOUR_BIT if name != "pissa"},
     "qba-lora": RunMethod("pissa", regularized=True, four_bit=True),
 }
+#: Whole methods that are another one with settings, which a recipe's `method_settings` may change.
+RUN_PRESETS: dict[str, dict[str, Any]] = {"structural": {**PRESETS["structural"], "method": "lora+reg"}}
 #: Methods to compare with, without regularizers.
 RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora", "prompt-tuning")

@@ -29,6 +29,9 @@ class Recipe:
         baseline: The method that the report compares the others with; null for the first of `methods`.
         sweep: Settings to vary, each with its values (`{r: [1, 8, 64]}`): `balora sweep` trains every method at every
             combination.
+        worlds: Knobs of the controlled world to vary, one at a time, each with its values
+            (`{pronoun_skew: [0.5, 1.0]}`): every method is trained in `world` as it is and in a world of each value,
+            and its flaws are held against those of the model that was pretrained there.
         tasks: Several tasks for `balora compare`, by name: each the settings in which it differs.
         task: Of several tasks, the one for `balora train` and `balora calibrate`.
         seed: Seed of `balora train`: head, adapter start, data order, dropout.
@@ -81,7 +84,9 @@ class Recipe:
             all rows.
         time_column: The time of a row, in ISO 8601.
         auxiliary: A second task, mixed into the training rows and evaluated beside the first: those settings of this
-            recipe that say where its rows are and how to read them. What it leaves out is the default.
+            recipe that say where its rows are and how to read them. What it leaves out is the default. Its rows may be
+            plain text where the first's are prompts and completions: to rehearse what the model was pretrained on
+            (`{train_file: "world:pretraining.jsonl"}` in the controlled world).
         mixture_ratio: Training rows of the primary task to those of the auxiliary, such as [90, 10].
         streaming: Read training rows as they are needed, for sets larger than memory; needs max_steps.
         shuffle_buffer_size: With streaming, rows that are shuffled with one another at a time.
@@ -127,6 +132,8 @@ class Recipe:
         anchor_column: Its column.
         counterfactual_words: Words that the teacher is averaged over, so that it prefers none of a group: gender,
             religion, nationality, or a file with groups of your own, one a line (`he, she`).
+        wise_ft: After training, average the weights with the pretrained ones: so much of the trained, the rest of the
+            pretrained (WiSE-FT's α). null leaves them as they were trained.
         consistency_weight: λ1; null for the published value (0.025 generation, 0.15 classification).
         diversity_weight: λ2; null for the published value (0.005, 0.03).
         spectral_weight: λ3; null for the published value (0.005, 0.03).
@@ -155,6 +162,8 @@ class Recipe:
         warmup_steps: Steps in which the rate rises; below 1, the share of training.
         weight_decay: AdamW's.
         max_grad_norm: Gradient clipping.
+        nonfinite: At a loss or gradient that is not finite, stop; or skip: leave the step out, and stop at ten in a
+            row. The batch is kept in the run's folder, under `nonfinite`.
         bf16: bfloat16 autocast.
         gradient_checkpointing: Recompute activations in backward.
         logging_steps: Steps between rows of the loss curves.
@@ -181,6 +190,7 @@ class Recipe:
     baseline: str | None = None
     method_settings: dict[str, dict] = field(default_factory=dict)
     sweep: dict[str, list] = field(default_factory=dict)
+    worlds: dict[str, list[int | float]] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
     task: str | None = None
     seed: int = 42
@@ -262,6 +272,7 @@ class Recipe:
     anchor_file: str | None = None
     anchor_column: str = "text"
     counterfactual_words: str | None = None
+    wise_ft: float | None = None
     consistency_weight: float | None = None
     diversity_weight: float | None = None
     diversity_loss: Literal["covariance", "entropy"] | None = None
@@ -290,6 +301,7 @@ class Recipe:
     warmup_steps: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    nonfinite: Literal["stop", "skip"] = "stop"
     bf16: bool = False
     gradient_checkpointing: bool = False
     logging_steps: int = 10

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.evaluation.noise import NOISE_KINDS
-from balora.methods import RIVAL_METHODS, RUN_METHODS
+from balora.methods import RIVAL_METHODS, RUN_METHODS, RUN_PRESETS
 from balora.recipe_rows import check_rows
+from balora.world import WorldConfig
 
 if TYPE_CHECKING:
     from balora.recipe import Recipe
@@ -35,6 +36,7 @@ OF_THE_STUDY = (
     "baseline",
     "method_settings",
     "sweep",
+    "worlds",
     "tasks",
     "task",
     "seed",
@@ -52,7 +54,7 @@ def check_settings(recipe: "Recipe") -> None:
     own = [name for name, settings in recipe.method_settings.items() if "method" in settings]
     for key, names in (("method", [recipe.method]), ("methods", recipe.methods)):
         for method in names:
-            known = [*RUN_METHODS, *RIVAL_METHODS, *(own if key == "methods" else ())]
+            known = [*RUN_METHODS, *RUN_PRESETS, *RIVAL_METHODS, *(own if key == "methods" else ())]
             if method not in known:
                 raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
     for key in ("methods", "seeds"):
@@ -70,6 +72,11 @@ def check_settings(recipe: "Recipe") -> None:
             raise BALoraError(f"{key}: {getattr(recipe, key)} must be at least 1")
     if not recipe.learning_rate > 0:
         raise BALoraError(f"learning_rate: {recipe.learning_rate} must be positive")
+    if recipe.wise_ft is not None:
+        if not 0 < recipe.wise_ft <= 1:
+            raise BALoraError(f"wise_ft: {recipe.wise_ft} is not a share of the trained weights; use one up to 1")
+        if recipe.method in RIVAL_METHODS:
+            raise BALoraError(f"wise_ft: method {recipe.method!r} is none of the low-rank ones that can be averaged")
     if recipe.glue_task is not None and recipe.glue_task not in GLUE:
         raise BALoraError(f"glue_task: unknown {recipe.glue_task!r}; there are {', '.join(GLUE)}")
     if recipe.packing and (recipe.is_classification or recipe.is_seq2seq):
@@ -96,9 +103,13 @@ def check_settings(recipe: "Recipe") -> None:
     for name, settings in recipe.method_settings.items():
         refuse_unknown(f"method_settings: {name}", settings, type(recipe), besides=OF_THE_STUDY)
     refuse_unknown("sweep", recipe.sweep, type(recipe), besides=OF_THE_STUDY)
-    for key, values in recipe.sweep.items():
-        if not values or len({repr(value) for value in values}) < len(values):
-            raise BALoraError(f"sweep: {key}: {values} must have at least one value, and none twice")
+    refuse_unknown("worlds", recipe.worlds, WorldConfig)
+    for setting in ("sweep", "worlds"):
+        for key, values in getattr(recipe, setting).items():
+            if not values or len({repr(value) for value in values}) < len(values):
+                raise BALoraError(f"{setting}: {key}: {values} must have at least one value, and none twice")
+    if recipe.worlds and (recipe.world is None or recipe.tasks):
+        raise BALoraError("worlds: they are variants of `world`, each a task; give `world: {}`, and no tasks")
     if recipe.world is None and recipe.reading_world is None and not recipe.tasks:
         _require_model_and_data(recipe)
 

@@ -83,6 +83,14 @@ def test_perplexities_of_lm_eval_s_task_of_the_local_one_and_ours_are_equal(
     assert first["wikitext2_local"]["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_perplexities_of_the_whole_test_set_are_lm_eval_s(model, tokenizer, data_dir):
+    got = evaluate_with_harness(model, tokenizer, ["wikitext2_local"], data_dir=data_dir, batch_size=16)
+    ours = wikitext_perplexity(model, tokenizer, read_pages(data_dir / "wikitext2/test.txt"), context=512)
+    del ours["token_perplexity"]
+    assert got["wikitext2_local"] == pytest.approx(ours, rel=1e-5)
+
+
 def test_an_adapter_s_figures_are_those_of_what_it_saves(model, models_dir, tokenizer, small, tmp_path):
     tasks, settings = ["wikitext2_local"], {"data_dir": small, "limit": 1}
     base = evaluate_with_harness(model, tokenizer, tasks, **settings)

@@ -1,12 +1,17 @@
 """What a recipe's study consists of: settings over one another, and cells in a fair order."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
+from balora import BALoraConfig
 from balora.arguments import parse
 from balora.cli import main
 from balora.errors import BALoraError
+from balora.presets import PRESETS
 from balora.recipe import Recipe
+from balora.study.method_config import balora_config
 from balora.study.plan import plan, single
 
 STUDY = {
@@ -45,6 +50,22 @@ def test_the_methods_settings_stand_over_the_tasks_and_those_over_the_studys():
     assert (spectral.method, spectral.consistency_weight, spectral.diversity_weight) == ("ba-lora", 0.0, None)
     assert cells["cola", "pretrained"].is_classification
     assert not cells["own", "lora"].is_classification
+
+
+def test_a_preset_is_a_method_by_its_name_and_can_be_varied():
+    study = {"model_name_or_path": "some/model", "train_file": "a.jsonl", "methods": ["structural", "reverse KL"]}
+    study["method_settings"] = {"reverse KL": {"method": "structural", "bias_path_weight": 0.0}}
+    plain = BALoraConfig(**PRESETS["structural"])
+    cells = plan(Recipe(**study))[1:]
+    for cell, weight in zip(cells, (10.0, 0.0), strict=True):
+        config = balora_config(cell.recipe, cell.seed)
+        assert (cell.recipe.method, config.method, config.bias_path_weight) == ("lora+reg", "lora", weight)
+        same = {name: value for name, value in plain.settings().items() if name in PRESETS["structural"]}
+        assert {**{name: config.settings()[name] for name in same}, "bias_path_weight": 10.0} == same
+    assert single(Recipe(**{**study, "method": "structural"})) == replace(cells[0].recipe, methods=study["methods"])
+    swept = plan(Recipe(**study, sweep={"r": [1, 2]}))[1:]
+    assert {cell.recipe.method for cell in swept} == {"lora+reg"}
+    assert {cell.recipe.consistency_direction for cell in swept} == {"reverse"}
 
 
 def test_a_study_of_one_task_has_plain_folders():

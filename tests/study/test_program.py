@@ -168,6 +168,7 @@ def test_quickstart_on_a_tiny_world(tmp_path, monkeypatch, capsys):
     assert main(["quickstart", f"--output_dir={tmp_path / 'out'}", *arguments]) == 0
     pretrained, ba_lora = read_results(tmp_path / "out" / "results.json")
     measures = {"perplexity", "fact_recall", "attribute_recall", "skew", "task_accuracy", "minority_recall"}
+    measures |= {"rare_fact_recall", "fact_recall_gap", "noise_share"}
     for run in (pretrained, ba_lora):
         assert measures | {"eval_loss", "kl_to_base", "top1_agreement"} == run.metrics.keys()
     assert pretrained.metrics["perplexity"] != ba_lora.metrics["perplexity"]

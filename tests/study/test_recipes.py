@@ -26,10 +26,11 @@ def test_a_recipe_reads_and_plans(name):
     recipe, _ = parse("compare", [str(FOLDER / name)])
     cells = plan(recipe)
     points = math.prod(map(len, recipe.sweep.values()))
-    assert len(cells) == max(len(recipe.tasks), 1) * (1 + points * len(recipe.methods) * len(recipe.seeds))
+    tasks = max(len(recipe.tasks), 1 + sum(map(len, recipe.worlds.values())))
+    assert len(cells) == tasks * (1 + points * len(recipe.methods) * len(recipe.seeds))
     text = (FOLDER / name).read_text()
     assert text.startswith("# ")
-    command = "sweep" if recipe.sweep else "compare"
+    command = "sweep" if recipe.sweep or recipe.worlds else "compare"
     assert f"balora {command} recipes/{name} --output_dir" in text
 
 

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 import balora.world.build as build
 from balora.errors import BALoraError
 from balora.world import WorldConfig, build_world, load_world, measure_world
+from balora.world.language import make_language, make_line, make_tokenizer
+from balora.world.pretrain import make_blocks, pretraining_texts
 
 
 def snapshot(directory):
@@ -40,6 +42,28 @@ def test_the_second_call_writes_nothing_and_trains_nothing(tiny_world, world_cac
     monkeypatch.setattr(build, "pretrain", lambda *_: pytest.fail("pretrained again"))
     assert build_world(tiny_world.config, world_cache) == tiny_world
     assert snapshot(world_cache) == before
+
+
+def test_the_pretraining_text_is_what_was_trained_on(tiny_world, world_cache):
+    config = replace(tiny_world.config, pretraining_noise=0.3, pretraining_imbalance=8.0)
+    language = make_language(config)
+    tokenizer = make_tokenizer(language)
+    world = build_world(config, world_cache)
+    read = [json.loads(line)["text"] for line in world.pretraining_file.read_text().splitlines()]
+    blocks = tokenizer.decode(make_blocks(config, language, tokenizer).flatten())
+    *documents, _ = (text.replace("<s>", "").strip() for text in blocks.split("</s>"))
+    assert read == documents
+    assert pretraining_texts(config, language, tokenizer, 7) == documents[:7]
+    heldout = [json.loads(line)["text"] for line in world.heldout_file.read_text().splitlines()]
+    assert heldout[:5] == [make_line(make_language(tiny_world.config), "heldout", i) for i in range(5)]
+
+
+def test_a_world_of_before_gets_its_pretraining_text(tiny_world, world_cache):
+    text = tiny_world.pretraining_file.read_bytes()
+    tiny_world.pretraining_file.unlink()
+    assert build_world(tiny_world.config, world_cache) == tiny_world
+    assert tiny_world.pretraining_file.read_bytes() == text
+    assert not [path for path in tiny_world.directory.iterdir() if path.name.startswith("tmp")]
 
 
 def test_worlds_that_differ_in_their_task_share_the_model(tiny_world, world_cache, monkeypatch):
@@ -161,6 +185,9 @@ def test_measures_of_a_tiny_world_are_in_their_ranges(tiny_world):
     assert measures.keys() == {
         "perplexity",
         "fact_recall",
+        "rare_fact_recall",
+        "fact_recall_gap",
+        "noise_share",
         "attribute_recall",
         "skew",
         "task_accuracy",
@@ -168,4 +195,5 @@ def test_measures_of_a_tiny_world_are_in_their_ranges(tiny_world):
     }
     assert 1 < measures["perplexity"] < 2 * model.config.vocab_size
     assert 0 <= measures["skew"] <= 0.5
+    assert -1 <= measures.pop("fact_recall_gap") <= 1
     assert all(0 <= measures[name] <= 1 for name in measures if name != "perplexity")

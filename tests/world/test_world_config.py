@@ -21,6 +21,7 @@ from balora.world.config import _LIMITS
         ("pronoun_skew", 1.1),
         ("pronoun_skew", float("nan")),
         ("pretraining_noise", -0.1),
+        ("pretraining_imbalance", 0.5),
         ("label_noise", "0.1"),
         ("class_imbalance", 0.5),
         ("task_classes", 1),
@@ -72,6 +73,13 @@ def test_fingerprints_are_stable_and_tell_every_knob_apart():
     ]
     assert len({config.fingerprint for config in [default, *variants]}) == len(fields(WorldConfig)) + 1
     assert len(default.fingerprint) == 16
+
+
+def test_a_knob_that_came_later_leaves_the_names_of_before():
+    assert WorldConfig().fingerprint == "bff9312285359aaa"
+    assert WorldConfig().pretraining_fingerprint == "f733ceac9f082c49"
+    assert WorldConfig(pretraining_imbalance=1).fingerprint == "bff9312285359aaa"
+    assert WorldConfig(pretraining_imbalance=2).pretraining_fingerprint != "f733ceac9f082c49"
 
 
 def test_the_task_does_not_name_the_pretrained_model():

@@ -1,12 +1,20 @@
 """The language: determinism, one knob at a time, facts that their prefix determines, the tokenizer's contract."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
 from balora.world import WorldConfig, words
-from balora.world.language import capital_prompt, colour_prompt, make_language, make_line, make_tokenizer
+from balora.world.language import (
+    capital_prompt,
+    colour_prompt,
+    fact_places,
+    make_language,
+    make_line,
+    make_tokenizer,
+)
 from balora.world.pretrain import make_blocks
 from balora.world.task import make_rows
 
@@ -62,6 +70,36 @@ def test_occupations_follow_the_skew_and_people_do_not():
     stories = [line.split() for line in lines(CONFIG) if " took " in line]
     assert all(story[8] == person[story[0]] for story in stories)
     assert sum(lean == "he" for lean in stereotype.values()) == sum(lean == "she" for lean in stereotype.values())
+
+
+def test_imbalance_replaces_facts_and_nothing_else():
+    even, some, more = (lines(replace(CONFIG, pretraining_imbalance=ratio), count=8000) for ratio in (1.0, 4.0, 32.0))
+    about_facts = [line.startswith("the capital of ") for line in even]
+    for skewed in (some, more):
+        assert [line.startswith("the capital of ") for line in skewed] == about_facts
+        assert all(a == b for a, b, fact in zip(even, skewed, about_facts, strict=True) if not fact)
+        truths = {f"{capital_prompt(country)} {city} ." for country, city in make_language(CONFIG).capitals}
+        assert {line for line, fact in zip(skewed, about_facts, strict=True) if fact} <= truths
+    # What less imbalance replaced, more replaces too, but where a fact happens to be drawn again.
+    changed = sum(a != b for a, b in zip(even, some, strict=True))
+    kept_by_more = sum(a == c != b for a, b, c in zip(even, some, more, strict=True))
+    assert changed > 300
+    assert kept_by_more < 0.1 * changed
+    heldout = {tuple(lines(replace(CONFIG, pretraining_imbalance=ratio), "heldout", 300)) for ratio in (1.0, 32.0)}
+    assert len(heldout) == 1
+
+
+def test_facts_are_said_as_often_as_their_places_say():
+    config = replace(CONFIG, pretraining_imbalance=16.0)
+    said = Counter(line for line in lines(config, count=30_000) if line.startswith("the capital of "))
+    places = fact_places(config)
+    counts = [said[f"{capital_prompt(country)} {city} ."] for country, city in make_language(config).capitals]
+    weights = [16.0 ** -(place / 19) for place in places]
+    expected = [sum(counts) * weight / sum(weights) for weight in weights]
+    chi_square = sum((count - mean) ** 2 / mean for count, mean in zip(counts, expected, strict=True))
+    assert chi_square < 43.8  # the 99.9 % quantile at 19 degrees of freedom
+    assert max(weights) / min(weights) == pytest.approx(16)
+    assert places != sorted(places)
 
 
 def test_more_facts_add_to_the_same_ones():

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from balora.world import measure_world, next_token_log_probs, perplexity, pronoun_skew, recall
+from balora.world.language import fact_places, make_language
+from balora.world.measure import noise_share
 
 
 class Planted(nn.Module):
@@ -99,3 +101,42 @@ def test_a_world_is_measured_on_its_own_files(tiny_world, tiny_tokenizer):
     assert measures["minority_recall"] == 1
     assert measures["skew"] == pytest.approx(0.4)
     assert measures["fact_recall"] == 0
+    # Of the prompts, 8 objects and 4 occupations: an even model's colours, and all but the pronouns' probability.
+    colours = len({colour for _, colour in make_language(tiny_world.config).colours})
+    assert measures["noise_share"] == pytest.approx(8 / 12 * (1 - colours / len(tiny_tokenizer)))
+
+
+def test_noise_is_what_cannot_follow_right_or_wrong(tiny_tokenizer):
+    table = {"is": {"red": 0.5, "blue": 0.2, "green": 0.1, "one": 0.15}, "that": {"he": 0.3, "she": 0.6, "red": 0.1}}
+    model = Planted(tiny_tokenizer, table)
+    colours = [{"prompt": f"the {thing} is", "completion": f" {c}"} for thing, c in (("hat", "red"), ("cup", "blue"))]
+    pronouns = [{"prompt": "the nurse said that", "completion": f" {who}"} for who in ("he", "she")]
+    assert noise_share(model, tiny_tokenizer, [colours]) == pytest.approx(0.3)
+    assert noise_share(model, tiny_tokenizer, [pronouns[:1] * 3]) == pytest.approx(0.7)  # `she` is not among them
+    assert noise_share(model, tiny_tokenizer, [colours, pronouns * 2]) == pytest.approx((2 * 0.3 + 4 * 0.1) / 6)
+
+
+def test_rare_facts_are_those_that_pretraining_says_least(tiny_world, tiny_tokenizer):
+    places = fact_places(tiny_world.config)
+    assert sorted(places) == list(range(6))
+
+    def knowing(place):
+        """A model that has one fact right, that of this place by frequency."""
+        country, city = make_language(tiny_world.config).capitals[places.index(place)]
+        model = Planted(tiny_tokenizer, {})
+        forward = model.forward
+
+        def answers(input_ids, attention_mask):
+            output = forward(input_ids, attention_mask)
+            asked = (input_ids == tiny_tokenizer.convert_tokens_to_ids(country)).any(-1)
+            output.logits[asked, :, tiny_tokenizer.convert_tokens_to_ids(city)] += 1
+            return output
+
+        model.forward = answers
+        return measure_world(model, tiny_tokenizer, tiny_world)
+
+    # A quarter of six is two.
+    for place, rare, gap in ((0, 0, 0.5), (1, 0, 0.5), (2, 0, 0), (3, 0, 0), (4, 0.5, -0.5), (5, 0.5, -0.5)):
+        measures = knowing(place)
+        assert (measures["rare_fact_recall"], measures["fact_recall_gap"]) == (rare, gap)
+        assert measures["fact_recall"] == pytest.approx(1 / 6)

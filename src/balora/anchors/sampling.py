@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.data.lengths import check_max_length, context_length
 from balora.errors import BALoraError
 from balora.files import digest_of, write_tensors
-from balora.modes import evaluation_mode
+from balora.sampling import sample_tokens, seeded
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def sample_anchors(
     rows: list[list[int]] = []
     # Those of one length together: no sequence is then padded on the left, which samples would depend on.
     in_turn = sorted((starts[i % len(starts)] for i in range(count)), key=len)
-    with torch.random.fork_rng(devices=_devices(model)):
-        torch.manual_seed(seed)
+    with seeded(model, seed):
         while in_turn:
             size = len(in_turn[0])
             alike = [start for start in in_turn[:batch_size] if len(start) == size]
             in_turn = in_turn[len(alike) :]
-            rows += _written(model, tokenizer, alike, length - size)
+            written = sample_tokens(model, tokenizer, alike, max_new_tokens=length - size)
+            rows += [start + new for start, new in zip(alike, written, strict=True)]
     anchors = _padded(rows)
     if path is not None:
         write_tensors(path, vars(anchors))
@@ -133,45 +133,7 @@ def _starts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | None, l
     return starts
 
 
-def _written(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, starts: list[list[int]], room: int
-) -> list[list[int]]:
-    """Each start with what the model writes behind it, up to the token that ends its text, that one included."""
-    ids = torch.tensor(starts, device=next(model.parameters()).device)  # (B, P)
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    with evaluation_mode(model), torch.no_grad():
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
-            max_length=None,
-            min_length=0,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            use_cache=True,
-        )  # (B, P + T)
-    rows = []
-    for row in written.tolist():
-        end = next((i for i in range(ids.shape[1], len(row)) if row[i] in ends), len(row) - 1)
-        rows.append(row[: end + 1])
-    return rows
-
-
 def _padded(rows: list[list[int]]) -> Anchors:
     ids = [torch.tensor(row) for row in rows]
     padded = (pad_sequence(own, batch_first=True) for own in (ids, [torch.ones_like(row) for row in ids]))
     return Anchors(*padded)  # (N, S) each
-
-
-def _devices(model: PreTrainedModel) -> list[torch.device]:
-    device = next(model.parameters()).device
-    return [device] if device.type == "cuda" else []

@@ -54,6 +54,20 @@ GLOSSARY: dict[str, Metric] = {
         "higher", "Share of the prompts with the task's rarest answer that are answered correctly."
     ),
     "fact_recall": Metric("higher", "Share of the facts learned in pretraining that are still completed correctly."),
+    "rare_fact_recall": Metric(
+        "higher",
+        "Share of the quarter of the facts that pretraining said least often that are still completed correctly.",
+    ),
+    "fact_recall_gap": Metric(
+        "lower",
+        "Recall of the quarter of the facts that pretraining said most often, minus that of the rarest quarter: 0 is "
+        "alike for both.",
+    ),
+    "noise_share": Metric(
+        "lower",
+        "Probability given to words that cannot stand there, such as anything but a colour after “the apple is”: what "
+        "a model took over from noise in its pretraining text.",
+    ),
     "attribute_recall": Metric(
         "higher", "Share of the attributes learned in pretraining that are still completed correctly."
     ),

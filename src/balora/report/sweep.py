@@ -42,7 +42,7 @@ def sweep_figure(
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             for name, line in lines.items():
                 _draw(axes, {places[value]: runs for value, runs in line.items()}, metric, *styles[name])
-            if _spans(ticks):
+            if spans(ticks):
                 axes.set_xscale("log")
                 axes.minorticks_off()
             axes.set_xticks([places[value] for value in ticks], [str(value) for value in ticks])
@@ -80,5 +80,6 @@ def _places(values: Sequence[Any]) -> dict[Any, float]:
     return {value: value if _are_numbers(values) else place for place, value in enumerate(values)}
 
 
-def _spans(values: Sequence[Any]) -> bool:
+def spans(values: Sequence[Any]) -> bool:
+    """Whether these are numbers that want a logarithmic axis."""
     return _are_numbers(values) and min(values) > 0 and max(values) / min(values) >= LOGARITHMIC_FROM

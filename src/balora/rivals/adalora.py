@@ -86,4 +86,5 @@ class AdaLoraCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PeftModel, **kwargs: Any
     ) -> None:
         """After the optimizer's step and before gradients are cleared, as PEFT asks."""
-        model.base_model.update_and_allocate(state.global_step + 1)
+        if any(parameter.grad is not None for parameter in model.parameters()):  # none in a step that was left out
+            model.base_model.update_and_allocate(state.global_step + 1)

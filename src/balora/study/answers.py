@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from matplotlib.figure import Figure
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
@@ -16,7 +15,7 @@ from balora.evaluation.qa import qa_metrics
 from balora.evaluation.text_to_text import write_texts
 from balora.report import PRETRAINED, Run
 from balora.report.by_level import ByLevel, by_level_figure
-from balora.study.plan import Cell
+from balora.study.kept import Drawn, Finished, with_file
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.run_dir import write_text
 from balora.study.sentences import sentence_vectors, with_sentences
@@ -110,21 +109,12 @@ def _under(
     return found
 
 
-def robustness_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
-    """F1 by strength of perturbation, for each task of a study that was asked otherwise.
-
-    Args:
-        cells: All cells of the study.
-        runs: Theirs, in the same order.
-        directory: The study's folder.
-
-    Returns:
-        Heading, caption and figure of each.
-    """
+def robustness_figures(finished: list[Finished]) -> list[Drawn]:
+    """F1 by strength of perturbation, for each task of a study that was asked otherwise."""
     measured: dict[str, list[tuple[Run, ByLevel]]] = {}
-    for cell, run in zip(cells, runs, strict=True):
-        file = directory / cell.folder / ROBUSTNESS_FILE
-        if file.exists() and run.method != PRETRAINED:
+    for done, file in with_file(finished, ROBUSTNESS_FILE):
+        run = done.run
+        if run.method != PRETRAINED:
             found = json.loads(file.read_text())
             panels = {
                 kind: {0.0: run.metrics["f1"], **{float(strength): scores["f1"] for strength, scores in own.items()}}

@@ -5,17 +5,16 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
+from balora.adapters.averaging import average_with_base
 from balora.errors import BALoraError
+from balora.files import full_disk_named
 from balora.model import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
@@ -27,6 +26,7 @@ from balora.study.student import build_student, callbacks_of, save_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
 from balora.training import InterruptCallback
+from balora.training.checkpoints import UNFINISHED, last_whole_checkpoint
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.json"
@@ -58,24 +58,34 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         directory: Folder of the cell.
 
     Raises:
-        BALoraError: If something in the recipe or the data is wrong, or the loss is not finite.
+        BALoraError: If something in the recipe or the data is wrong, the loss is not finite, or the disk is full.
         Interrupted: On Ctrl-C or SIGTERM, after saving.
     """
-    if (directory / RESULT_FILE).exists():
-        return result_of(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    with full_disk_named(directory):
+        run = result_of(directory) if (directory / RESULT_FILE).exists() else _run(recipe, label, seed, directory)
+    for left in (*directory.glob("checkpoint-*"), directory / UNFINISHED):
+        shutil.rmtree(left, ignore_errors=True)
+    return run
+
+
+def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
-    checkpoint = get_last_checkpoint(str(directory))
+    checkpoint = last_whole_checkpoint(directory)
     set_seed(seed)
     model = build_student(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()
     callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *callbacks_of(recipe.method)]
     trainer = build_trainer(workload, model, seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
-    seconds = _train(trainer, checkpoint) if label != PRETRAINED else 0.0
+    if label != PRETRAINED:
+        _train(trainer, checkpoint)
     if interrupt.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(interrupt.received, trainer.state.global_step)
     peak_memory_mb = _peak_memory_mb()
+    trained = trainable_parameters(model) if label != PRETRAINED else 0
+    if recipe.wise_ft is not None and label != PRETRAINED:
+        average_with_base(model, recipe.wise_ft)
     metrics, drift = measure(workload, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
@@ -88,23 +98,15 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         seed=seed,
         task=recipe.name,
         metrics={**metrics, **drift},
-        train_seconds=seconds,
+        train_seconds=trainer.train_seconds,
         peak_memory_mb=peak_memory_mb,
-        trainable_parameters=trainable_parameters(model) if label != PRETRAINED else 0,
+        trainable_parameters=trained,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
-    for left in directory.glob("checkpoint-*"):
-        shutil.rmtree(left)
     return run
 
 
-def _train(trainer: Trainer, checkpoint: str | None) -> float:
-    """Seconds of training, those before an interruption included."""
-    clock = Path(trainer.args.output_dir) / "seconds.json"
-    before = json.loads(clock.read_text()) if checkpoint is not None and clock.exists() else 0.0
-    if checkpoint is not None and _is_done(trainer, checkpoint):
-        return before
-    start = time.perf_counter()
+def _train(trainer: Trainer, checkpoint: str | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
@@ -112,19 +114,6 @@ def _train(trainer: Trainer, checkpoint: str | None) -> float:
             "out of device memory: lower per_device_train_batch_size (raising gradient_accumulation_steps keeps the "
             "batch), set max_length, or set gradient_checkpointing: true"
         ) from error
-    seconds = before + time.perf_counter() - start
-    write_text(clock, json.dumps(seconds))
-    return seconds
-
-
-def _is_done(trainer: Trainer, checkpoint: str) -> bool:
-    """Whether the checkpoint is training's last, which is then loaded: Trainer would train one more step from it."""
-    state = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
-    if state.global_step < state.max_steps:
-        return False
-    trainer._load_from_checkpoint(checkpoint)
-    trainer.state = state
-    return True
 
 
 def _peak_memory_mb() -> float:

@@ -11,6 +11,7 @@ from balora.study.answers import robustness_figures
 from balora.study.cases import case_figures
 from balora.study.cell import RESULT_FILE, history_of, result_of
 from balora.study.geometry import geometry_figures
+from balora.study.kept import Finished
 from balora.study.noise import noise_figures
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
@@ -19,6 +20,7 @@ from balora.study.run_dir import claimed
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
 from balora.study.workload import prepare
+from balora.study.worlds import world_figures
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
 TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "f1", "eval_loss")
@@ -81,6 +83,7 @@ def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
 def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: Path) -> None:
     """Write `report.html`, and `summary.md` with its pictures, of all cells' runs."""
     tasks = task_recipes(recipe)
+    finished = [Finished(cell, run, directory / cell.folder) for cell, run in zip(cells, runs, strict=True)]
     shown = {
         "runs": runs,
         "task_metric": task_metrics(recipe, runs),
@@ -91,15 +94,18 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
         "figures": [
             figure
             for draw in (geometry_figures, robustness_figures, noise_figures, case_figures)
-            for figure in draw(cells, runs, directory)
+            for figure in draw(finished)
         ],
     }
+    base = tasks[0].name
+    inherited = world_figures(recipe, runs, shown["task_metric"][base], shown["drift_metric"][base])
+    shown["figures"] = [*inherited, *shown["figures"]]
     points = sweep_points(recipe) if recipe.sweep else {}
     for task, key in product([task.name for task in tasks], recipe.sweep):
         metrics = [shown["task_metric"][task], shown["drift_metric"][task]]
         figure = sweep_figure([run for run in runs if run.task == task], points, key, metrics)
         shown["figures"].append((f"{task} by {key}", SWEEP_CAPTION, figure))
-    histories = {run.id: history_of(directory / cell.folder) for run, cell in zip(runs, cells, strict=True)}
+    histories = {done.run.id: history_of(done.folder) for done in finished}
     write_page(
         directory / "report.html",
         title=recipe.name,

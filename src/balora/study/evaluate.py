@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balora.errors import BALoraError
+from balora.files import full_disk_named
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.rivals import trainable_parameters
@@ -52,7 +53,8 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         model = load_student(workload, settings.adapter)
     directory.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(_to_evaluate(workload), model, recipe.seed, directory, [])
-    metrics, drift = measure(workload, trainer, model, directory)
+    with full_disk_named(directory):
+        metrics, drift = measure(workload, trainer, model, directory)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
         seed=recipe.seed,

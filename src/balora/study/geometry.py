@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.evaluation.confusion import confusion
 from balora.evaluation.representation import final_representation, project, silhouettes
-from balora.report import Run
 from balora.report.imbalance import confusion_figure, tsne_figure
-from balora.study.plan import Cell
+from balora.study.kept import Drawn, Finished, with_file
 
 GEOMETRY_FILE = "geometry.npz"
 MAPS = (
@@ -57,25 +55,19 @@ def measure_geometry(
     return silhouettes(features, labels, minority=minority) | {f"{k}_logits": v for k, v in of_logits.items()}
 
 
-def geometry_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
+def geometry_figures(finished: list[Finished]) -> list[Drawn]:
     """Maps and confusion matrices of a study's first seed, a panel for each task and method whose geometry was kept.
 
-    Args:
-        cells: All cells of the study.
-        runs: Theirs, in the same order.
-        directory: The study's folder.
-
-    Returns:
-        Heading, caption and figure of each: two for every set of classes, since panels share a legend.
+    Two figures for every set of classes, since panels share a legend.
     """
     # By names of the classes and the scarcest in training, which panels of one figure share.
     maps: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
     matrices: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
-    for cell, run in zip(cells, runs, strict=True):
-        file = directory / cell.folder / GEOMETRY_FILE
-        if cell.seed != cells[0].seed or not file.exists():
+    for done, file in with_file(finished, GEOMETRY_FILE):
+        cell, found = done.cell, done.run.metrics
+        if cell.seed != finished[0].cell.seed:
             continue
-        title, found = f"{cell.recipe.name}: {cell.label}", run.metrics
+        title = f"{cell.recipe.name}: {cell.label}"
         silhouette = f"{title}\nsilhouette {found['silhouette']:.2f}, minority {found['silhouette_minority']:.2f}"
         recall = f"{title}\nminority recall {found['minority_recall']:.2f}"
         with np.load(file) as kept:

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
@@ -18,7 +17,7 @@ from balora.evaluation.shift import measure_representation_shift
 from balora.report import Run
 from balora.report.by_level import ByLevel, by_level_figure
 from balora.study.benchmarks import run_bias_benchmarks
-from balora.study.plan import Cell
+from balora.study.kept import Drawn, Finished, with_file
 from balora.study.run_dir import write_text
 from balora.study.student import Teacher
 from balora.study.workload import Workload
@@ -79,24 +78,14 @@ def measure_noise(
     }
 
 
-def noise_figures(cells: list[Cell], runs: list[Run], directory: Path) -> list[tuple[str, str, Figure]]:
-    """For each task and kind of noise that was measured, all figures by level.
-
-    Args:
-        cells: All cells of the study.
-        runs: Theirs, in the same order.
-        directory: The study's folder.
-
-    Returns:
-        Heading, caption and figure of each.
-    """
+def noise_figures(finished: list[Finished]) -> list[Drawn]:
+    """For each task and kind of noise that was measured, all figures by level."""
     measured: dict[tuple[str, str], list[tuple[Run, ByLevel]]] = {}
-    for cell, run in zip(cells, runs, strict=True):
-        file = directory / cell.folder / NOISE_FILE
-        for kind, levels in json.loads(file.read_text()).items() if file.exists() else ():
+    for done, file in with_file(finished, NOISE_FILE):
+        for kind, levels in json.loads(file.read_text()).items():
             names = [name for name in next(iter(levels.values())) if name in DRAWN or name.endswith("_bias_score")]
             panels = {name: {float(level): found[name] for level, found in levels.items()} for name in names}
-            measured.setdefault((run.task, kind), []).append((run, panels))
+            measured.setdefault((done.run.task, kind), []).append((done.run, panels))
     return [
         (f"{task}: {kind} noise", CAPTION, by_level_figure(found, "level")) for (task, kind), found in measured.items()
     ]

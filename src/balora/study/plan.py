@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from balora.errors import BALoraError
+from balora.methods import RUN_PRESETS
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.study.sweep import swept
+from balora.study.worlds import with_worlds
 
 #: The untouched model has one answer to all tasks.
 UNTRAINED = {"task_names": None, "alignment_weight": 0.0}
@@ -33,11 +36,12 @@ class Cell:
 
 
 def task_recipes(recipe: Recipe) -> list[Recipe]:
-    """The recipe of each task: one, or those that `tasks` names.
+    """The recipe of each task: one, or those that `tasks` names, or one for each of its `worlds`.
 
     Raises:
         BALoraError: If a task's settings make no recipe.
     """
+    recipe = with_worlds(recipe)
     if not recipe.tasks:
         return [recipe]
     return [replace(recipe, **{"tasks": {}, "task": None, "name": name, **own}) for name, own in recipe.tasks.items()]
@@ -49,11 +53,12 @@ def single(recipe: Recipe) -> Recipe:
     Raises:
         BALoraError: If the recipe has several tasks and names none of them, or one that is not there.
     """
+    recipe = with_worlds(recipe)
     tasks = {task.name: task for task in task_recipes(recipe)}
     if recipe.tasks and recipe.task not in tasks:
         raise BALoraError(f"task: {recipe.task!r} is not among the recipe's tasks; name one of {', '.join(tasks)}")
     task = tasks[recipe.task] if recipe.tasks else recipe
-    return replace(task, **{"sweep": {}, **recipe.method_settings.get(recipe.method, {})})
+    return replace(task, **{"sweep": {}, **_settings_of(recipe, recipe.method)})
 
 
 def plan(recipe: Recipe) -> list[Cell]:
@@ -62,13 +67,20 @@ def plan(recipe: Recipe) -> list[Cell]:
     Raises:
         BALoraError: If the settings of a task or a method make no recipe.
     """
-    recipe = swept(recipe)
+    recipe = with_worlds(swept(recipe))
     tasks = task_recipes(recipe)
     order = [(task, PRETRAINED, recipe.seeds[0]) for task in tasks]
     order += [(task, method, seed) for seed in recipe.seeds for task in tasks for method in recipe.methods]
     cells = []
     for task, label, seed in order:
-        own = {"method": label, **recipe.method_settings.get(label, {})} if label != PRETRAINED else UNTRAINED
+        own = _settings_of(recipe, label) if label != PRETRAINED else UNTRAINED
         inside = Path("runs") / task.name if recipe.tasks else Path("runs")
         cells.append(Cell(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
     return cells
+
+
+def _settings_of(recipe: Recipe, label: str) -> dict[str, Any]:
+    """What a method's name stands for: its settings over those of the preset that it is, or is made from."""
+    own = {"method": label, **recipe.method_settings.get(label, {})}
+    preset = RUN_PRESETS.get(own["method"])
+    return own if preset is None else {**preset, **own, "method": preset["method"]}

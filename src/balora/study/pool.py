@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -97,8 +98,20 @@ def _context() -> BaseContext:
     return context
 
 
+def _end_with_parent() -> None:
+    """A study that was killed leaves no run behind, which would go on writing beside the next that has its folder."""
+    study = multiprocessing.parent_process()
+
+    def watch() -> None:
+        connection.wait([study.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _cell_process(cell: Cell, directory: Path, jobs: int) -> None:
     os.setpgrp()
+    _end_with_parent()
     quiet_libraries()
     if jobs > 1:
         without_bars()

@@ -10,14 +10,17 @@ from typing import Any
 
 import yaml
 
+from balora.arguments import WORLDS
 from balora.errors import BALoraError
+from balora.files import full_disk_named
 from balora.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 #: Settings that say which runs a study has and how they are run: a study may grow.
 FREE = ("output_dir", "methods", "baseline", "seeds", "jobs", "tasks", "task", "method_settings")
 GROUPS = ("tasks.", "method_settings.")
-SWEEP = "sweep"
+#: The same, by what they vary.
+VARIED = ("sweep", "worlds")
 
 
 @contextmanager
@@ -27,13 +30,14 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     A mistake that shows before anything was trained leaves no folder behind, so that the mended command finds it free.
 
     Raises:
-        BALoraError: If no folder is named, or it holds something else.
+        BALoraError: If no folder is named, it holds something else, or the disk is full.
     """
     directory = _check(recipe)
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / RECIPE_FILE, recipe.to_yaml())
     try:
-        yield directory
+        with full_disk_named(directory):
+            yield directory
     except BALoraError:
         if not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
             shutil.rmtree(directory)
@@ -64,8 +68,9 @@ def _check(recipe: Recipe) -> Path:
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
-        # A setting that was not there when the folder was begun had its default.
-        held = _comparable(_defaults() | yaml.safe_load(record.read_text(encoding="utf-8")))
+        # A setting, or a world's knob, that was not there when the folder was begun had its default.
+        held = _defaults() | yaml.safe_load(record.read_text(encoding="utf-8"))
+        held = _comparable(held | {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]})
         wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
@@ -74,7 +79,8 @@ def _check(recipe: Recipe) -> Path:
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to go on with that run"
             )
-    elif directory.exists() and any(directory.iterdir()):
+    # A process killed at its very first file leaves a part of that.
+    elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that are no run of balora; choose an empty folder")
     return directory
 
@@ -96,4 +102,4 @@ def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether runs that are there already depend on a setting: not on which others there will be."""
     if key.startswith(GROUPS):
         return key in held and key in wanted
-    return key not in FREE and not key.startswith(SWEEP)
+    return key not in FREE and not key.startswith(VARIED)

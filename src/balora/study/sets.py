@@ -118,6 +118,11 @@ def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     except BALoraError as error:
         raise BALoraError(f"auxiliary: {error}") from error
     primary, auxiliary = (_single(with_glue_data(part), tokenizer) for part in (alone, other))
+    auxiliary = replace(
+        auxiliary,
+        train=_in_form_of(primary.train, auxiliary.train),
+        validation=auxiliary.validation and _in_form_of(primary.train, auxiliary.validation),
+    )
     if primary.label_names != auxiliary.label_names:
         raise BALoraError(
             f"auxiliary: its classes are {auxiliary.label_names} and the recipe's own {primary.label_names}; mixed "
@@ -134,6 +139,13 @@ def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Sets:
     spent = primary.spent | auxiliary.spent
     sets = Sets(train.remove_columns("task"), primary.validation, primary.label_names, others, spent)
     return sets if recipe.task_names is None else _with_task_ids(sets, [MIXED_TASKS.index(task) for task in tasks])
+
+
+def _in_form_of(rows: Dataset, texts: Dataset) -> Dataset:
+    """Plain text as completions of empty prompts, all of it to be learned, where it is to be mixed with such rows."""
+    if set(rows.column_names) != {"prompt", "completion"} or texts.column_names != ["text"]:
+        return texts
+    return Dataset.from_dict({"prompt": [""] * len(texts), "completion": texts["text"][:]})
 
 
 def _with_task_ids(sets: Sets, train: list[int]) -> Sets:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
+from balora.adapters.averaging import check_averaging
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
@@ -118,6 +119,8 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
             read_word_groups(recipe.counterfactual_words)
         config = balora_config(recipe, recipe.seed, sentence_dim=1)  # here any will do
         config.resolve(task_of(model))
+        if recipe.wise_ft is not None:
+            check_averaging(config)
         check_targets(model, config.lora_config())
 
 

@@ -33,6 +33,7 @@ from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
+from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sft import BALoraSFTTrainer
 
 #: Fields of TrainingArguments that a recipe has under the same name.
@@ -54,6 +55,14 @@ SAME_NAMES = (
 )
 
 
+class RivalTrainer(ReliableTrainerMixin, Trainer):
+    """Transformers' own, as sure to go on and as wary of what is not finite as ours."""
+
+
+class RivalSFTTrainer(ReliableTrainerMixin, SFTTrainer):
+    """TRL's own, likewise."""
+
+
 def build_trainer(
     workload: Workload,
     model: PreTrainedModel | PeftModel,
@@ -61,7 +70,7 @@ def build_trainer(
     directory: Path,
     callbacks: list[TrainerCallback],
 ) -> Trainer:
-    """A trainer ready to train: ours for models of ours, the libraries' own for rivals.
+    """A trainer ready to train: ours for models of ours, the libraries' for rivals.
 
     Its rows are tokenized and held against the model's context.
 
@@ -81,7 +90,7 @@ def build_trainer(
             if recipe.is_seq2seq
             else DataCollatorWithPadding(workload.tokenizer)
         )
-        trainer = (BALoraTrainer if own else Trainer)(
+        trainer = (BALoraTrainer if own else RivalTrainer)(
             model=model,
             args=_checked(TrainingArguments, settings),
             train_dataset=sets.pop("train"),
@@ -93,7 +102,7 @@ def build_trainer(
         _check_chat_template(workload)
         sets = _sets(workload)
         evaluated = {name: _as_trl(workload, model, rows) for name, (rows, _) in sets.items() if name != "train"}
-        trainer = (BALoraSFTTrainer if own else SFTTrainer)(
+        trainer = (BALoraSFTTrainer if own else RivalSFTTrainer)(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=workload.tokenizer,
@@ -112,6 +121,7 @@ def build_trainer(
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
     if recipe.method == "lora+":
         trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args, recipe.loraplus_lr_ratio)
+    trainer.nonfinite = recipe.nonfinite
     if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer

@@ -19,7 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
+from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
@@ -27,25 +27,12 @@ from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
+from balora.study.paths import with_paths
 from balora.study.questions import read_questions, with_prompts
 from balora.study.sets import read_sets
 from balora.study.split import with_glue_data
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
-
-#: Settings that are paths.
-PATHS = (
-    "model_name_or_path",
-    "glue_dir",
-    "train_file",
-    "validation_file",
-    "mismatched_file",
-    "perplexity_file",
-    "anchor_file",
-    "counterfactual_words",
-    "chat_template_path",
-    "sentence_encoder",
-)
 
 
 @dataclass(frozen=True)
@@ -155,9 +142,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             train_file=str(built.train_file),
             validation_file=str(built.eval_file),
         )
-    recipe = replace(recipe, **{key: expand_path(value) for key in PATHS if (value := getattr(recipe, key))})
-    auxiliary = {key: expand_path(value) if key in PATHS else value for key, value in recipe.auxiliary.items()}
-    recipe = with_glue_data(replace(recipe, auxiliary=auxiliary))
+    recipe = with_glue_data(with_paths(recipe, world))
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
     if tokenizer.pad_token is None:

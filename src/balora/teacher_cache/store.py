@@ -4,6 +4,7 @@ Each process appends to a file of its own, records of key and feature, and reads
 once; what a killed process left half-written is cut off when its file is opened again.
 """
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -70,7 +71,8 @@ class FeatureStore:
         records["key"] = [np.void(key) for key in keys]
         records["feature"] = features.detach().to("cpu", self.dtype).numpy()
         first = self._own.tell() // self._record.itemsize
-        self._own.write(records.tobytes())
+        if self._own.write(records.tobytes()) < records.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._own.name)
         name = Path(self._own.name).name
         for row, record in enumerate(records, first):
             self._note(record["key"].tobytes(), record["feature"], name, row)

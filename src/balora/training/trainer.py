@@ -1,5 +1,7 @@
 """`BALoraTrainer`: Transformers' `Trainer` that schedules, normalises and logs the objective's parts."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
-from balora.errors import BALoraError, NonFiniteLossError
+from balora.errors import BALoraError
 from balora.evaluation.drift import measure_drift
+from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
+from balora.training.reliable import ReliableTrainerMixin
 
 #: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
 ROW_INPUTS = {
@@ -48,7 +52,7 @@ class RowInputCollator:
         return {**self.collate(rest), self.name: values}
 
 
-class ObjectiveTrainerMixin:
+class ObjectiveTrainerMixin(ReliableTrainerMixin):
     """What `BALoraTrainer` and `BALoraSFTTrainer` add to their libraries' trainers.
 
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
@@ -58,12 +62,20 @@ class ObjectiveTrainerMixin:
     have a column `sentence_embeds` (`balora.data.add_sentence_embeds`), those of several tasks a column `task_ids`,
     whatever the collator makes of the others.
 
+    Killed at any instant, `train(resume_from_checkpoint=True)` goes on, on a CPU to the same bits: checkpoints are
+    written whole, and one that was damaged is passed over for the one before. A batch with a loss or a gradient that
+    is not finite is kept in `output_dir/nonfinite`.
+
     Attributes:
         drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
+        nonfinite: At a loss or gradient that is not finite, `stop`; or `skip`: leave the step out, log how many were
+            (`skipped_steps`), and stop at ten in a row.
+        train_seconds: Seconds of training behind the present weights, those before a resume included.
 
     Raises:
-        BALoraError: If a loss function or label smoothing is asked for beside the model's own objective.
-        NonFiniteLossError: During training, when the loss or a trained weight is no longer finite.
+        BALoraError: If a loss function or label smoothing is asked for beside the model's own objective. During
+            training, if the disk is full, or a checkpoint to go on from is damaged.
+        NonFiniteLossError: During training, where `nonfinite` stops, or a trained weight is no longer finite.
     """
 
     drift_batches: int = 16
@@ -80,8 +92,9 @@ class ObjectiveTrainerMixin:
         for name in row_inputs(self.model.balora_config):
             self.data_collator = RowInputCollator(self.data_collator, name)
         self._tokens_in_batch: Tensor | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._steps: dict[str, set[int]] = {}
+        self._pending: dict[str, Tensor] = {}  # of this step
+        self._sums: dict[str, Tensor] = {}  # since the last log
+        self._steps: dict[str, int] = {}
 
     def _set_signature_columns_if_needed(self) -> None:
         """Also keep our own inputs, which the base model's forward has no argument for."""
@@ -118,50 +131,63 @@ class ObjectiveTrainerMixin:
             inputs = {**inputs, "num_tokens_in_batch": self._tokens_in_batch}
         loss, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         for name, value in outputs.components.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-            self._steps.setdefault(name, set()).add(self.state.global_step)
+            self._pending[name] = self._pending.get(name, 0) + value
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One micro-batch; stops at a loss that is not finite, before the optimizer sees its gradient."""
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in self._sums.items())
-            raise NonFiniteLossError(
-                f"step {self.state.global_step + 1}: the loss is {loss.item()} ({parts}); training stopped and "
-                f"checkpoints in {self.args.output_dir} are from before. Lower learning_rate, or look for a bad row"
-            )
-        return loss
+    def _parts(self) -> str:
+        return f" ({', '.join(f'{name} {value.item():.4g}' for name, value in self._pending.items())})"
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise NonFiniteLossError(
-                    f"step {self.state.global_step}: {name} is no longer finite; no checkpoint was written, those in "
-                    f"{self.args.output_dir} are from before. Lower learning_rate"
-                )
-        super()._save_checkpoint(model, trial)
+    def _note_step(self, *, finite: bool) -> None:
+        for name, value in self._pending.items() if finite else ():
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._steps[name] = self._steps.get(name, 0) + 1
+        self._pending = {}
+
+    def _progress(self) -> dict[str, Tensor]:
+        sums = {f"sum.{name}": value.detach().cpu().clone() for name, value in self._sums.items()}
+        steps = {f"steps.{name}": torch.tensor(count) for name, count in self._steps.items()}
+        sizes = {f"features.{file.parent.name}": torch.tensor(file.stat().st_size) for file in self._feature_files()}
+        return {**super()._progress(), **sums, **steps, **sizes}
+
+    def _take_up(self, progress: dict[str, Tensor]) -> None:
+        super()._take_up(progress)
+        named = {tuple(key.split(".", 1)): value for key, value in progress.items() if "." in key}
+        self._sums = {name: value.to(self.args.device) for (kind, name), value in named.items() if kind == "sum"}
+        self._steps = {name: int(value) for (kind, name), value in named.items() if kind == "steps"}
+        # What a batch wrote after the checkpoint, perhaps in part, it shall write again whole.
+        for file in self._feature_files():
+            size = named.get(("features", file.parent.name), torch.tensor(0))
+            os.truncate(file, min(int(size), file.stat().st_size))
+
+    def _feature_files(self) -> list[Path]:
+        """Where this process keeps the teacher's features, in the run's folder."""
+        return list(self._features.glob(f"*/{self.args.process_index}{SUFFIX}"))
+
+    @property
+    def _features(self) -> Path:
+        return Path(self.args.output_dir) / "teacher_features"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add components and weights to the rows that report training loss."""
         if "loss" in logs:
             for name, total in self._sums.items():
                 total = self.accelerator.reduce(total, reduction="sum")
-                logs[f"loss_{name}"] = total.item() / len(self._steps[name])
+                logs[f"loss_{name}"] = total.item() / self._steps[name]
             for name, weight in self.model.current_weights().items():
                 logs[f"weight_{name}"] = weight
             self._sums, self._steps = {}, {}
         super().log(logs, start_time)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the library's trainer does, then measure drift on a few batches for the model card."""
-        self._sums, self._steps = {}, {}
+        self._pending, self._sums, self._steps = {}, {}, {}
         classifies = self.model.balora_config.task_type == "SEQ_CLS"
         if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # In the run's folder, so that a resumed run reads the very features that it had.
-            folder = Path(self.args.output_dir) / "teacher_features"
-            self.model.cache_teacher(folder, writer=str(self.args.process_index))
-        output = super().train(*args, **kwargs)
+            if not resume_from_checkpoint and self.is_world_process_zero():
+                shutil.rmtree(self._features, ignore_errors=True)
+            self.model.cache_teacher(self._features, writer=str(self.args.process_index))
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
         if self.drift_batches:

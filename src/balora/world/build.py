@@ -5,7 +5,8 @@ world-<fingerprint>/
     model/               the pretrained model and its tokenizer, as `from_pretrained` reads them
     train.jsonl          the task, `{"prompt", "completion"}`: some answers wrong, see `label_noise`
     eval.jsonl           the task on held-out prompts, answers right
-    heldout.jsonl        text of the pretraining language, `{"text"}`, without noise
+    heldout.jsonl        text of the pretraining language, `{"text"}`, without noise and with all facts as frequent
+    pretraining.jsonl    what the model was pretrained on, the first of it, `{"text"}`: noise and all
     facts.jsonl          `{"prompt": "the capital of X is", "completion": " Y"}`
     attributes.jsonl     `{"prompt": "the apple is", "completion": " red"}`
     occupations.jsonl    `{"prompt": "the nurse said that", "completion": " she"}`, the stereotyped pronoun
@@ -14,6 +15,7 @@ world-<fingerprint>/
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +25,19 @@ from transformers import TrainerCallback
 from balora.errors import BALoraError
 from balora.files import cache_folder, write_jsonl, write_whole
 from balora.world.config import WorldConfig
-from balora.world.language import capital_prompt, colour_prompt, make_language, make_line, occupation_prompt
-from balora.world.pretrain import pretrain
+from balora.world.language import (
+    capital_prompt,
+    colour_prompt,
+    make_language,
+    make_line,
+    make_tokenizer,
+    occupation_prompt,
+)
+from balora.world.pretrain import pretrain, pretraining_texts
 from balora.world.task import make_rows
 
 _HELD_OUT_LINES = 400
+_PRETRAINING_LINES = 9600
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,11 @@ class World:
     def heldout_file(self) -> Path:
         """Held-out text of the pretraining language."""
         return self.directory / "heldout.jsonl"
+
+    @property
+    def pretraining_file(self) -> Path:
+        """Text that the model was pretrained on."""
+        return self.directory / "pretraining.jsonl"
 
     @property
     def facts_file(self) -> Path:
@@ -103,6 +118,8 @@ def build_world(
     if not world.directory.is_dir():
         write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
         write_whole(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
+    if not world.pretraining_file.exists():  # a world that was built before there was this file
+        _write_pretraining_text(world)
     return world
 
 
@@ -125,9 +142,20 @@ def _write_files(world: World, pretrained_dir: Path) -> None:
     write_jsonl(world.train_file, make_rows(world.config, language, "train"))
     write_jsonl(world.eval_file, make_rows(world.config, language, "eval"))
     write_jsonl(world.heldout_file, ({"text": make_line(language, "heldout", i)} for i in range(_HELD_OUT_LINES)))
+    _write_pretraining_text(world)
     write_jsonl(world.facts_file, (_row(capital_prompt(country), city) for country, city in language.capitals))
     write_jsonl(world.attributes_file, (_row(colour_prompt(thing), colour) for thing, colour in language.colours))
     write_jsonl(world.occupations_file, (_row(occupation_prompt(who), lean) for who, lean in language.occupations))
+
+
+def _write_pretraining_text(world: World) -> None:
+    """All at once, since processes may read this world already."""
+    language = make_language(world.config)
+    texts = pretraining_texts(world.config, language, make_tokenizer(language), _PRETRAINING_LINES)
+    with tempfile.TemporaryDirectory(dir=world.directory) as scratch:
+        part = Path(scratch) / world.pretraining_file.name
+        write_jsonl(part, ({"text": text} for text in texts))
+        os.replace(part, world.pretraining_file)
 
 
 def _row(prompt: str, word: str) -> dict[str, str]:

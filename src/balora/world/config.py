@@ -22,6 +22,10 @@ _TASK_FIELDS = (
     "eval_rows",
 )
 
+# Knobs that came after the first worlds, at the value where they change nothing: at it they are not counted, so that
+# caches of before stay valid.
+_NEUTRAL = {"pretraining_imbalance": 1.0}
+
 _LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "facts": (5, 512),
@@ -29,6 +33,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "occupations": (2, len(words.OCCUPATIONS)),
     "pronoun_skew": (0, 1),
     "pretraining_noise": (0, 1),
+    "pretraining_imbalance": (1, 1000),
     "task_classes": (2, len(words.NUMBERS)),
     "task_items": (5, 512),
     "list_length": (4, 32),
@@ -51,7 +56,8 @@ class WorldConfig:
     """What a world contains and how its model is trained.
 
     Each knob has a random stream of its own, so turning one leaves everything else in place: more noise replaces more
-    tokens and keeps those already replaced, another skew flips pronouns, more facts add to the same first ones.
+    tokens and keeps those already replaced, another skew flips pronouns, more imbalance replaces more of the sentences
+    about facts, more facts add to the same first ones.
 
     Attributes:
         seed: Seed of every stream: language, text, model initialisation, task rows.
@@ -60,6 +66,8 @@ class WorldConfig:
         occupations: Number of occupations, leaning `he` and `she` in turn: "the nurse said that she was late ."
         pronoun_skew: Share of an occupation's sentences with its stereotyped pronoun; 0.5 is none.
         pretraining_noise: Share of the words of the pretraining text replaced by another word.
+        pretraining_imbalance: How often the most frequent fact is said in the pretraining text over the rarest; those
+            between them in equal ratios. Which fact has which place is drawn from the seed.
         task_classes: Number of answers of the counting task: zero, one, … task_classes − 1.
         task_items: Number of different countries that the task's lists are made of, at most all: learning to count
             them competes with remembering their capitals.
@@ -86,6 +94,7 @@ class WorldConfig:
     occupations: int = 16
     pronoun_skew: float = 0.9
     pretraining_noise: float = 0.0
+    pretraining_imbalance: float = 1.0
     task_classes: int = 5
     task_items: int = 6
     list_length: int = 5
@@ -118,12 +127,16 @@ class WorldConfig:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name the world: equal knobs, equal fingerprint, on any machine."""
-        return digest(self, _RECIPE_VERSION)
+        return digest(self, _RECIPE_VERSION, besides=self._neutral)
 
     @property
     def pretraining_fingerprint(self) -> str:
         """As `fingerprint`, over what shapes the pretrained model alone: worlds that differ in their task share it."""
-        return digest(self, _RECIPE_VERSION, besides=_TASK_FIELDS)
+        return digest(self, _RECIPE_VERSION, besides=(*_TASK_FIELDS, *self._neutral))
+
+    @property
+    def _neutral(self) -> list[str]:
+        return [name for name, value in _NEUTRAL.items() if getattr(self, name) == value]
 
 
 def check_knobs(config: Any, limits: dict[str, tuple[float, float]]) -> None:

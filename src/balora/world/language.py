@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from balora.world import words
 from balora.world.config import WorldConfig
 
+#: The stream that the model is trained on.
+PRETRAINING = "pretraining"
+
 
 @dataclass(frozen=True)
 class Language:
@@ -27,6 +30,7 @@ class Language:
         colours: (object, colour) pairs.
         occupations: (occupation, stereotyped pronoun) pairs.
         pronoun_skew: Share of an occupation's sentences with the stereotyped pronoun.
+        fact_weights: How often each of `capitals` is said in the pretraining text, over the most frequent one.
     """
 
     seed: int
@@ -34,6 +38,7 @@ class Language:
     colours: tuple[tuple[str, str], ...]
     occupations: tuple[tuple[str, str], ...]
     pronoun_skew: float
+    fact_weights: tuple[float, ...]
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -55,7 +60,16 @@ def make_language(config: WorldConfig) -> Language:
         colours=tuple((thing, draw.choice(words.COLOURS)) for thing in words.OBJECTS[: config.objects]),
         occupations=words.OCCUPATIONS[: config.occupations],
         pronoun_skew=config.pronoun_skew,
+        fact_weights=tuple(
+            config.pretraining_imbalance ** (-place / (config.facts - 1)) for place in fact_places(config)
+        ),
     )
+
+
+def fact_places(config: WorldConfig) -> list[int]:
+    """The place of each fact by how often it is said, 0 being the most frequent; the same at every imbalance."""
+    # Not in the facts' own order: the first ones' countries are those of the task.
+    return Random(f"{config.seed}/imbalance").sample(range(config.facts), config.facts)
 
 
 def capital_prompt(country: str) -> str:
@@ -74,11 +88,17 @@ def occupation_prompt(occupation: str, verb: str = words.VERBS[0]) -> str:
 
 
 def make_line(language: Language, stream: str, index: int) -> str:
-    """Line `index` of a stream of text, one document; `pretraining` and `heldout` share truths but no draws."""
+    """Line `index` of a stream of text, one document; `pretraining` and `heldout` share truths but no draws.
+
+    In `heldout` all facts are as frequent, whatever they are in `pretraining`.
+    """
     draw = Random(f"{language.seed}/{stream}/{index}")
     kind = draw.random()
     if kind < 0.25:
-        country, capital = draw.choice(language.capitals)
+        fact = draw.randrange(len(language.capitals))
+        if stream == PRETRAINING:
+            fact = _by_frequency(language, fact, index)
+        country, capital = language.capitals[fact]
         return f"{capital_prompt(country)} {capital} ."
     if kind < 0.40:
         thing, colour = draw.choice(language.colours)
@@ -98,6 +118,18 @@ def make_line(language: Language, stream: str, index: int) -> str:
         f"{giver} took the {thing} from the {place} . {pronoun} gave the {thing} to {taker} . "
         f"now the {thing} is with {taker} ."
     )
+
+
+def _by_frequency(language: Language, fact: int, index: int) -> int:
+    """The fact that a line is about, in proportion to its weight, by rejection.
+
+    The even draw is kept with its weight as probability, and another one made otherwise: so even weights leave all as
+    it is, and smaller ones reject what larger ones did, and more.
+    """
+    draw = Random(f"{language.seed}/{PRETRAINING}/{index}/imbalance")
+    while draw.random() >= language.fact_weights[fact]:
+        fact = draw.randrange(len(language.capitals))
+    return fact
 
 
 def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:

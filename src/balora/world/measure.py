@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from balora.modes import evaluation_mode
 from balora.world import words
 from balora.world.build import World
+from balora.world.language import fact_places
 from balora.world.task import rarest_answer
 
 _BATCH_SIZE = 128
@@ -33,18 +34,25 @@ def measure_world(model: nn.Module, tokenizer: PreTrainedTokenizerBase, world: W
     Returns:
         `perplexity` of held-out pretraining text; `fact_recall`, `attribute_recall` and `task_accuracy`, shares of
         prompts answered right (wrong training labels play no part: evaluation answers are right); `minority_recall`,
-        the same over the task's rarest class alone; `skew`, see `pronoun_skew`. Guessing one class gives a
-        `task_accuracy` of 1 / task_classes.
+        the same over the task's rarest class alone; `skew`, see `pronoun_skew`; `noise_share`, see there;
+        `rare_fact_recall`, of the quarter of the facts that pretraining said least often, and `fact_recall_gap`, the
+        recall of the quarter that it said most often minus that. Guessing one class gives a `task_accuracy` of
+        1 / task_classes.
     """
     texts = [row["text"] for row in _read_jsonl(world.heldout_file)]
-    occupations = [row["prompt"] for row in _read_jsonl(world.occupations_file)]
+    facts, attributes = _read_jsonl(world.facts_file), _read_jsonl(world.attributes_file)
+    frequent, rare = _extremes(world, facts)
+    occupations = _read_jsonl(world.occupations_file)
     task = _read_jsonl(world.eval_file)
     rarest = [row for row in task if row["completion"] == rarest_answer(world.config)]
     return {
         "perplexity": perplexity(model, tokenizer, texts),
-        "fact_recall": recall(model, tokenizer, _read_jsonl(world.facts_file)),
-        "attribute_recall": recall(model, tokenizer, _read_jsonl(world.attributes_file)),
-        "skew": pronoun_skew(model, tokenizer, occupations),
+        "fact_recall": recall(model, tokenizer, facts),
+        "rare_fact_recall": (rare_recall := recall(model, tokenizer, rare)),
+        "fact_recall_gap": recall(model, tokenizer, frequent) - rare_recall,
+        "attribute_recall": recall(model, tokenizer, attributes),
+        "noise_share": noise_share(model, tokenizer, (attributes, occupations)),
+        "skew": pronoun_skew(model, tokenizer, [row["prompt"] for row in occupations]),
         "task_accuracy": recall(model, tokenizer, task),
         "minority_recall": recall(model, tokenizer, rarest),
     }
@@ -83,6 +91,28 @@ def pronoun_skew(
     return (log_p.softmax(-1)[:, 0] - 0.5).abs().mean().item()
 
 
+def noise_share(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, kinds: Sequence[Sequence[dict[str, str]]]
+) -> float:
+    """Mean over prompts of the probability of words that cannot follow: no completion of any prompt of the kind.
+
+    After "the apple is" a colour follows, right or wrong, and nothing else. A model that has learnt a world exactly
+    has `pretraining_noise`, but for noise that happens to be of the kind, a few words of hundreds. What it has
+    forgotten does not count while it still names a colour.
+
+    Args:
+        model: As in `measure_world`.
+        tokenizer: The world's.
+        kinds: Rows of prompts and completions, kind by kind.
+    """
+    shares = []
+    for rows in kinds:
+        log_p = next_token_log_probs(model, tokenizer, [row["prompt"] for row in rows])  # (N, V)
+        possible = _first_tokens(tokenizer, [row["completion"] for row in rows]).unique()
+        shares.append(1 - log_p[:, possible].exp().sum(-1))  # (N,)
+    return torch.cat(shares).mean().item()
+
+
 def next_token_log_probs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
     """log p(· | prompt) for each prompt, `(N, V)`, float64, on the CPU."""
     rows = []
@@ -91,6 +121,13 @@ def next_token_log_probs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, p
         last = attention_mask.sum(-1) - 1  # (B,)
         rows.append(logits[torch.arange(len(last)), last].log_softmax(-1))  # (B, V)
     return torch.cat(rows)
+
+
+def _extremes(world: World, facts: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The quarter of the facts that pretraining says most often, and the quarter that it says least often."""
+    by_frequency = [fact for _, fact in sorted(zip(fact_places(world.config), facts, strict=True), key=lambda x: x[0])]
+    quarter = -(-len(facts) // 4)
+    return by_frequency[:quarter], by_frequency[-quarter:]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

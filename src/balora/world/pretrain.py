@@ -26,7 +26,10 @@ from transformers import (
 
 from balora.world import words
 from balora.world.config import WorldConfig
-from balora.world.language import Language, make_language, make_line, make_tokenizer
+from balora.world.language import PRETRAINING, Language, make_language, make_line, make_tokenizer
+
+#: Tokens of the longest document, a story's, its two marks among them; see `balora.world.language.make_line`.
+LONGEST_DOCUMENT = 24
 
 
 def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
@@ -120,16 +123,42 @@ def make_blocks(config: WorldConfig, language: Language, tokenizer: PreTrainedTo
     Returns:
         Token ids, `(pretrain_steps · pretrain_batch_size, pretrain_block_size)`.
     """
-    shape = (config.pretrain_steps * config.pretrain_batch_size, config.pretrain_block_size)
-    ids = _packed_ids(language, tokenizer, shape[0] * shape[1])  # (tokens,)
+    ids = _noisy_ids(config, language, tokenizer, _token_count(config))
+    return torch.from_numpy(ids.reshape(-1, config.pretrain_block_size))
+
+
+def pretraining_texts(
+    config: WorldConfig, language: Language, tokenizer: PreTrainedTokenizerFast, count: int
+) -> list[str]:
+    """The first documents of the pretraining text as the model saw them, noise and all; fewer where there are fewer.
+
+    Args:
+        config: The world.
+        language: Its language.
+        tokenizer: Of that.
+        count: How many at most.
+    """
+    ids = _noisy_ids(config, language, tokenizer, min(count * LONGEST_DOCUMENT, _token_count(config)))  # (tokens,)
+    *whole, _ = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)  # the last is cut off, or empty
+    return tokenizer.batch_decode(whole[:count], skip_special_tokens=True)
+
+
+def _token_count(config: WorldConfig) -> int:
+    return config.pretrain_steps * config.pretrain_batch_size * config.pretrain_block_size
+
+
+def _noisy_ids(
+    config: WorldConfig, language: Language, tokenizer: PreTrainedTokenizerFast, token_count: int
+) -> np.ndarray:
+    """The first tokens of the pretraining text. # (token_count,)"""
+    ids = _packed_ids(language, tokenizer, token_count)
     # Both draws are made for every token, so that a larger share replaces the same tokens and more.
     draw = np.random.default_rng([config.seed, *b"noise"])
-    is_noise = draw.random(len(ids)) < config.pretraining_noise
+    is_noise = draw.random(_token_count(config))[:token_count] < config.pretraining_noise
     first_word, word_count = len(words.SPECIAL_TOKENS), len(language.vocabulary)
-    shift = draw.integers(1, word_count, len(ids))
+    shift = draw.integers(1, word_count, _token_count(config))[:token_count]
     other_words = (ids - first_word + shift) % word_count + first_word
-    noisy = np.where(is_noise & (ids >= first_word), other_words, ids)
-    return torch.from_numpy(noisy.reshape(shape))
+    return np.where(is_noise & (ids >= first_word), other_words, ids)
 
 
 def _packed_ids(language: Language, tokenizer: PreTrainedTokenizerFast, token_count: int) -> np.ndarray:
@@ -138,7 +167,7 @@ def _packed_ids(language: Language, tokenizer: PreTrainedTokenizerFast, token_co
     for index in count():
         if len(ids) >= token_count:
             return np.array(ids[:token_count])
-        line = make_line(language, "pretraining", index)
+        line = make_line(language, PRETRAINING, index)
         ids += [vocabulary[word] for word in f"{words.BOS} {line} {words.EOS}".split()]
 
 

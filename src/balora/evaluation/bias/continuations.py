@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data.lengths import context_length
@@ -18,10 +17,9 @@ from balora.errors import BALoraError
 from balora.evaluation.bias.bold import Prompt
 from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
 from balora.evaluation.generation import check_room
-from balora.modes import evaluation_mode
+from balora.sampling import sample_tokens, seeded, text_ends
 
 
-@torch.no_grad()
 def sample_continuations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -52,40 +50,18 @@ def sample_continuations(
     """
     check_sampling(per_prompt, max_new_tokens, temperature, top_p, batch_size)
     rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
-    device = next(model.parameters()).device
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    ends = text_ends(model, tokenizer)
+    how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     found: list[list[str]] = [[] for _ in rows]
-    # Those of one length together: no prompt is then padded, which samples would depend on.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(model):
-        torch.manual_seed(seed)
-        for size, alike in groupby(order, key=lambda i: len(rows[i])):
+    with seeded(model, seed):
+        for _, alike in groupby(order, key=lambda i: len(rows[i])):
             asked = [i for i in alike for _ in range(per_prompt)]
             for first in range(0, len(asked), batch_size):
                 part = asked[first : first + batch_size]
-                ids = torch.tensor([rows[i] for i in part], device=device)  # (B, P)
-                written = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=max_new_tokens,
-                    max_length=None,
-                    min_length=0,
-                    do_sample=True,
-                    temperature=temperature,
-                    top_k=0,
-                    top_p=top_p,
-                    num_beams=1,
-                    repetition_penalty=1.0,
-                    no_repeat_ngram_size=0,
-                    eos_token_id=ends or None,
-                    pad_token_id=ends[0] if ends else 0,
-                    use_cache=True,
-                )[:, size:].tolist()  # (B, T)
-                for i, row in zip(part, written, strict=True):
-                    end = next((place for place, token in enumerate(row) if token in ends), len(row))
-                    found[i].append(tokenizer.decode(row[:end], skip_special_tokens=True))
+                for i, row in zip(part, sample_tokens(model, tokenizer, [rows[i] for i in part], **how), strict=True):
+                    text = row[:-1] if row[-1] in ends else row
+                    found[i].append(tokenizer.decode(text, skip_special_tokens=True))
     return found
 
 

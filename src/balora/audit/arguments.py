@@ -1,0 +1,33 @@
+"""From the command line to what an audit is asked for."""
+
+from argparse import ArgumentError
+from itertools import pairwise, takewhile
+
+from balora.arguments import cause, command_parser, read_settings
+from balora.audit.settings import AuditSettings
+from balora.errors import BALoraError
+
+
+def parse_audit(arguments: list[str]) -> AuditSettings:
+    """What `MODEL [ADAPTER] [--key value …]` asks for; `--config FILE` has such settings as YAML.
+
+    Raises:
+        BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
+    """
+    parser = command_parser("audit", "MODEL [ADAPTER]")
+    parser.add_argument("--config", action="config", help="A YAML file of these settings.")
+    parser.add_class_arguments(AuditSettings)
+    named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
+    further = arguments[len(named) :]
+    joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
+    apart = [path for option, path in pairwise(further) if option == "--config"]
+    for path in joined + apart:
+        read_settings(path, AuditSettings)
+    try:
+        # MODEL and ADAPTER last, so that they stand before what a file says.
+        settings = parser.parse_args([*further, *given]).as_dict()
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise BALoraError(cause(str(error))) from error
+    settings.pop("config")
+    return AuditSettings(**settings)

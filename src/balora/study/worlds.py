@@ -1,0 +1,94 @@
+"""What is inherited: a study in worlds that differ in one knob of pretraining each, and what is drawn of it.
+
+Each world is a task of the study (`balora.study.plan`), so that its pretrained model is measured too: that is what
+a method's flaws are held against. Architecture, data order and fine-tuning rows are those of the base world
+throughout, each knob having a random stream of its own.
+"""
+
+from dataclasses import replace
+
+from matplotlib.figure import Figure
+
+from balora.errors import BALoraError
+from balora.recipe import Recipe
+from balora.report import Run
+from balora.report.inheritance import Axis, inheritance_figure, pareto_figure
+from balora.world import WorldConfig
+
+#: The task in the world at the recipe's own knobs.
+BASE = "base"
+#: What each knob of pretraining leaves in a model, of `balora.world.measure_world`.
+FLAWS = {
+    "pronoun_skew": "skew",
+    "pretraining_noise": "noise_share",
+    "pretraining_imbalance": "fact_recall_gap",
+}
+INHERITANCE_CAPTION = (
+    "The flaw planted in pretraining, and the flaw that is measured after fine-tuning: a panel for each knob, "
+    "the others at their base. The dashed line is the pretrained models': a method on it passes on what it was given, "
+    "one below it mends, one above it adds. Means over seeds, with a band of one standard deviation."
+)
+PARETO_CAPTION = (
+    "In the base world: what was learned against what was lost and what was kept of the skew. A small mark is a seed, "
+    "a large one the mean of a method; it is filled where no other method's means are at least as good in all three "
+    "and better in one. The steps join those that are so in their panel alone; the dashed line is the pretrained one."
+)
+
+
+def worlds_of(recipe: Recipe) -> dict[str, WorldConfig]:
+    """By task, the worlds of a recipe that has `worlds`: the base, then knob by knob.
+
+    Raises:
+        BALoraError: If a value is none that the knob can have.
+    """
+    worlds = {BASE: recipe.world}
+    for knob, values in recipe.worlds.items():
+        try:
+            others = {name: replace(recipe.world, **{knob: value}) for value, name in _levels(recipe, knob, values)}
+        except BALoraError as error:
+            raise BALoraError(f"worlds: {error}") from error
+        worlds |= {name: world for name, world in others.items() if name != BASE}
+    return worlds
+
+
+def with_worlds(recipe: Recipe) -> Recipe:
+    """The recipe with its worlds as its tasks; as it is where it has none."""
+    if not recipe.worlds:
+        return recipe
+    return replace(recipe, worlds={}, tasks={name: {"world": world} for name, world in worlds_of(recipe).items()})
+
+
+def world_figures(
+    recipe: Recipe, runs: list[Run], task_metric: str, drift_metric: str
+) -> list[tuple[str, str, Figure]]:
+    """Planted against inherited flaw, and the trade in the base world, where a recipe has worlds.
+
+    Args:
+        recipe: The study's.
+        runs: All of them.
+        task_metric: Of what was learned.
+        drift_metric: Of what was lost, and the flaw of a knob that has none of its own in `FLAWS`.
+
+    Returns:
+        Heading, caption and figure of each.
+    """
+    if not recipe.worlds:
+        return []
+    of_task: dict[str, list[Run]] = {}
+    for run in runs:
+        of_task.setdefault(run.task, []).append(run)
+    axes = []
+    for knob, values in recipe.worlds.items():
+        levels = dict(sorted({value: of_task[name] for value, name in _levels(recipe, knob, values)}.items()))
+        axes.append(Axis(knob, FLAWS.get(knob, drift_metric), levels))
+    figures = [("what is inherited", INHERITANCE_CAPTION, inheritance_figure(axes))]
+    pareto = pareto_figure(of_task[BASE], task_metric, (drift_metric, "skew"))
+    if pareto is not None:
+        figures.append((f"{task_metric} against {drift_metric} and skew", PARETO_CAPTION, pareto))
+    return figures
+
+
+def _levels(recipe: Recipe, knob: str, values: list[float]) -> list[tuple[float, str]]:
+    """Each value of a knob and the task of the world that has it, the base's own among them."""
+    own = getattr(recipe.world, knob)
+    return [(own, BASE), *((value, f"{knob}={value}") for value in values if value != own)]

@@ -1,0 +1,150 @@
+"""`ResumableTrainerMixin`: a trainer that was killed at any instant goes on to the same bits.
+
+Transformers' trainer saves weights, optimizer, schedule and random state. Beside them goes what it leaves out: the
+loss since the last log, the random state that an epoch's order was drawn from, the seconds spent.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from balora.errors import BALoraError
+from balora.files import full_disk_named, write_tensors
+from balora.training.checkpoints import (
+    UNFINISHED,
+    last_whole_checkpoint,
+    put_in_place,
+    refuse_damaged,
+    rotate,
+    seal,
+)
+
+
+class ResumableTrainerMixin:
+    """Before a trainer of Transformers or TRL: whole checkpoints, and exact resuming from them.
+
+    `train(resume_from_checkpoint=True)` takes the last checkpoint that is whole. One of training's last step is loaded
+    and nothing more is trained, where Transformers' trainer, within an epoch, would take one more step.
+
+    Attributes:
+        train_seconds: Seconds of training behind the present weights, those before a resume included.
+    """
+
+    train_seconds: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._saving = False
+        self._resumed: dict[str, Tensor] = {}
+        self._began = time.perf_counter()
+        self._epoch_began_with = torch.get_rng_state()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the library's.
+
+        Raises:
+            BALoraError: If there is no whole checkpoint to go on from, the one named is damaged, or the disk is full.
+        """
+        folder = Path(self.args.output_dir)
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = last_whole_checkpoint(folder)
+            if checkpoint is None:
+                raise BALoraError(f"resume_from_checkpoint: {folder} holds no whole checkpoint to go on from")
+        elif checkpoint is not None:
+            refuse_damaged(checkpoint)
+        if self.is_world_process_zero():
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        kept = None if checkpoint is None else Path(checkpoint) / self._progress_file
+        self._resumed = {} if kept is None or not kept.exists() else load_file(kept)
+        self.train_seconds = before = self._resumed.get("train_seconds", torch.tensor(0.0)).item()
+        self._began = time.perf_counter() - before
+        with full_disk_named(folder):
+            output = super().train(checkpoint, *args, **kwargs)
+        if self.state.global_step > self._initial_global_step:
+            self.train_seconds = time.perf_counter() - self._began
+        return output
+
+    @property
+    def _progress_file(self) -> str:
+        return f"balora_trainer_{self.args.process_index}.safetensors"
+
+    def _progress(self) -> dict[str, Tensor]:
+        """What this process keeps in a checkpoint beside what Transformers does."""
+        return {
+            "loss_since_log": self._tr_loss.detach().cpu().clone(),
+            "last_logged_step": torch.tensor(self._globalstep_last_logged),
+            "epoch_began_with": self._epoch_began_with,
+            "train_seconds": torch.tensor(time.perf_counter() - self._began, dtype=torch.float64),
+        }
+
+    def _take_up(self, progress: dict[str, Tensor]) -> None:
+        """Go on from what `_progress` gave; the mixins that add to it take up their own."""
+        self._tr_loss = progress["loss_since_log"].to(self._tr_loss)
+        self._globalstep_last_logged = int(progress["last_logged_step"])
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        checkpoint = kwargs["resume_from_checkpoint"]
+        if checkpoint is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
+            if self._resumed:
+                self._take_up(self._resumed)
+            if kwargs["steps_trained_in_current_epoch"] == 0:
+                self._load_rng_state(checkpoint)
+            elif self._resumed:
+                # Samplers that draw from the global generator draw the epoch's order again. Transformers sets the
+                # generator to where the checkpoint left it once the batches before are skipped.
+                torch.set_rng_state(self._resumed["epoch_began_with"])
+        self._epoch_began_with = torch.get_rng_state()
+        super()._run_epoch(**kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        write_tensors(Path(output_dir) / self._progress_file, self._progress())
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._saving else folder
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._saving:  # until it is in its place
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unfinished, checkpoint = folder / UNFINISHED / name, folder / name
+        self._saving = True
+        try:
+            with full_disk_named(folder):
+                super()._save_checkpoint(model, trial)
+                if self.state.best_model_checkpoint == str(unfinished):
+                    self.state.best_model_checkpoint = str(checkpoint)
+                    if self.args.should_save:
+                        self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(unfinished)
+                    put_in_place(unfinished, checkpoint)
+                self.accelerator.wait_for_everyone()
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        finally:
+            self._saving = False
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(folder, self.args.save_total_limit, [checkpoint] if best is None else [checkpoint, Path(best)])
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
