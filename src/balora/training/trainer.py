@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.evaluation.drift import measure_drift
+from balora.sharding import as_on_first_process, whole_state
 from balora.training.callbacks import ScheduleCallback
+from balora.training.sharded import check_sharding
 
 #: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
 ROW_INPUTS = {
@@ -142,6 +145,25 @@ class ObjectiveTrainerMixin:
                 )
         super()._save_checkpoint(model, trial)
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Before FSDP takes the weights apart, see that all processes have the same adapter."""
+        check_sharding(self)
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        # With cpu_ram_efficient_loading Accelerate hands out the first process's weights, all of them.
+        if plugin and not plugin.cpu_ram_efficient_loading and not isinstance(self.model, FSDPModule):
+            adapter = [p for name, p in self.model.named_parameters() if "lora_" in name or p.requires_grad]
+            as_on_first_process(adapter, self.args.device)
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the library's; under FSDP the adapter alone is gathered, in the one form that loads again anywhere."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = whole_state(self.model)
+        if self.args.should_save:
+            self._save(output_dir or self.args.output_dir, state_dict=state)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add components and weights to the rows that report training loss."""
         if "loss" in logs:
@@ -161,6 +183,8 @@ class ObjectiveTrainerMixin:
             # In the run's folder, so that a resumed run reads the very features that it had.
             folder = Path(self.args.output_dir) / "teacher_features"
             self.model.cache_teacher(folder, writer=str(self.args.process_index))
+        elif classifies:
+            self.model.teacher_cache = None  # made before it was known that processes gather the weights together
         output = super().train(*args, **kwargs)
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()

@@ -1,0 +1,54 @@
+"""Weights that are spread over processes (FSDP2, DeepSpeed's ZeRO-3): who holds a part, and what is whole again.
+
+Such processes gather a layer's weights together whenever one runs it, so all of them must run the same passes.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+#: In the names of what is saved of an adapter.
+SAVED = ("lora_", "modules_to_save")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether processes gather this model's weights together, so that all must run the same passes."""
+    return isinstance(model, FSDPModule) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """What an adapter's folder is written from, by the names of the model's state dict, whole and on the CPU.
+
+    All processes must call it. Frozen weights of the base are left where they are.
+
+    Args:
+        model: With an adapter, sharded by FSDP2 or not.
+    """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name in trained or any(part in name for part in SAVED):
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            state[name] = whole.detach().cpu()
+    return state
+
+
+@torch.no_grad()
+def as_on_first_process(parameters: Iterable[Tensor], device: torch.device) -> None:
+    """Write the first process's values into those of all others.
+
+    A decomposition may come out with other signs on another machine, and FSDP2 takes each process's part of a weight
+    from that process: without this the parts of one factor might be of different decompositions.
+
+    Args:
+        parameters: The same ones on every process, whole.
+        device: What the process group sends between.
+    """
+    for parameter in parameters:
+        value = parameter.detach().to(device).contiguous()
+        dist.broadcast(value, src=0)
+        parameter.copy_(value)
