@@ -34,6 +34,8 @@ FSDP2 = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
+#: Accelerate shards the embeddings by themselves too, and stops where they are part of what a model keeps together.
+WRAPPED = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}
 ROWS = 8
 
 
@@ -63,15 +65,28 @@ def rows_of(name):
     return [{key: value[row] for key, value in inputs.items()} for row in range(ROWS)]
 
 
-def train(folder, rank, world, model_name, settings, arguments):
+def build(model_name, settings, checkpoint):
     torch.manual_seed(0)
-    targets = {"target_modules": "all-linear"} | settings
     base = make(model_name)
-    model = balora.get_balora_model(base, balora.BALoraConfig(r=4, lora_alpha=8, **targets))
-    off_its_start(model)
+    if checkpoint is not None:
+        model = balora.BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
+    else:
+        targets = {"target_modules": "all-linear"} | settings
+        model = off_its_start(balora.get_balora_model(base, balora.BALoraConfig(r=4, lora_alpha=8, **targets)))
     if settings.get("anchor_weight"):
         ids = torch.randint(5, 90, (1, 9), generator=torch.Generator().manual_seed(3))
         model.set_anchors(Anchors(ids, torch.ones_like(ids)))  # one, so that all draw the same
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def train(folder, rank, world, model_name, settings, arguments, checkpoint=None):
+    """A case; `checkpoint` names one to go on from, in the folder of another."""
+    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = WRAPPED[model_name]
+    checkpoint = checkpoint and str(folder.parent / checkpoint)
+    model = build(model_name, settings, checkpoint)
     gradients = Gradients()
     args = TrainingArguments(
         **{
@@ -95,7 +110,7 @@ def train(folder, rank, world, model_name, settings, arguments):
     )
     trainer = BALoraTrainer(model=model, args=args, train_dataset=rows_of(model_name), callbacks=[gradients])
     trainer.drift_batches = 2
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.model
     model.save_pretrained(folder / "adapter", is_main_process=rank == 0)
     return {
@@ -107,7 +122,7 @@ def train(folder, rank, world, model_name, settings, arguments):
     }
 
 
-def work(directory, group, rank, world, how, cases):
+def work(directory, group, rank, world, how, cases, environment):
     """One process's life."""
     torch.set_num_threads(1)
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
@@ -120,21 +135,21 @@ def work(directory, group, rank, world, how, cases):
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
     if how == "fsdp2":
-        os.environ |= FSDP2
+        os.environ |= FSDP2 | environment
         PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     done = {name: train(directory / f"{group}.{name}", rank, world, *case) for name, case in cases.items()}
     torch.save(done, directory / f"{group}.{rank}.pt")
 
 
 def main(directory, groups):
-    for group, (world, how, cases) in groups.items():
+    for group, (world, how, cases, environment) in groups.items():
         children = []
         for rank in range(world):
             child = os.fork()
             if child == 0:
                 code = 1
                 try:
-                    work(directory, group, rank, world, how, cases)
+                    work(directory, group, rank, world, how, cases, environment)
                     code = 0
                 finally:
                     if code:

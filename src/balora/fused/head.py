@@ -92,7 +92,7 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
     def keep(hidden: Tensor) -> Tensor:
         received.append(hidden)
-        return hidden[..., :1]
+        return hidden[..., :1].clone()  # FSDP2 warns of a view, which nothing here writes to
 
     module.forward = keep
     added = getattr(model, ADDED_BIAS, None)
