@@ -7,9 +7,12 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+from balora.errors import BALoraError
 
 #: In the names of what is saved of an adapter.
 SAVED = ("lora_", "modules_to_save")
@@ -52,3 +55,23 @@ def as_on_first_process(parameters: Iterable[Tensor], device: torch.device) -> N
         value = parameter.detach().to(device).contiguous()
         dist.broadcast(value, src=0)
         parameter.copy_(value)
+
+
+def refuse_missing_weights(layers: dict[str, LoraLayer], method: str) -> None:
+    """A residual method decomposes whole weights, so it must start before they are taken apart.
+
+    Raises:
+        BALoraError: Naming a layer whose weight is in part elsewhere, or not loaded here.
+    """
+    for name, layer in layers.items():
+        weight = next(layer.get_base_layer().parameters())
+        if isinstance(weight, DTensor):
+            raise BALoraError(
+                f"method: {method} decomposes whole weights, and {name} is spread over processes (tensor parallelism, "
+                "or sharded as it was loaded); let the trainer's FSDP2 take the model apart, or use method='lora'"
+            )
+        if weight.is_meta:
+            raise BALoraError(
+                f"method: {method} decomposes weights, and {name} has none here yet; load them in every process "
+                "(fsdp_cpu_ram_efficient_loading: false), or use method='lora'"
+            )

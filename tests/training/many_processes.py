@@ -9,6 +9,7 @@ it with a time limit.
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,10 +20,14 @@ import torch.distributed.checkpoint  # its children would each read it again
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from tiny_models import inputs_for, make, off_its_start
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import TrainerCallback, TrainingArguments
 
 import balora
 from balora.anchors import Anchors
+from balora.errors import BALoraError
 from balora.training import BALoraTrainer
 
 #: Accelerate has FSDP on accelerators alone; told that these are some, it shards on a CPU just as well.
@@ -119,7 +124,36 @@ def train(folder, rank, world, model_name, settings, arguments, checkpoint=None)
         "log": [row for row in trainer.state.log_history if "loss" in row],
         "drift": model.drift,
         "fused": getattr(model, "_fused", None),
+        "class": type(model).__name__,
     }
+
+
+def train_with_parallel_head(world, settings):
+    """A step of the whole batch in each process, over a head of whose rows each has its own."""
+    model = build("llama", settings, None)
+    if world > 1:
+        mesh = init_device_mesh("cpu", (world,))
+        parallelize_module(model.get_output_embeddings(), mesh, ColwiseParallel(output_layouts=Replicate()))
+    inputs = inputs_for("llama")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loss = model(**inputs).loss
+    loss.backward()
+    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}
+    warned = [str(warning.message) for warning in said]
+    return {"gradients": [gradients], "log": [{"loss": loss.item()}], "warned": warned}
+
+
+def refuse_parallel_weights(world):
+    """What is said to a base that was taken apart before its adapter was put on."""
+    base = make("llama")
+    plan = {"model.layers.0.mlp.down_proj": RowwiseParallel()}
+    parallelize_module(base, init_device_mesh("cpu", (world,)), plan)
+    try:
+        balora.get_balora_model(base, balora.BALoraConfig(r=4, target_modules=["down_proj"]))
+    except BALoraError as error:
+        return str(error)
+    return ""
 
 
 def work(directory, group, rank, world, how, cases, environment):
@@ -137,7 +171,11 @@ def work(directory, group, rank, world, how, cases, environment):
     if how == "fsdp2":
         os.environ |= FSDP2 | environment
         PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
-    done = {name: train(directory / f"{group}.{name}", rank, world, *case) for name, case in cases.items()}
+    if how == "tp":
+        done = {name: train_with_parallel_head(world, *case) for name, case in cases.items()}
+        done |= {"refused": refuse_parallel_weights(world)} if world > 1 else {}
+    else:
+        done = {name: train(directory / f"{group}.{name}", rank, world, *case) for name, case in cases.items()}
     torch.save(done, directory / f"{group}.{rank}.pt")
 
 
