@@ -1,31 +1,47 @@
-"""What cannot be trained with weights spread over processes, said before training begins."""
+"""Before a trainer spreads the weights over processes: what cannot be trained so is refused, the rest made ready."""
 
+from dataclasses import replace
+
+import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
+from balora.sharding import as_on_first_process
 
 
-def check_sharding(trainer: Trainer) -> None:
-    """See that the objective of this trainer's model can be had as its weights are to be spread.
+def prepare_sharding(trainer: Trainer) -> None:
+    """Make ready what this trainer is about to spread: one adapter for all processes, losses in single precision.
 
     Raises:
-        BALoraError: If not.
+        BALoraError: If the model's objective cannot be had of weights that are spread so.
     """
     config: BALoraConfig = trainer.model.balora_config
-    if trainer.is_fsdp_enabled:
+    if trainer.is_fsdp_enabled and not isinstance(trainer.model, FSDPModule):
         plugin = trainer.accelerator.state.fsdp_plugin
         refuse_fsdp(config, plugin.fsdp_version)
+        # With cpu_ram_efficient_loading Accelerate hands out the first process's weights, all of them.
+        if not plugin.cpu_ram_efficient_loading:
+            adapter = [p for name, p in trainer.model.named_parameters() if "lora_" in name or p.requires_grad]
+            as_on_first_process(adapter, trainer.args.device)
+        if plugin.mixed_precision_policy is not None:
+            # Accelerate would round the loss, and sum the adapter's few gradients, in half precision.
+            exact = {"output_dtype": None, "reduce_dtype": torch.float32}
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)
     if trainer.is_deepspeed_enabled:
         refuse_deepspeed(config, trainer.accelerator.state.deepspeed_plugin.zero_stage)
 
 
 def refuse_fsdp(config: BALoraConfig, version: int) -> None:
-    """As `check_sharding`, of FSDP.
+    """See that the objective can be had under FSDP.
 
     Args:
         config: The model's.
         version: Accelerate's `fsdp_version`.
+
+    Raises:
+        BALoraError: If not, naming the setting.
     """
     if version != 2:
         raise BALoraError("fsdp_version: the objective reads the head beside the model's layers; use 2")
@@ -33,11 +49,14 @@ def refuse_fsdp(config: BALoraConfig, version: int) -> None:
 
 
 def refuse_deepspeed(config: BALoraConfig, stage: int) -> None:
-    """As `check_sharding`, of DeepSpeed.
+    """See that the objective can be had under DeepSpeed.
 
     Args:
         config: The model's.
         stage: Of ZeRO; up to 2 the weights are whole in every process.
+
+    Raises:
+        BALoraError: If not, naming the setting.
     """
     if stage < 3:
         return

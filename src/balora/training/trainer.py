@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.evaluation.drift import measure_drift
-from balora.sharding import as_on_first_process, whole_state
+from balora.sharding import whole_state
 from balora.training.callbacks import ScheduleCallback
-from balora.training.sharded import check_sharding
+from balora.training.sharded import prepare_sharding
 
 #: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
 ROW_INPUTS = {
@@ -146,13 +145,8 @@ class ObjectiveTrainerMixin:
         super()._save_checkpoint(model, trial)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Before FSDP takes the weights apart, see that all processes have the same adapter."""
-        check_sharding(self)
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        # With cpu_ram_efficient_loading Accelerate hands out the first process's weights, all of them.
-        if plugin and not plugin.cpu_ram_efficient_loading and not isinstance(self.model, FSDPModule):
-            adapter = [p for name, p in self.model.named_parameters() if "lora_" in name or p.requires_grad]
-            as_on_first_process(adapter, self.args.device)
+        """As the library's; weights are about to be taken apart where a launcher asked for that."""
+        prepare_sharding(self)
         return super()._prepare_for_training(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
