@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from balora.errors import BALoraError
 
+#: In the names of what stands within Accelerate's activation checkpointing.
+CHECKPOINTED = "_checkpoint_wrapped_module."
 #: In the names of what is saved of an adapter.
 SAVED = ("lora_", "modules_to_save")
 
@@ -24,17 +26,19 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """What an adapter's folder is written from, by the names of the model's state dict, whole and on the CPU.
+    """What an adapter's folder is written from, by where it stands in the model, whole and on the CPU.
 
     All processes must call it. Frozen weights of the base are left where they are.
 
     Args:
         model: With an adapter, sharded by FSDP2 or not.
     """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # what is still whole from a forward may have been rounded for it
     state = {}
-    for name, tensor in model.state_dict().items():
-        if name in trained or any(part in name for part in SAVED):
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+        if tensor.requires_grad or any(part in name for part in SAVED):
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             state[name] = whole.detach().cpu()
     return state
