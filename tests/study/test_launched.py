@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from balora.arguments import parse
 from balora.cli import main
+from balora.study.plan import single
 
 SCALE = Path(__file__).resolve().parents[2] / "recipes" / "scale"
+CONFIGURATIONS = sorted(path.name for path in SCALE.glob("*.yaml") if not path.name.startswith("llama"))
 WORDS = ["<unk>", "<s>", "</s>", *re.findall(r"\S+", "the cat dog sat ran on a mat hill who ? where and")]
 
 
@@ -118,7 +121,19 @@ def test_a_model_that_is_spread_is_not_measured_on_benchmarks(recipe, tmp_path, 
     assert "benchmarks: not measured while the model is spread" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in SCALE.glob("*.yaml") if "_" in path.name or "zero" in path.name))
+@pytest.mark.parametrize("file", CONFIGURATIONS)
 def test_accelerate_reads_the_configurations(file):
     config = load_config_from_file(str(SCALE / file))
     assert config.num_processes % config.num_machines == 0
+    assert config.fsdp_config.get("fsdp_version", 2) == 2
+    deepspeed = config.deepspeed_config.get("deepspeed_config_file")
+    assert deepspeed is None or json.loads((SCALE.parents[1] / deepspeed).read_text())["zero_optimization"]
+    assert f"--config_file recipes/scale/{file}" in (SCALE / file).read_text()
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in SCALE.glob("llama*.yaml")))
+def test_the_recipes_for_many_devices_read(file):
+    recipe, _ = parse("train", [str(SCALE / file)])
+    assert single(recipe).method == "ba-lora"
+    named = re.findall(r"recipes/scale/\S+\.yaml", (SCALE / file).read_text())
+    assert all((SCALE.parents[1] / name).is_file() for name in named)
