@@ -11,8 +11,8 @@ def gathered_rows(rows: Tensor) -> Tensor:
     """The rows of every process, in the order of their ranks, differentiable: the same on each.
 
     A process may have another number of rows, or none. Backwards the gradients that the processes have for a row are
-    added up, on the one that it came from. With a loss that each process weighs by its share of the batch and a trainer
-    that averages gradients over processes, a term of these rows has the gradient that one process would give it.
+    added up, on the one that it came from. With a loss that each process weighs by its share of the batch, and a
+    trainer that averages gradients over processes, a term of these rows has the gradient that one process would give.
 
     Every process must call this the same number of times. With one process the rows are returned as they are.
 

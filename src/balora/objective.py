@@ -24,8 +24,8 @@ def generation_terms(
 ) -> dict[str, Tensor]:
     """Unweighted regularizers on next-token logits; `mask` `(B, S)` marks the tokens that are not padding.
 
-    Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix, or, with
-    `gather_batch_terms`, of that of all processes.
+    Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix, or,
+    with `gather_batch_terms`, of that of all processes.
 
     Args:
         student_logits: `(B, S, V)`.

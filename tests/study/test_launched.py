@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -72,9 +74,8 @@ def launched(recipe: dict, tmp_path: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "balora.cli"]
     environment = os.environ | {"BALORA_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
     environment |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    return subprocess.run(
-        [*command, "train", str(tmp_path / "recipe.yaml")], env=environment, capture_output=True, text=True, timeout=500
-    )
+    command += ["train", str(tmp_path / "recipe.yaml")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
 def test_two_processes_write_once_what_one_would(recipe, tmp_path, monkeypatch):
@@ -96,6 +97,7 @@ def test_two_processes_write_once_what_one_would(recipe, tmp_path, monkeypatch):
     assert not list((tmp_path / "two").glob("checkpoint-*"))
 
 
+@pytest.mark.reliability
 def test_a_mistake_ends_both(recipe, tmp_path):
     ended = launched({**recipe, "output_dir": str(tmp_path / "two"), "train_file": "nowhere.jsonl"}, tmp_path)
     assert ended.returncode != 0
@@ -129,6 +131,21 @@ def test_accelerate_reads_the_configurations(file):
     deepspeed = config.deepspeed_config.get("deepspeed_config_file")
     assert deepspeed is None or json.loads((SCALE.parents[1] / deepspeed).read_text())["zero_optimization"]
     assert f"--config_file recipes/scale/{file}" in (SCALE / file).read_text()
+
+
+@pytest.mark.parametrize("file", [name for name in CONFIGURATIONS if name.startswith("fsdp2")])
+def test_accelerate_hands_on_what_the_configurations_say(file):
+    command = ["--config_file", str(SCALE / file), "--machine_rank", "1", "--main_process_ip", "10.0.0.1"]
+    command += ["--main_process_port", "0"] if file == "fsdp2_8.yaml" else []
+    given = launch_command_parser().parse_args([*command, "-m", "balora.cli", "train"])
+    arguments, *_ = _validate_launch_command(given)
+    environment = prepare_multi_gpu_env(arguments)
+    assert environment["ACCELERATE_USE_FSDP"] == "true"
+    assert environment["FSDP_VERSION"] == "2"
+    assert environment["FSDP_ACTIVATION_CHECKPOINTING"] == "true"
+    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+    copies = environment.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1")
+    assert int(copies) == arguments.num_machines
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in SCALE.glob("llama*.yaml")))

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -202,10 +203,8 @@ def main(directory, groups):
             _, status = os.wait()
             if status:
                 for child in children:
-                    try:
+                    with suppress(ProcessLookupError):
                         os.kill(child, 9)
-                    except ProcessLookupError:
-                        pass
                 sys.exit(f"group {group} failed")
 
 

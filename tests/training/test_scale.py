@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import inputs_for, make
 
 from balora import BALoraConfig
 from balora.errors import BALoraError
 from balora.fused import why_not_fused
 from balora.gather import gathered_rows
 from balora.training.sharded import refuse_deepspeed, refuse_fsdp
-from tiny_models import inputs_for, make
 
 SCRIPT = Path(__file__).with_name("many_processes.py")
 CONSTANT = {f"{term}_schedule": "constant" for term in ("consistency", "diversity", "spectral")}
@@ -43,9 +43,15 @@ HEAVY = {
     "trained head": ("llama", GATHERED | {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, {}),
     "saving": ("llama", TERMS | {"spectral_weight": 0.0}, SAVING),
 }
-#: Some micro-batches have no row for the teacher or the bias path: then a process runs its passes for the others' sake.
+#: Some micro-batches have no row for the teacher or the bias path: a process then runs its passes for the others.
 SAMPLED = {
     "sampled": ("llama", TERMS | {"sample_rate": 0.25, "bias_path_weight": 0.5, "bias_path_sample_rate": 0.25}, {})
+}
+#: The weights spread over two processes, and each part on two.
+HYBRID = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
 }
 LOGITS = CONSTANT | {"consistency_weight": 0.5, "spectral_weight": 0.1}
 
@@ -134,31 +140,27 @@ def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
     def resumed(group: str) -> dict:
         return {"again": (*HEAVY["saving"], f"{group}.saving/checkpoint-2")}
 
+    saving = {"saving": HEAVY["saving"]}
     groups = {
-        "one": (1, "ddp", HEAVY, {}),
         "fsdp2": (2, "fsdp2", HEAVY | SAMPLED | resumed("fsdp2"), {}),
-        "efficient": (
-            2,
-            "fsdp2",
-            {"saving": HEAVY["saving"]},
-            {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
-        ),
-        "in parts": (
-            2,
-            "fsdp2",
-            {"saving": HEAVY["saving"]} | resumed("in parts"),
-            {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"},
-        ),
+        "efficient": (2, "fsdp2", saving, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}),
+        "in parts": (2, "fsdp2", saving | resumed("in parts"), {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
+        "recomputed": (2, "fsdp2", saving | resumed("recomputed"), {"FSDP_ACTIVATION_CHECKPOINTING": "true"}),
+        "two copies": (4, "fsdp2", {"from logits": CASES["from logits"], "causal": CASES["causal"]}, HYBRID),
     }
-    found = run(tmp_path, groups)
+    found = run(tmp_path, groups | {"one": (1, "ddp", HEAVY | CASES, {})})
     one = found["one"][0]
+    for case in ("from logits", "causal"):
+        assert_same([rank[case] for rank in found["two copies"]], one[case])
     for case in HEAVY:
         assert_same([rank[case] for rank in found["fsdp2"]], one[case])
-    for group in ("fsdp2", "efficient", "in parts"):
-        for case in ("saving", "again"):
-            for rank in found[group]:
-                for name, weight in rank[case]["weights"].items() if case in rank else ():
-                    torch.testing.assert_close(weight, one["saving"]["weights"][name], rtol=1e-4, atol=1e-5, msg=name)
+    expected = load_file(tmp_path / "one.saving" / "adapter" / "adapter_model.safetensors")
+    for group in ("fsdp2", "efficient", "in parts", "recomputed"):
+        for case in {"saving", "again"} & found[group][0].keys():
+            saved = load_file(tmp_path / f"{group}.{case}" / "adapter" / "adapter_model.safetensors")
+            assert saved.keys() == expected.keys()
+            for name, tensor in expected.items():
+                torch.testing.assert_close(saved[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{group} {case} {name}")
     first, second = (rank["sampled"]["weights"] for rank in found["fsdp2"])
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 

@@ -69,7 +69,8 @@ def bias_path_term(
     if not picked.any():
         if not sharded:
             return 0.0 * b.sum()  # in the graph, as processes that train together want of every parameter
-        picked = torch.arange(len(picked), device=picked.device) == 0  # all run the same passes; this row counts nothing
+        # All run the same passes; this row counts for nothing.
+        picked = torch.arange(len(picked), device=picked.device) == 0
         weights = torch.zeros_like(weights)
         part = select_examples(inputs, picked)
     plain = plain[picked]

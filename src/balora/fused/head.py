@@ -71,7 +71,7 @@ def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
 
 
 def is_plain_linear(module: nn.Module) -> bool:
-    """Whether a module is `nn.Linear` itself, perhaps as FSDP2 has it, and no subclass that computes something else."""
+    """Whether a module is `nn.Linear` itself, perhaps as FSDP2 has it, and no subclass that computes otherwise."""
     # fully_shard makes a module's class one of FSDPModule and that class.
     return type(module) is nn.Linear or type(module).__bases__ == (FSDPModule, nn.Linear)
 

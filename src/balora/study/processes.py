@@ -1,12 +1,12 @@
-"""`balora train` on several processes: one claims the folder, builds, samples, measures and writes; all of them train.
+"""`balora train` on several processes: one claims the folder, builds, samples, measures and writes; all train.
 
-`accelerate launch` or `torchrun` starts them, each with the same command line. Where every process holds the whole model,
-the others end when training does; where the model is spread over them they go on until it is measured and gathered.
+`accelerate launch` or `torchrun` starts them, each with the same command line. Where every process holds the whole
+model, the others end when training does; where it is spread over them, they go on until it is measured and gathered.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +77,8 @@ def together(recipe: "Recipe") -> Iterator[None]:
         with _alone():
             _build_worlds(recipe)
     _join(recipe)
-    try:
+    with suppress(PartDone):
         yield
-    except PartDone:
-        pass
     if not is_main():
         torch.distributed.destroy_process_group()
 
