@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from balora.errors import BALoraError
 
@@ -22,7 +23,7 @@ SAVED = ("lora_", "modules_to_save")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether processes gather this model's weights together, so that all must run the same passes."""
-    return isinstance(model, FSDPModule) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    return isinstance(model, FSDPModule) or is_deepspeed_zero3_enabled()
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:

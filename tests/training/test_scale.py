@@ -142,6 +142,7 @@ def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
 
     saving = {"saving": HEAVY["saving"]}
     groups = {
+        "ddp": (2, "ddp", HEAVY | resumed("ddp"), {}),
         "fsdp2": (2, "fsdp2", HEAVY | SAMPLED | resumed("fsdp2"), {}),
         "efficient": (2, "fsdp2", saving, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}),
         "in parts": (2, "fsdp2", saving | resumed("in parts"), {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
@@ -153,9 +154,10 @@ def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
     for case in ("from logits", "causal"):
         assert_same([rank[case] for rank in found["two copies"]], one[case])
     for case in HEAVY:
-        assert_same([rank[case] for rank in found["fsdp2"]], one[case])
+        for how in ("ddp", "fsdp2"):
+            assert_same([rank[case] for rank in found[how]], one[case])
     expected = load_file(tmp_path / "one.saving" / "adapter" / "adapter_model.safetensors")
-    for group in ("fsdp2", "efficient", "in parts", "recomputed"):
+    for group in ("ddp", "fsdp2", "efficient", "in parts", "recomputed"):
         for case in {"saving", "again"} & found[group][0].keys():
             saved = load_file(tmp_path / f"{group}.{case}" / "adapter" / "adapter_model.safetensors")
             assert saved.keys() == expected.keys()

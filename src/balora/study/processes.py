@@ -62,17 +62,13 @@ def together(recipe: "Recipe") -> Iterator[None]:
     """Within, the processes of a run know one another; one that has done its part leaves quietly.
 
     Raises:
-        BALoraError: If the recipe measures what a model that is spread over them cannot be measured on.
+        BALoraError: If the recipe trains or measures what a model that is spread over them cannot be.
     """
     if not several():
         yield
         return
-    wanted = [name for name in ON_ONE_DEVICE if getattr(recipe, name)]
-    if spread() and wanted:
-        raise BALoraError(
-            f"{wanted[0]}: not measured while the model is spread over processes; leave it out, and run `balora "
-            "evaluate` on the adapter"
-        )
+    if spread():
+        _refuse_spread(recipe)
     if is_main():
         with _alone():
             _build_worlds(recipe)
@@ -100,6 +96,21 @@ def from_main(make: Callable[[], Any]) -> Any:
     made = [make() if is_main() else None]
     torch.distributed.broadcast_object_list(made, src=0)
     return made[0]
+
+
+def _refuse_spread(recipe: "Recipe") -> None:
+    from balora.rivals import RIVALS
+
+    if recipe.method in {*RIVALS, "adalora", "prompt-tuning"}:
+        raise BALoraError(
+            f"method: {recipe.method} is not saved from weights that are spread over processes; train it under DDP"
+        )
+    for name in ON_ONE_DEVICE:
+        if getattr(recipe, name):
+            raise BALoraError(
+                f"{name}: not measured while the model is spread over processes; leave it out, and run `balora "
+                "evaluate` on the adapter"
+            )
 
 
 def _join(recipe: "Recipe") -> None:
