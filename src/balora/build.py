@@ -24,6 +24,7 @@ from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.schedule import weights_at
+from balora.sharding import refuse_missing_weights
 from balora.tasks import MODEL_CLASSES, task_of
 
 
@@ -57,6 +58,7 @@ def get_balora_model(
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = _build(model, config)
     if config.residual:
+        refuse_missing_weights(lora_layers(adapted), config.method)
         if config.method == "lora-ga":
             start_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
         elif config.method == "corda":

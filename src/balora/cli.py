@@ -46,10 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     if name not in commands:
         print(f"balora: error: unknown command {name!r}; there are {', '.join(commands)}", file=sys.stderr)
         return 2
+    from balora.study.processes import refuse_several
     from balora.study.terminal import quiet_libraries, report_errors
 
     quiet_libraries()
-    return report_errors(lambda: commands[name](arguments))
+    if name != "train":
+        return report_errors(lambda: (refuse_several(name), commands[name](arguments)))
+    return report_errors(lambda: train(arguments))
 
 
 def train(arguments: list[str]) -> None:
@@ -57,13 +60,15 @@ def train(arguments: list[str]) -> None:
     from balora.arguments import parse
     from balora.study import run_cell
     from balora.study.plan import single
+    from balora.study.processes import is_main, together
     from balora.study.run_dir import claimed
 
     recipe, _ = parse("train", arguments)
     task = single(recipe)
-    with claimed(recipe) as directory:
+    with together(task), claimed(recipe) as directory:
         run = run_cell(task, recipe.method, recipe.seed, directory)
-    show(task, [run], f"adapter: {recipe.output_dir}")
+    if is_main():
+        show(task, [run], f"adapter: {recipe.output_dir}")
 
 
 def compare(arguments: list[str], command: str = "compare") -> None:

@@ -82,6 +82,9 @@ class BALoraConfig(LoraConfig):
         spectral_k: k of the spectral term.
         clip_spectral_k: In classification, take k as at most the number of classes − 1. With k ≥ classes, as printed
             for GLUE, the term is −1 whatever the logits and trains nothing.
+        gather_batch_terms: On several processes, take the covariance and the spectral term of the rows of all of them,
+            as one process with the whole batch would; otherwise each takes its own rows' (`docs/scale.md`). All other
+            terms are means over tokens and the same either way.
         consistency_schedule: λ1 over training: `constant`; `cosine`, from full to 0; `two_phase`, 0 until the
             warm-up ends, then a linear ramp to full.
         diversity_schedule: The same for λ2.
@@ -154,6 +157,9 @@ class BALoraConfig(LoraConfig):
     top_k: int = field(default=20, metadata={"help": "K of the entropy term."})
     spectral_k: int | None = field(default=None, metadata={"help": "k of the spectral term; null: as published."})
     clip_spectral_k: bool = field(default=True, metadata={"help": "Keep k below the number of classes."})
+    gather_batch_terms: bool = field(
+        default=False, metadata={"help": "Covariance and spectral term of all processes' rows together."}
+    )
     consistency_schedule: Schedule | None = field(default=None, metadata={"help": "λ1 over training."})
     diversity_schedule: Schedule | None = field(default=None, metadata={"help": "λ2 over training."})
     spectral_schedule: Schedule | None = field(default=None, metadata={"help": "λ3 over training."})

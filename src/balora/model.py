@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import TaskType
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -81,6 +82,7 @@ class BALoraModel(AdaptedModel):
         self.sentences: Tensor | None = None
         self.swaps: Swaps | None = None
         self._progress: float | None = None
+        self._in_forward = False
         self._warned_of_progress = False
 
     def set_swaps(self, swaps: Swaps) -> None:
@@ -158,7 +160,11 @@ class BALoraModel(AdaptedModel):
                     inputs["num_items_in_batch"] = num_items_in_batch
                 return super().forward(labels=labels, **inputs)
             counts = BatchCounts(num_items_in_batch, num_tokens_in_batch)
-            return self._objective(inputs, labels, self._weights_in_training(), counts)
+            self._in_forward = True
+            try:
+                return self._objective(inputs, labels, self._weights_in_training(), counts)
+            finally:
+                self._in_forward = False
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pretrained model's output for these inputs: evaluation mode, no gradient, nothing left changed.
@@ -169,6 +175,8 @@ class BALoraModel(AdaptedModel):
         for name in ("labels", "num_items_in_batch", "num_tokens_in_batch", "sentence_embeds", "task_ids"):
             kwargs.pop(name, None)
         with as_teacher(self, live_head=self.balora_config.task_type == TaskType.SEQ_CLS):
+            if isinstance(self, FSDPModule) and not self._in_forward:
+                return self(*args, **kwargs)  # the call in which the outermost weights are whole
             return super().forward(*args, **kwargs)
 
     def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:

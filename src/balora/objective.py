@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balora.config import BALoraConfig
+from balora.gather import gathered_rows
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
+from balora.losses.rows import select_rows
 
 
 def generation_terms(
@@ -22,7 +24,8 @@ def generation_terms(
 ) -> dict[str, Tensor]:
     """Unweighted regularizers on next-token logits; `mask` `(B, S)` marks the tokens that are not padding.
 
-    Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix.
+    Consistency and diversity are means over tokens; the spectral term is of the micro-batch's own M × V matrix, or,
+    with `gather_batch_terms`, of that of all processes.
 
     Args:
         student_logits: `(B, S, V)`.
@@ -30,7 +33,7 @@ def generation_terms(
         mask: `(B, S)`; `None` for all tokens.
         picked: `(B,)`, true for those n sequences. Each was one of them with a chance of `config.sample_rate`, so
             dividing by it leaves the mean over all tokens as it is on average.
-        config: Temperature, direction, top_k, spectral_k, sample_rate.
+        config: Temperature, direction, top_k, spectral_k, sample_rate, gather_batch_terms.
         weights: λ of each term; one at 0 is not computed.
     """
     mask = torch.ones(student_logits.shape[:-1], device=student_logits.device) if mask is None else mask
@@ -49,7 +52,9 @@ def generation_terms(
     if weights["diversity"]:
         terms["diversity"] = topk_entropy_loss(student_logits, top_k=config.top_k, mask=mask)
     if weights["spectral"]:
-        terms["spectral"] = spectral_loss(student_logits, k=config.spectral_k, normalization="frobenius", mask=mask)
+        rows = select_rows(student_logits, mask)  # (M, V)
+        rows = gathered_rows(rows) if config.gather_batch_terms else rows
+        terms["spectral"] = spectral_loss(rows, k=config.spectral_k, normalization="frobenius")
     return terms
 
 
@@ -71,14 +76,15 @@ def classification_terms(
         terms["consistency"] = consistency_loss(
             student_logits, teacher_logits, temperature=config.temperature, direction=config.consistency_direction
         )
+    by_entropy = config.diversity_loss == "entropy"
+    batch = student_logits  # (N, D), whose matrix is looked at
+    if config.gather_batch_terms and (weights["spectral"] or (weights["diversity"] and not by_entropy)):
+        batch = gathered_rows(student_logits)
     if weights["diversity"]:
-        by_entropy = config.diversity_loss == "entropy"
         terms["diversity"] = (
-            topk_entropy_loss(student_logits, top_k=config.top_k)
-            if by_entropy
-            else covariance_diversity_loss(student_logits)
+            topk_entropy_loss(student_logits, top_k=config.top_k) if by_entropy else covariance_diversity_loss(batch)
         )
     if weights["spectral"]:
         k = min(config.spectral_k, classes - 1) if config.clip_spectral_k else config.spectral_k
-        terms["spectral"] = spectral_loss(student_logits, k=k, normalization="nuclear")
+        terms["spectral"] = spectral_loss(batch, k=k, normalization="nuclear")
     return terms

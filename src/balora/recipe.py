@@ -143,6 +143,7 @@ class Recipe:
         top_k: K of the entropy term.
         spectral_k: k of the spectral term; null for the published value (10, 5).
         clip_spectral_k: Keep k below the number of classes, where the term would otherwise be constant.
+        gather_batch_terms: On several processes, covariance and spectral term of the rows of all of them together.
         consistency_schedule: constant, cosine or two_phase; null as published.
         diversity_schedule: The same for λ2.
         spectral_schedule: The same for λ3.
@@ -282,6 +283,7 @@ class Recipe:
     top_k: int = 20
     spectral_k: int | None = None
     clip_spectral_k: bool = True
+    gather_batch_terms: bool = False
     consistency_schedule: Schedule | None = None
     diversity_schedule: Schedule | None = None
     spectral_schedule: Schedule | None = None

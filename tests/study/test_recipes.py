@@ -15,7 +15,8 @@ from balora.study.plan import plan
 from balora.study.workload import prepare
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
+#: Those of `scale` are Accelerate's, and recipes for one method (`test_launched.py`).
+RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml") if path.parent.name != "scale")
 #: Those that read local files and a model from a package, so that they can be prepared here.
 LOCAL_NAMES = ("minilm", "stories260k", "structural/hatecheck", "structural/imbalance", "structural/mixture")
 LOCAL = [name for name in RECIPES if any(part in name for part in LOCAL_NAMES)]

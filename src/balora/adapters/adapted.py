@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from balora.adapters import bias_path, four_bit, saving, semantic, task_alignment, task_rows
@@ -23,6 +24,7 @@ from balora.adapters.task_rows import TaskRows
 from balora.adapters.teacher import STUDENT, move_base, student_aside
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
+from balora.sharding import whole_state
 
 
 class AdaptedModel(PeftModel):
@@ -172,11 +174,14 @@ class AdaptedModel(PeftModel):
 
         Args:
             save_directory: Folder, made if absent.
-            is_main_process: Only this process writes.
+            is_main_process: Only this process writes. Of a model that FSDP2 has spread over processes all must call
+                this, since its weights are gathered here.
             state_dict: The model's, where a sharded trainer gathered it.
             save_embedding_layers: As in PEFT.
             **kwargs: PEFT's further options; only safetensors are written and only the student is.
         """
+        if state_dict is None and isinstance(self, FSDPModule):
+            state_dict = whole_state(self)
         if not is_main_process:
             return
         read = {"state_dict": state_dict, "save_embedding_layers": save_embedding_layers}

@@ -10,6 +10,7 @@ from torch import Tensor
 from balora.adapters.bias_path import bias_added
 from balora.batches import pick_examples, select_examples
 from balora.losses import bias_path_loss
+from balora.sharding import is_sharded
 
 if TYPE_CHECKING:
     from balora.model import BALoraModel
@@ -64,10 +65,16 @@ def bias_path_term(
     drew = not all(torch.equal(was, now) for was, now in zip(before, random_state(), strict=True))
     picked = pick_examples(len(plain), config.bias_path_sample_rate).to(plain.device)
     part = select_examples(inputs, picked)
+    sharded = is_sharded(model)
     if not picked.any():
-        return 0.0 * b.sum()  # in the graph, as processes that train together want of every parameter
+        if not sharded:
+            return 0.0 * b.sum()  # in the graph, as processes that train together want of every parameter
+        # All run the same passes; this row counts for nothing.
+        picked = torch.arange(len(picked), device=picked.device) == 0
+        weights = torch.zeros_like(weights)
+        part = select_examples(inputs, picked)
     plain = plain[picked]
-    if drew and not picked.all():
+    if drew and (not picked.all() or (sharded and config.bias_path_sample_rate < 1)):
         with replayed(before):
             plain = represent(part, picked)
     with replayed(before), bias_added(model.get_base_model(), b, part) as shifted_inputs:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from balora.adapters import bias_path, four_bit, saving
 from balora.adapters.teacher import STUDENT, TEACHER, move_base
 from balora.errors import BALoraError
+from balora.sharding import CHECKPOINTED
 
 if TYPE_CHECKING:
     from balora.adapters.adapted import AdaptedModel
@@ -35,7 +36,7 @@ def write_adapter(model: "AdaptedModel", directory: Path, name: str, read: dict[
     if model.lora_gate is not None:
         state = saving.with_gate(state, read["state_dict"] or model.state_dict())
     # safetensors takes neither views nor two names for one storage
-    state = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+    state = {name.replace(CHECKPOINTED, ""): tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     lora_config.save_pretrained(directory)
     if model.lora_gate is not None:

@@ -125,8 +125,9 @@ def start_residual(
 ) -> None:
     """Write each layer's starting factors into its adapter; the base weight is left as it is.
 
-    One matrix at a time, where the weight is: beside the model there is never more than one decomposition. Experts
-    that share a parameter are split one by one. Shows progress when it takes longer than a moment.
+    One matrix at a time, where the weight is, or on a GPU where there is one: beside the model there is never more
+    than one decomposition. Experts that share a parameter are split one by one. Shows progress when it takes longer
+    than a moment.
 
     Rows beyond the weight's own rank keep PEFT's start (A random, B zero), so they add nothing and can still learn.
 
@@ -145,12 +146,14 @@ def start_residual(
             linear_weight(name, layer, method)
         r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]
         for matrix in adapted_matrices(layer, adapter_name):
+            # A model that is to be spread over processes waits in the CPU's memory, where this would take hours.
+            weight = matrix.weight.cuda() if torch.cuda.is_available() else matrix.weight
             if method == "olora":
-                a, b = orthonormal_factors(matrix.weight, r)
+                a, b = orthonormal_factors(weight, r)
             elif method == "milora":
-                a, b = minor_factors(matrix.weight, r, scaling=scaling)
+                a, b = minor_factors(weight, r, scaling=scaling)
             else:
-                a, b = principal_factors(matrix.weight, r, scaling=scaling, niter=niter, seed=seed)
+                a, b = principal_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
             matrix.write_factors(a, b)
 
 

@@ -11,6 +11,7 @@ from balora.fused.chunks import head_loss
 from balora.fused.head import Head
 from balora.fused.rows import RowObjective, RowWeights
 from balora.fused.spectrum import HeadSpectrum
+from balora.gather import gathered_rows
 
 
 @dataclass
@@ -54,7 +55,7 @@ def fused_generation_loss(
         labels: `(B, S)`, as the model takes them; −100 where there is none.
         mask: `(B, S)`, tokens that are not padding; `None` for all.
         taught: The teacher's part; `None` where consistency has no weight or no sequence was picked.
-        config: Temperature, direction, top_k, spectral_k.
+        config: Temperature, direction, top_k, spectral_k, gather_batch_terms.
         weights: λ of each term; one at 0 is not computed.
         spectrum: Of this head.
         shift: The hidden state at position t predicts `labels[t + shift]`.
@@ -104,7 +105,8 @@ def fused_generation_loss(
     if weights["diversity"]:
         components["diversity"] = entropy[counted].sum() * per_token
     if weights["spectral"]:
-        spectral = share * spectrum.loss(hidden[mask], head, k=config.spectral_k)
+        batch = gathered_rows(hidden[mask]) if config.gather_batch_terms else hidden[mask]  # (M, d)
+        spectral = share * spectrum.loss(batch, head, k=config.spectral_k)
         loss = loss + weights["spectral"] * spectral
         components["spectral"] = spectral.detach()
     return loss, components

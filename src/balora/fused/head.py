@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -56,7 +58,7 @@ def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
     module = model.get_output_embeddings()
     if isinstance(module, ModulesToSaveWrapper):
         module = module.original_module if pretrained else module.modules_to_save[STUDENT]
-    if type(module) is not nn.Linear:
+    if not is_plain_linear(module):
         return None
     bias, added = module.bias, getattr(model, ADDED_BIAS, None)
     if added is not None:
@@ -66,6 +68,12 @@ def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
     divisor = getattr(config, "logits_scaling", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
     return Head(module.weight, bias, scale / divisor, softcap)
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a module is `nn.Linear` itself, perhaps as FSDP2 has it, and no subclass that computes otherwise."""
+    # fully_shard makes a module's class one of FSDPModule and that class.
+    return type(module) is nn.Linear or type(module).__bases__ == (FSDPModule, nn.Linear)
 
 
 def _contains(outer: nn.Module, module: nn.Module) -> bool:
@@ -84,7 +92,7 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
     def keep(hidden: Tensor) -> Tensor:
         received.append(hidden)
-        return hidden[..., :1]
+        return hidden[..., :1].clone()  # FSDP2 warns of a view, which nothing here writes to
 
     module.forward = keep
     added = getattr(model, ADDED_BIAS, None)
@@ -111,21 +119,28 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
             its own; what else it holds is not used.
         shift: The logits at position t predict `labels[t + shift]`.
     """
-    module, head = model.get_output_embeddings(), head_of(model)
-    if head is None:
+    module = model.get_output_embeddings()
+    if head_of(model) is None:
         return f"its head is a {type(module).__name__}, not a plain linear layer"
     if any(isinstance(m, ModulesToSaveWrapper) and _contains(m, module) for m in model.modules()):
         return "its head is part of a larger module that is trained in full"
     given = [name for name in CHECKED_INPUTS if inputs.get(name) is not None]
     example = {name: inputs[name][:1, :CHECKED_TOKENS] for name in given}  # (1, s)
     written = example[given[-1]]
-    labels = torch.arange(written.shape[1], device=written.device).unsqueeze(0) % len(head.weight)
+    vocabulary = model.config.get_text_config().vocab_size
+    labels = torch.arange(written.shape[1], device=written.device).unsqueeze(0) % vocabulary
     with evaluation_mode(model):
         expected = model(**example, labels=labels, use_cache=False)
         with head_aside(model) as received:
             aside = model(**example, use_cache=False)
     if len(received) != 1 or received[0].shape[:-1] != labels.shape:
         return "its head is not called once on all hidden states"
+    head = head_of(model)  # FSDP2 has its weight whole once the forward has been there
+    if isinstance(head.weight, DTensor):
+        return "its head's weight is spread over processes, and what is here after the forward is a part of it"
+    if head.weight.shape[1:] != received[0].shape[-1:] or len(head.weight) != expected.logits.shape[-1]:
+        shapes = f"{tuple(head.weight.shape)} for logits of {expected.logits.shape[-1]} entries"
+        return f"its head's weight is not whole here, {shapes}, as under DeepSpeed's ZeRO-3 or tensor parallelism"
     logits = head.logits(received[0].to(head.weight.dtype))
     largest = expected.logits.abs().amax().clamp(min=1e-30)
     difference = (logits.float() - expected.logits.float()).abs().amax() / largest

@@ -2,6 +2,7 @@
 
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.files import cache_folder
+from balora.study.processes import from_main
 from balora.study.workload import Workload
 
 
@@ -14,10 +15,12 @@ def anchors_of(workload: Workload) -> Anchors:
     recipe, tokenizer = workload.recipe, workload.tokenizer
     if workload.anchors:
         return texts_as_anchors(workload.anchors, tokenizer, length=recipe.anchor_length)
-    return sample_anchors(
-        workload.load_model(),
-        tokenizer,
-        count=recipe.anchor_samples,
-        length=recipe.anchor_length,
-        cache_dir=cache_folder() / "anchors",
+    return from_main(
+        lambda: sample_anchors(
+            workload.load_model(on_device=True),
+            tokenizer,
+            count=recipe.anchor_samples,
+            length=recipe.anchor_length,
+            cache_dir=cache_folder() / "anchors",
+        )
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.noise import measure_noise
+from balora.study.processes import PartDone, is_main, spread
 from balora.study.student import teacher_of
-from balora.study.trainers import batches_in_order
+from balora.study.trainers import batches_in_order, evaluation_batches
 from balora.study.workload import Workload, preservation_metrics
 
 Metrics = dict[str, float]
@@ -34,7 +36,22 @@ def measure(
         trainer: For its evaluation sets and their batches.
         model: The student.
         directory: The run's folder, for what the report draws of the classes' geometry.
+
+    Raises:
+        PartDone: In every process but the first, where each has the whole model.
     """
+    if is_main():
+        return _measured(workload, trainer, model, directory)
+    if not spread():
+        raise PartDone
+    # Every process runs the same passes on all rows, since no one of them has the whole model.
+    with TemporaryDirectory(prefix="balora-") as scratch:
+        return _measured(workload, trainer, model, Path(scratch))
+
+
+def _measured(
+    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+) -> tuple[Metrics, Metrics]:
     teacher = teacher_of(workload, model)
     metrics, drift = {}, {}
     sets = _evaluation_sets(workload, trainer)
@@ -49,7 +66,7 @@ def measure(
         for gathered, part in zip((metrics, drift), parts, strict=True):
             gathered.update({f"{key}{suffix}": value for key, value in part.items()})
     if workload.recipe.geometry:
-        batches = trainer.get_eval_dataloader(sets["validation"][1])
+        batches = evaluation_batches(trainer, sets["validation"][1])
         metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
     if workload.recipe.qa_format is not None and workload.validation is not None:
         metrics |= measure_answers(workload, trainer, model, directory)
@@ -75,7 +92,7 @@ def _of_classes(
     teacher: Callable[..., Any],
     tokens: Dataset,
 ) -> tuple[Metrics, Metrics]:
-    said = predict(model, teacher, trainer.get_eval_dataloader(tokens))
+    said = predict(model, teacher, evaluation_batches(trainer, tokens))
     scores = classification_metrics(said.logits.numpy(), said.labels.numpy(), minority=workload.minority())
     return scores, drift_of(said.logits, said.teacher_logits)
 
@@ -83,8 +100,8 @@ def _of_classes(
 def _of_text(
     trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
 ) -> tuple[Metrics, Metrics]:
-    loss = held_out_loss(model, trainer.get_eval_dataloader(tokens))
-    return {"eval_loss": loss}, measure_drift(model, trainer.get_eval_dataloader(tokens), teacher)
+    loss = held_out_loss(model, evaluation_batches(trainer, tokens))
+    return {"eval_loss": loss}, measure_drift(model, evaluation_batches(trainer, tokens), teacher)
 
 
 def _of_written_classes(

@@ -20,6 +20,7 @@ from balora.study.benchmarks import run_bias_benchmarks
 from balora.study.kept import Drawn, Finished, with_file
 from balora.study.run_dir import write_text
 from balora.study.student import Teacher
+from balora.study.trainers import evaluation_batches
 from balora.study.workload import Workload
 
 NOISE_FILE = "noise.json"
@@ -53,11 +54,11 @@ def measure_noise(
         `stability_KIND`, the mean over levels.
     """
     recipe, spared = workload.recipe, workload.tokenizer.all_special_ids
-    clean = predicted(model, trainer.get_eval_dataloader(tokens))
+    clean = predicted(model, evaluation_batches(trainer, tokens))
 
     def figures(folder: str) -> dict[str, float]:
         return {
-            **measure_representation_shift(model, trainer.get_eval_dataloader(tokens), teacher),
+            **measure_representation_shift(model, evaluation_batches(trainer, tokens), teacher),
             **run_bias_benchmarks(workload.benchmarks, model, directory / folder),
         }
 
@@ -69,7 +70,7 @@ def measure_noise(
             with ExitStack() as noise:
                 for read_by in {id(module): module for module in (model, teacher.model)}.values():
                     noise.enter_context(noisy_inputs(read_by, kind, level, spared=spared))
-                noisy = predicted(model, trainer.get_eval_dataloader(tokens))
+                noisy = predicted(model, evaluation_batches(trainer, tokens))
                 found[kind][level] = {"stability": stability(clean, noisy), **figures(f"noise_{kind}_{level:g}")}
     write_text(directory / NOISE_FILE, json.dumps(found, indent=1))
     return {

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from balora.study.processes import is_main
+
 console = Console(stderr=True)
 
 
@@ -20,6 +22,8 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, description: str) -> None:
         self.description = description
+        self._shown = is_main()
+        self._draws = self._shown and console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -29,7 +33,7 @@ class ProgressCallback(TrainerCallback):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._draws,
         )
         self._loss = ""
 
@@ -39,7 +43,7 @@ class ProgressCallback(TrainerCallback):
         """Show the bar, as far along as training is."""
         self._task = self._bar.add_task(self.description, total=state.max_steps, completed=state.global_step, loss="")
         self._bar.start()
-        if not console.is_terminal:
+        if self._shown and not self._draws:
             since = f" from step {state.global_step}" if state.global_step else ""
             console.print(f"{self.description}: {state.max_steps} steps{since}")
 
@@ -67,5 +71,5 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         """Take it down."""
         self._bar.stop()
-        if not console.is_terminal:
+        if self._shown and not self._draws:
             console.print(f"{self.description}: step {state.global_step} of {state.max_steps}, {self._loss}")

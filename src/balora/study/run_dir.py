@@ -14,6 +14,7 @@ from balora.arguments import WORLDS
 from balora.errors import BALoraError
 from balora.files import full_disk_named
 from balora.recipe import Recipe
+from balora.study.processes import is_main, wait
 
 RECIPE_FILE = "recipe.yaml"
 #: Settings that say which runs a study has and how they are run: a study may grow.
@@ -32,14 +33,16 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     Raises:
         BALoraError: If no folder is named, it holds something else, or the disk is full.
     """
-    directory = _check(recipe)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / RECIPE_FILE, recipe.to_yaml())
+    directory = _check(recipe) if is_main() else named_folder(recipe)
+    if is_main():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+    wait()
     try:
         with full_disk_named(directory):
             yield directory
     except BALoraError:
-        if not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
+        if is_main() and not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
             shutil.rmtree(directory)
         raise
 
@@ -56,7 +59,9 @@ def named_folder(recipe: Recipe) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; of several processes that train together, the first does."""
+    if not is_main():
+        return
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -29,6 +29,7 @@ from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tun
 from balora.rivals.adalora import refuse_parameters
 from balora.study.anchors import anchors_of
 from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
+from balora.study.processes import PartDone, from_main, is_main
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
@@ -97,7 +98,8 @@ def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
-        return list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
+        batches = list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
+        return from_main(lambda: batches)  # each process has its own part of the rows
 
 
 def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -185,7 +187,17 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teac
 
 
 def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
-    """An adapter as PEFT keeps it, a fully tuned model as Transformers does, of other rivals what they trained."""
+    """An adapter as PEFT keeps it, a fully tuned model as Transformers does, of other rivals what they trained.
+
+    Raises:
+        PartDone: In every process but the first, once what it holds of the model is gathered.
+    """
+    if isinstance(student, BALoraModel):
+        student.save_pretrained(directory, is_main_process=is_main())
+    if not is_main():
+        raise PartDone
+    if isinstance(student, BALoraModel):
+        return
     trained = {name: p.detach().contiguous() for name, p in student.named_parameters() if p.requires_grad}
     if isinstance(student, PeftModel) or len(trained) == len(list(student.parameters())):
         student.save_pretrained(directory)

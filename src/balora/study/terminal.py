@@ -10,6 +10,7 @@ import transformers
 
 from balora.errors import BALoraError
 from balora.study.cell import Interrupted
+from balora.study.processes import is_main
 from balora.study.progress import console
 
 
@@ -20,6 +21,8 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if not is_main():
+        warnings.filterwarnings("ignore")
 
 
 def report_errors(action: Callable[[], object]) -> int:
@@ -30,7 +33,8 @@ def report_errors(action: Callable[[], object]) -> int:
         console.print(f"balora: error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except Interrupted as stop:
-        console.print(f"balora: {stop}; the same command goes on from there", markup=False, highlight=False)
+        if is_main():
+            console.print(f"balora: {stop}; the same command goes on from there", markup=False, highlight=False)
         return 128 + stop.number
     except KeyboardInterrupt:
         console.print("balora: stopped before there was anything to save; the same command begins again")

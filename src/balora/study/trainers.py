@@ -29,6 +29,7 @@ from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model import BALoraModel
 from balora.recipe import Recipe
+from balora.study.processes import several
 from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
@@ -125,6 +126,11 @@ def build_trainer(
     if own:
         trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
     return trainer
+
+
+def evaluation_batches(trainer: Trainer, tokens: Dataset) -> DataLoader:
+    """All evaluation batches, in this process, of however many."""
+    return batches_in_order(trainer, tokens) if several() else trainer.get_eval_dataloader(tokens)
 
 
 def batches_in_order(trainer: Trainer, tokens: Dataset) -> DataLoader:

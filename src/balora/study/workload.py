@@ -28,6 +28,7 @@ from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.paths import with_paths
+from balora.study.processes import spread
 from balora.study.questions import read_questions, with_prompts
 from balora.study.sets import read_sets
 from balora.study.split import with_glue_data
@@ -69,12 +70,14 @@ class Workload:
     encoder: SentenceEncoder | None
     single: Dataset | None
 
-    def load_model(self, **settings: Any) -> PreTrainedModel:
+    def load_model(self, *, on_device: bool | None = None, **settings: Any) -> PreTrainedModel:
         """The pretrained model, fresh, on the accelerator if there is one.
 
         In classification its head is drawn from the global generator.
 
         Args:
+            on_device: Whether it is put there; by default unless it will be spread over processes, which one device
+                may be too small for.
             settings: Further arguments of `from_pretrained`.
         """
         settings["dtype"] = getattr(torch, self.recipe.dtype)
@@ -83,6 +86,8 @@ class Workload:
         model = _from_hub(self._auto(), self.recipe.model_name_or_path, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        if spread() if on_device is None else not on_device:
+            return model
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
         return model.to(device)  # where an adapter that starts from a decomposition is computed
 

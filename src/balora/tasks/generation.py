@@ -34,6 +34,7 @@ from balora.hooks import noted_inputs
 from balora.losses.bias import mean_of_tokens
 from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import generation_terms
+from balora.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,9 @@ class BALoraModelForGeneration(BALoraModel):
         if batch.picked.any():
             seen = select_examples(batch.inputs, batch.picked)
             taught = self._taught(seen, batch.picked, self.balora_config.sample_rate)
+        elif weights["consistency"] and is_sharded(self):
+            # Others' weights are gathered with ours: the teacher runs here too, for nobody.
+            self._taught(select_examples(batch.inputs, _first(batch.picked)), batch.picked, 1.0)
         anchors = self._taught_anchors(batch, fused=True)
         before = self._random_state()
         with head_aside(base) as received:
@@ -179,6 +183,8 @@ class BALoraModelForGeneration(BALoraModel):
         if batch.picked.any():
             seen = select_examples(batch.inputs, batch.picked)
             teacher_logits = self._teacher_logits(seen, self.balora_config.temperature)
+        elif weights["consistency"] and is_sharded(self):
+            self._teacher_logits(select_examples(batch.inputs, _first(batch.picked)), 1.0)
         anchors = self._taught_anchors(batch, fused=False)
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
@@ -292,3 +298,8 @@ class BALoraModelForGeneration(BALoraModel):
             f"balora: {type(self.get_base_model()).__name__} trains on whole logits, which takes more time and "
             f"memory: {reason}"
         )
+
+
+def _first(picked: Tensor) -> Tensor:
+    """The first of them alone."""
+    return torch.arange(len(picked), device=picked.device) == 0

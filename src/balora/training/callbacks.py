@@ -4,6 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from balora.model import BALoraModel
@@ -45,7 +46,12 @@ class InterruptCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop, if asked to, before the training's last step."""
+        """Save and stop, if any process was asked to, before the training's last step."""
+        if args.world_size > 1:
+            # A signal reaches them at different steps, and one that stopped alone would leave the others waiting.
+            noted = torch.tensor(self.received or 0, device=args.device)
+            torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX)
+            self.received = int(noted) or None
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True

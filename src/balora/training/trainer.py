@@ -14,9 +14,11 @@ from transformers import Trainer
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.evaluation.drift import measure_drift
+from balora.sharding import whole_state
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
 from balora.training.reliable import ReliableTrainerMixin
+from balora.training.sharded import prepare_sharding
 
 #: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
 ROW_INPUTS = {
@@ -167,6 +169,20 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
     def _features(self) -> Path:
         return Path(self.args.output_dir) / "teacher_features"
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; weights are about to be taken apart where a launcher asked for that."""
+        prepare_sharding(self)
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the library's; under FSDP the adapter alone is gathered, in the one form that loads again anywhere."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = whole_state(self.model)
+        if self.args.should_save:
+            self._save(output_dir or self.args.output_dir, state_dict=state)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add components and weights to the rows that report training loss."""
         if "loss" in logs:
@@ -187,6 +203,8 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
             if not resume_from_checkpoint and self.is_world_process_zero():
                 shutil.rmtree(self._features, ignore_errors=True)
             self.model.cache_teacher(self._features, writer=str(self.args.process_index))
+        elif classifies:
+            self.model.teacher_cache = None  # made before it was known that processes gather the weights together
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()

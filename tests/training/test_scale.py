@@ -1,0 +1,207 @@
+"""A model that outgrows one process trains what it did in one: DDP, FSDP2, gathered terms, a head taken apart.
+
+Each process is a script's, `many_processes.py`: none is opened in the test run's own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import inputs_for, make
+
+from balora import BALoraConfig
+from balora.errors import BALoraError
+from balora.fused import why_not_fused
+from balora.gather import gathered_rows
+from balora.training.sharded import refuse_deepspeed, refuse_fsdp
+
+SCRIPT = Path(__file__).with_name("many_processes.py")
+CONSTANT = {f"{term}_schedule": "constant" for term in ("consistency", "diversity", "spectral")}
+TERMS = CONSTANT | {"consistency_weight": 0.5, "diversity_weight": 0.1, "spectral_weight": 0.3}
+GATHERED = TERMS | {"gather_batch_terms": True}
+#: Every term of each task; uneven numbers of tokens on two processes, and two micro-batches a step, in all. What one
+#: process does is never checkpointed.
+CASES = {
+    "causal": ("llama", GATHERED | {"anchor_weight": 0.3}, {}),
+    "reverse": (
+        "llama",
+        GATHERED | {"consistency_direction": "reverse", "bias_path_weight": 0.5, "bias_path_mode": "minimised"},
+        {"gradient_checkpointing": True},
+    ),
+    "classifier": ("bert", GATHERED, {}),
+    "from logits": ("llama", GATHERED | {"fused_lm_head": False}, {}),
+}
+QUICK = {"ddp": list(CASES), "fsdp2": ["causal", "classifier"]}
+SAVING = {"optim": "adamw_torch", "learning_rate": 0.01, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+HEAVY = {
+    **{name: case for name, case in CASES.items() if name not in QUICK["fsdp2"]},
+    "trained head": ("llama", GATHERED | {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, {}),
+    "saving": ("llama", TERMS | {"spectral_weight": 0.0}, SAVING),
+}
+#: Some micro-batches have no row for the teacher or the bias path: a process then runs its passes for the others.
+SAMPLED = {
+    "sampled": ("llama", TERMS | {"sample_rate": 0.25, "bias_path_weight": 0.5, "bias_path_sample_rate": 0.25}, {})
+}
+#: The weights spread over two processes, and each part on two.
+HYBRID = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
+}
+LOGITS = CONSTANT | {"consistency_weight": 0.5, "spectral_weight": 0.1}
+
+
+def run(directory: Path, groups: dict) -> dict[str, list[dict]]:
+    """Of each group (processes, how, cases, environment), what each process found, by case."""
+    (directory / "cases.json").write_text(json.dumps(groups))
+    environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+    command = [sys.executable, str(SCRIPT), str(directory), str(directory / "cases.json")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
+    return {
+        group: [torch.load(directory / f"{group}.{rank}.pt") for rank in range(world)]
+        for group, (world, *_) in groups.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    groups = {
+        "one": (1, "ddp", {name: (*case[:2], {}) for name, case in CASES.items()}, {}),
+        "ddp": (2, "ddp", CASES, {}),
+        "fsdp2": (2, "fsdp2", {name: CASES[name] for name in QUICK["fsdp2"]}, {}),
+        "whole head": (1, "tp", {"head": (LOGITS | {"fused_lm_head": False},)}, {}),
+        "parallel head": (2, "tp", {"head": (LOGITS,)}, {}),
+    }
+    return run(tmp_path_factory.mktemp("scale"), groups)
+
+
+def assert_same(several: list[dict], alone: dict) -> None:
+    """Losses, their parts and every gradient, at every step and in every process."""
+    for of in several:
+        assert len(of["gradients"]) == len(alone["gradients"])
+        for step, expected in zip(of["gradients"], alone["gradients"], strict=True):
+            assert step.keys() == expected.keys()
+            largest = max(gradient.abs().max() for gradient in expected.values())
+            for name, gradient in expected.items():
+                torch.testing.assert_close(step[name], gradient, rtol=0, atol=1e-5 * largest.item(), msg=name)
+    for row, expected in zip(several[0]["log"], alone["log"], strict=True):
+        parts = [name for name in expected if name.startswith("loss")]
+        assert len(parts) > 1
+        for name in parts:
+            assert row[name] == pytest.approx(expected[name], rel=2e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize(("how", "case"), [(how, case) for how, cases in QUICK.items() for case in cases])
+def test_two_processes_have_the_losses_and_gradients_of_one(found, how, case):
+    alone, several = found["one"][0][case], [rank[case] for rank in found[how]]
+    assert_same(several, alone)
+    assert all(of["fused"] == alone["fused"] for of in several)
+    assert several[0]["class"].startswith("FSDP") == (how == "fsdp2")
+
+
+@pytest.mark.parametrize(("how", "case"), [(how, case) for how, cases in QUICK.items() for case in cases])
+def test_the_adapter_that_two_processes_save_is_that_of_one(found, how, case, tmp_path_factory):
+    folder = next(tmp_path_factory.getbasetemp().glob("scale*"))
+    saved, expected = (
+        load_file(folder / f"{group}.{case}" / "adapter" / "adapter_model.safetensors") for group in (how, "one")
+    )
+    assert saved.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_drift_is_measured_on_weights_that_are_spread(found, how):
+    alone, several = (found[group][0]["causal"]["drift"] for group in ("one", how))
+    assert several == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_head_spread_by_tensor_parallelism_trains_on_whole_logits_and_says_so(found):
+    alone, several = found["whole head"][0]["head"], [rank["head"] for rank in found["parallel head"]]
+    for of in several:
+        assert of["log"][0]["loss"] == pytest.approx(alone["log"][0]["loss"], rel=1e-6)
+        assert any("spread over processes" in line for line in of["warned"])
+        for name, gradient in alone["gradients"][0].items():
+            torch.testing.assert_close(of["gradients"][0][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_residual_method_refuses_weights_that_are_spread(found):
+    assert "down_proj is spread over processes" in found["parallel head"][0]["refused"]
+
+
+@pytest.mark.reliability
+def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
+    def resumed(group: str) -> dict:
+        return {"again": (*HEAVY["saving"], f"{group}.saving/checkpoint-2")}
+
+    saving = {"saving": HEAVY["saving"]}
+    groups = {
+        "ddp": (2, "ddp", HEAVY | resumed("ddp"), {}),
+        "fsdp2": (2, "fsdp2", HEAVY | SAMPLED | resumed("fsdp2"), {}),
+        "efficient": (2, "fsdp2", saving, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}),
+        "in parts": (2, "fsdp2", saving | resumed("in parts"), {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
+        "recomputed": (2, "fsdp2", saving | resumed("recomputed"), {"FSDP_ACTIVATION_CHECKPOINTING": "true"}),
+        "two copies": (4, "fsdp2", {"from logits": CASES["from logits"], "causal": CASES["causal"]}, HYBRID),
+    }
+    found = run(tmp_path, groups | {"one": (1, "ddp", HEAVY | CASES, {})})
+    one = found["one"][0]
+    for case in ("from logits", "causal"):
+        assert_same([rank[case] for rank in found["two copies"]], one[case])
+    for case in HEAVY:
+        for how in ("ddp", "fsdp2"):
+            assert_same([rank[case] for rank in found[how]], one[case])
+    expected = load_file(tmp_path / "one.saving" / "adapter" / "adapter_model.safetensors")
+    for group in ("ddp", "fsdp2", "efficient", "in parts", "recomputed"):
+        for case in {"saving", "again"} & found[group][0].keys():
+            saved = load_file(tmp_path / f"{group}.{case}" / "adapter" / "adapter_model.safetensors")
+            assert saved.keys() == expected.keys()
+            for name, tensor in expected.items():
+                torch.testing.assert_close(saved[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{group} {case} {name}")
+    first, second = (rank["sampled"]["weights"] for rank in found["fsdp2"])
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+
+
+def test_rows_of_one_process_are_its_own():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gathered_rows(rows) is rows
+
+
+def test_a_head_whose_weight_is_in_part_elsewhere_is_not_read():
+    """As libraries have it that keep a plain tensor of their part, and whole logits by a hook."""
+    model = make("llama")
+    head = model.get_output_embeddings()
+    rest = head.weight.detach()[50:].clone()
+    head.weight = torch.nn.Parameter(head.weight.detach()[:50])
+    head.register_forward_hook(lambda _, args, out: torch.cat([out, args[0] @ rest.T], -1))
+    assert "not whole here" in why_not_fused(model, inputs_for("llama"), shift=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "lora", "task_names": ["a", "b"], "alignment_weight": 0.1}, "alignment_weight"),
+        ({"method": "selora", "sentence_dim": 3, "semantic_weight": 0.1}, "semantic_weight"),
+    ],
+)
+def test_terms_of_the_adapters_own_weights_are_refused_where_those_are_spread(settings, named):
+    config = BALoraConfig(target_modules="all-linear", **settings)
+    for refuse, how in ((refuse_fsdp, 2), (refuse_deepspeed, 3)):
+        with pytest.raises(BALoraError, match=named):
+            refuse(config, how)
+    refuse_deepspeed(config, 2)
+
+
+def test_fsdp1_and_a_residual_teacher_under_zero3_are_refused():
+    with pytest.raises(BALoraError, match="fsdp_version"):
+        refuse_fsdp(BALoraConfig(method="lora"), 1)
+    refuse_fsdp(BALoraConfig(method="pissa"), 2)
+    with pytest.raises(BALoraError, match="ZeRO-2"):
+        refuse_deepspeed(BALoraConfig(method="pissa"), 3)
+    refuse_deepspeed(BALoraConfig(method="lora"), 3)
+    refuse_deepspeed(BALoraConfig(method="pissa"), 2)
