@@ -6,6 +6,7 @@ import pytest
 
 from balora.evaluation import benchmarks
 from balora.evaluation.benchmarks import Writing
+from balora.evaluation.bias import pair_log_odds, read_crows_pairs, score_pairs
 from balora.evaluation.code import load_humaneval, load_mbpp
 
 FILES = {
@@ -94,3 +95,17 @@ def test_stereotypes_are_scored_with_what_is_measured_kept(data_dir, tmp_path, m
     assert abs(figures[f"{name}_directed_bias"]) <= figures[f"{name}_bias_score"] < 1
     if name == "winogender":
         assert -1 <= figures["winogender_pearson_occupation"] <= 1
+
+
+def test_shares_of_crows_pairs_are_of_whole_sentences_while_scores_are_per_token(data_dir, tmp_path, model, writing):
+    file = str(data_dir / "crows_pairs/crows_pairs_anonymized.csv")
+    figures = benchmarks.crows_pairs(writing, file=file, max_samples=300)(model, tmp_path)
+    pairs = read_crows_pairs(file)[:300]
+    whole, each = (
+        score_pairs(pairs, pair_log_odds(model, writing.tokenizer, pairs, per_token=per_token))["all"]
+        for per_token in (False, True)
+    )
+    assert whole["stereotype_share"] != each["stereotype_share"]
+    assert figures["crows_pairs_stereotype_share"] == whole["stereotype_share"]
+    for figure in ("bias_score", "directed_bias"):
+        assert figures[f"crows_pairs_{figure}"] == pytest.approx(each[figure], rel=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 from balora.audit.figures import Figure, Units, mean, measured
 from balora.audit.kinds import MASKED
 from balora.audit.models import Audited, Model
-from balora.evaluation.bias import SentencePair, log_likelihoods, preference
+from balora.evaluation.bias import SentencePair, both_log_odds, preference
 from balora.evaluation.bias.masked import masked_pair_log_odds
 
 
@@ -55,12 +55,9 @@ def measure_pairs(
         if audited.kind == MASKED:
             odds = masked_pair_log_odds(model, audited.tokenizer, pairs, batch_size=batch_size)
             return np.stack([odds, odds], 1)
-        whole = log_likelihoods(model, audited.tokenizer, texts, batch_size=batch_size)
-        odds = [own[::2] - own[1::2] for own in (whole, whole / tokens if per_token else whole)]
-        return np.stack(odds, 1)  # (N, 2)
+        whole, each = both_log_odds(model, audited.tokenizer, pairs, batch_size=batch_size)
+        return np.stack([whole, each if per_token else whole], 1)  # (N, 2)
 
-    texts = [text for pair in pairs for text in (pair.stereotypical, pair.antistereotypical)]
-    tokens = np.array([len(audited.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts])
     answers = on_both(audited, ask)
     how = {
         "bias_score": lambda odds: mean(np.abs(preference(odds[:, 1]))),

@@ -6,7 +6,6 @@ Tables show a few figures; all of them, by group and with their intervals, are k
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -14,7 +13,7 @@ from balora.data import expand_path
 from balora.evaluation.benchmarks.writing import Benchmark, Writing, keep_figures
 from balora.evaluation.bias import (
     SentencePair,
-    pair_log_odds,
+    both_log_odds,
     read_crows_pairs,
     read_occupations,
     read_winobias,
@@ -34,8 +33,8 @@ def crows_pairs(writing: Writing, *, file: str, per_token: bool = True, max_samp
     Args:
         writing: For tokenizer and batch size.
         file: `crows_pairs_anonymized.csv`.
-        per_token: Divide a sentence's log-likelihood by its tokens. Pairs here differ in rare words, and so in many
-            nats.
+        per_token: Divide a sentence's log-likelihood by its tokens, in all but the share, which is of whole sentences
+            as in lm-evaluation-harness. Pairs here differ in rare words, and so in many nats.
         max_samples: The first so many pairs.
     """
     return _pairs("crows_pairs", writing, read_crows_pairs(expand_path(file))[:max_samples], per_token)
@@ -81,10 +80,9 @@ def winogender(writing: Writing, *, folder: str, per_token: bool = False, max_sa
 
 
 def _pairs(name: str, writing: Writing, pairs: Sequence[SentencePair], per_token: bool) -> Benchmark:
-    how: dict[str, Any] = {"per_token": per_token, "batch_size": writing.batch_size}
-
     def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
-        scores = score_pairs(pairs, pair_log_odds(model, writing.tokenizer, pairs, **how))
+        whole, each = both_log_odds(model, writing.tokenizer, pairs, batch_size=writing.batch_size)
+        scores = score_pairs(pairs, each if per_token else whole, share_of=whole)
         keep_figures(directory / f"{name}.json", scores)
         return {f"{name}_{figure}": scores["all"][figure] for figure in SHOWN}
 

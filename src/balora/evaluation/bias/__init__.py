@@ -23,7 +23,7 @@ from balora.evaluation.bias.hatecheck import Case, hatecheck_scores, identity_pa
 from balora.evaluation.bias.leaning import winogender_cosines, winogender_log_odds, winogender_scores
 from balora.evaluation.bias.likelihood import continuation_log_likelihoods, log_likelihoods
 from balora.evaluation.bias.masked import masked_pair_log_odds
-from balora.evaluation.bias.pairs import SentencePair, pair_log_odds, score_pairs
+from balora.evaluation.bias.pairs import SentencePair, both_log_odds, pair_log_odds, score_pairs
 from balora.evaluation.bias.score import classifier_bias_score, preference, preference_scores, total_variation
 from balora.evaluation.bias.scorers import load_scorer
 from balora.evaluation.bias.stereoset import StereoItem, read_stereoset, stereoset_likelihoods, stereoset_scores
@@ -40,6 +40,7 @@ __all__ = [
     "Triple",
     "bbq_likelihoods",
     "bbq_scores",
+    "both_log_odds",
     "check_sampling",
     "class_distances",
     "classifier_bias_score",

@@ -40,17 +40,31 @@ def pair_log_odds(
     return found[::2] - found[1::2]
 
 
-def score_pairs(pairs: Sequence[SentencePair], log_odds: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, float]]:
+def both_log_odds(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[SentencePair], *, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """`pair_log_odds` of whole sentences and per token, each `(N,)`, for the time of one."""
+    texts = [text for pair in pairs for text in (pair.stereotypical, pair.antistereotypical)]
+    whole = log_likelihoods(model, tokenizer, texts, batch_size=batch_size)
+    each = whole / [len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
+    return whole[::2] - whole[1::2], each[::2] - each[1::2]
+
+
+def score_pairs(
+    pairs: Sequence[SentencePair], log_odds: np.ndarray, *, share_of: np.ndarray | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """`preference_scores` over `all` pairs and over each group.
 
     Args:
         pairs: N pairs, at least 1.
         log_odds: `(N,)`, from `pair_log_odds`.
+        share_of: `(N,)`, see `preference_scores`.
         seed: Of the bootstrap.
     """
     log_odds = np.asarray(log_odds)
-    scores = {"all": preference_scores(log_odds, seed=seed)}
+    sides = log_odds if share_of is None else np.asarray(share_of)
+    scores = {"all": preference_scores(log_odds, share_of=sides, seed=seed)}
     for group in sorted({group for pair in pairs for group in pair.groups}):
         members = np.array([group in pair.groups for pair in pairs])  # (N,)
-        scores[group] = preference_scores(log_odds[members], seed=seed)
+        scores[group] = preference_scores(log_odds[members], share_of=sides[members], seed=seed)
     return scores
