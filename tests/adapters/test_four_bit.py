@@ -11,7 +11,7 @@ from tiny_models import inputs_for, make, train_steps, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
-from balora.adapters.four_bit import layers_to_quantize
+from balora.adapters.four_bit import layers_to_quantize, trained_in_full
 from balora.adapters.lean import LeanLinear
 from balora.adapters.starts import principal_factors
 from balora.adapters.teacher import lora_layers
@@ -238,6 +238,25 @@ def test_a_classifier_s_backbone_is_quantized_and_nothing_else(name):
     names = four_bit_names(model)
     linear = {n for n, m in make(name).base_model.named_modules() if type(m) is torch.nn.Linear}
     assert names == {f"{model.base_model_prefix}.{n}" for n in linear}
+
+
+def test_a_pooler_that_is_trained_in_full_is_not_quantized(saved):
+    settings = {"target_modules": ["query"], "modules_to_save": ["pooler"]}
+    whole = DOUBLE | {"llm_int8_skip_modules": trained_in_full(["pooler", "classifier"])}
+    loaded = hf.AutoModelForSequenceClassification.from_pretrained(
+        saved("bert"), quantization_config=hf.BitsAndBytesConfig(**whole)
+    )
+    for model in (quantized("bert", "pissa", **settings), get_balora_model(loaded, config_for("lora", **settings))):
+        names = four_bit_names(model.get_base_model())
+        assert any("query" in name for name in names)
+        assert not any("pooler" in name or "classifier" in name for name in names)
+        pooler = model.get_base_model().bert.pooler
+        before = model.train()(**inputs_for("bert")).loss
+        train_steps(model, inputs_for("bert"), steps=4)
+        assert model.train()(**inputs_for("bert")).loss < before
+        assert (
+            model.get_base_model().get_submodule("bert.pooler.modules_to_save.default.dense").weight.grad is not None
+        )
 
 
 def test_stock_peft_on_the_whole_base_is_off_by_the_residual_s_rounding(tmp_path):

@@ -11,6 +11,9 @@ from, and so the teacher's weight too.
 bitsandbytes is an extra, so it is imported where it is used.
 """
 
+import re
+from collections.abc import Iterable
+
 import torch
 from peft import PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
@@ -51,9 +54,8 @@ def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str
     if not wanted:
         return []
     require_bitsandbytes()
-    skipped = [*(config.modules_to_save or []), *(wanted["llm_int8_skip_modules"] or [])]
-    if config.task_type == TaskType.SEQ_CLS:
-        skipped += SEQ_CLS_HEAD_NAMES  # which PEFT trains in full
+    heads = SEQ_CLS_HEAD_NAMES if config.task_type == TaskType.SEQ_CLS else []  # which PEFT trains in full
+    skipped = [*trained_in_full([*heads, *(config.modules_to_save or [])]), *(wanted["llm_int8_skip_modules"] or [])]
     kept = _quantizer(wanted).get_modules_to_not_convert(
         model, skipped, model._keep_in_fp32_modules, add_default_skips=True
     )
@@ -63,6 +65,17 @@ def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, Conv1D) and module in backbone and should_convert_module(name, kept)
     ]
+
+
+def trained_in_full(names: Iterable[str]) -> list[str]:
+    """What Transformers takes as modules not to quantize: those that end in these names, and all that is within them.
+
+    A name alone it would look for at a path's beginning and end, and take a pooler apart that is a model's part.
+
+    Args:
+        names: As PEFT's `modules_to_save` has them.
+    """
+    return [rf"(?:.*\.)?{re.escape(name)}" for name in names]
 
 
 def require_bitsandbytes() -> None:

@@ -9,9 +9,11 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 _ANGLES = (0, 90, 270, 180, 45, 315, 135, 225, 20, 340, 160, 200)  # degrees; the earlier, the rather
-_DISTANCES = (10, 17, 26, 38, 52)  # points from the mark's centre to the label's nearest edge
+_DISTANCES = (10, 17, 26, 38, 52, 70, 95, 125, 160)  # points from the mark's centre to the label's nearest edge
 _JOINED_FROM = 26  # points; nearer labels need no line to their mark
 _MARK_RADIUS = 6  # points kept free around every mark
+_APART = 2  # points between two labels
+_UNREADABLE = 10  # how much worse than over a mark a label lies over another one, or outside
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def place_labels(axes: Axes, labels: Sequence[Label], marks: np.ndarray) -> None
             for distance in _DISTANCES
             for angle in _ANGLES
         ]
-        best = min(spots, key=lambda spot: _crowding(spot, taken + written, written, inside))
-        written.append(best.box)
+        best = min(spots, key=lambda spot: _crowding(spot, taken, written, inside))
+        written.append(best.box.padded(_APART * pixels_per_point))
         note.set_position((best.box.get_points().mean(axis=0) - centre) / pixels_per_point)
         if best.distance >= _JOINED_FROM:
             line = axes.transData.inverted().transform(best.leader.vertices)
@@ -88,9 +90,10 @@ def _spot(centre: np.ndarray, size: np.ndarray, angle: float, distance: float, p
 def _crowding(spot: _Spot, taken: Sequence[Bbox], written: Sequence[Bbox], inside: Bbox) -> float:
     """How bad the spot is, in square pixels: what its label covers or has outside, and labels its line strikes out."""
     area = spot.box.width * spot.box.height
+    outside = area - _overlap(spot.box, inside)
     covered = sum(_overlap(spot.box, other) for other in taken)
     struck = sum(area for other in written if spot.leader.intersects_bbox(other))
-    return covered + area - _overlap(spot.box, inside) + struck
+    return covered + struck + _UNREADABLE * (outside + sum(_overlap(spot.box, other) for other in written))
 
 
 def _overlap(box: Bbox, other: Bbox) -> float:

@@ -57,6 +57,7 @@ def train_from_scratch(
     *,
     warmup: float = 0.05,
     collate: Callable[..., dict[str, Tensor]] | None = None,
+    optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None,
 ) -> None:
     """Make a model, train it once through the rows and save it; the caller's random state is left as it was.
 
@@ -68,6 +69,7 @@ def train_from_scratch(
         callbacks: Given to the trainer.
         warmup: Share of the steps in which the rate rises; it then falls by a cosine.
         collate: From rows to a batch, where they are not of one length.
+        optimizer: Of the model's weights; the trainer's AdamW if left out.
     """
     with own_random_state(), tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
@@ -92,6 +94,7 @@ def train_from_scratch(
             train_dataset=rows,
             data_collator=collate,
             callbacks=list(callbacks),
+            optimizers=(None if optimizer is None else optimizer(model), None),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

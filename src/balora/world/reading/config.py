@@ -6,7 +6,7 @@ from balora.errors import BALoraError
 from balora.world.config import check_knobs, digest
 
 #: Raised whenever the same knobs would yield other rows or another model.
-_VERSION = 1
+_VERSION = 2
 #: Knobs that shape the questions to be learned, and not the pretrained model.
 _TASK_FIELDS = ("train_rows", "eval_rows", "comparison_share")
 
@@ -45,7 +45,7 @@ class ReadingConfig:
         num_heads: Its attention heads.
         pretrain_steps: Optimizer steps of pretraining, on contexts that never repeat.
         pretrain_batch_size: Questions per step.
-        pretrain_learning_rate: Peak of the schedule.
+        pretrain_learning_rate: Peak of the schedule, of a weight of size 1 (`make_optimizer`).
 
     Raises:
         BALoraError: If a knob is out of its limits.
@@ -63,7 +63,7 @@ class ReadingConfig:
     num_heads: int = 4
     pretrain_steps: int = 2000
     pretrain_batch_size: int = 32
-    pretrain_learning_rate: float = 2e-3
+    pretrain_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         check_knobs(self, _LIMITS)

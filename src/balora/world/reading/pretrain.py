@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerFast,
@@ -43,7 +45,14 @@ def pretrain(config: ReadingConfig, directory: Path, callbacks: Sequence[Trainer
     tokens = tokenize_seq2seq(rows, tokenizer, source="pretraining", context=CONTEXT)
     collate = DataCollatorForSeq2Seq(tokenizer)
     train_from_scratch(
-        lambda: make_model(config, tokenizer), tokens, config, directory, callbacks, warmup=0.1, collate=collate
+        lambda: make_model(config, tokenizer),
+        tokens,
+        config,
+        directory,
+        callbacks,
+        warmup=0.1,
+        collate=collate,
+        optimizer=lambda model: make_optimizer(model, config.pretrain_learning_rate),
     )
     tokenizer.save_pretrained(directory)
 
@@ -58,6 +67,24 @@ def make_prompts(config: ReadingConfig, stream: Stream, count: int) -> Dataset:
 def _text(context: dict[str, list]) -> str:
     paragraphs = zip(context["title"], context["sentences"], strict=True)
     return " ".join(f"{title}: {' '.join(sentences)}" for title, sentences in paragraphs)
+
+
+def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW whose rate for each weight is the given one times the weight's root mean square at the start.
+
+    A T5's weights differ in size by a factor of sixty, its embeddings being of size 1 and its queries small, and with
+    one rate for all it hardly begins to read. Adafactor, which T5 was made with, scales rates so (Shazeer and Stern,
+    2018).
+
+    Args:
+        model: Untrained.
+        learning_rate: Of a weight of size 1.
+    """
+    groups = [
+        {"params": [weight], "lr": learning_rate * weight.detach().square().mean().sqrt().item()}
+        for weight in model.parameters()
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def make_model(config: ReadingConfig, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
