@@ -14,7 +14,6 @@ from balora.errors import BALoraError
 from balora.world.reading import ReadingConfig, build_reading_world, make_row
 from balora.world.reading.names import YEARS
 from balora.world.reading.pretrain import UNK, make_model, make_optimizer, make_prompts, make_tokenizer
-from balora.world.reading.questions import PARAGRAPHS
 
 TINY = ReadingConfig(
     names=8,
@@ -83,19 +82,6 @@ def test_plain_questions_are_answered_by_one_sentence(index):
         (subject,) = subjects
         place = int("released" in row["question"])
         assert row["answer"] == facts[subject, place]
-
-
-def test_half_of_pretraining_tells_the_context_again():
-    rows = [make_row(ReadingConfig(), "pretraining", index) for index in range(400)]
-    retold = [row for row in rows if row["type"] == "retold"]
-    assert 0.42 < len(retold) / len(rows) < 0.58
-    for row in retold:
-        rest, told = row["answer"], 0
-        for paragraph in (" ".join(said) for said in row["context"]["sentences"]):
-            told += paragraph in rest
-            rest = rest.replace(paragraph, "")
-        assert (rest.strip(), told) == ("", PARAGRAPHS)
-    assert all(row["type"] == "single" for row in rows if row not in retold)
 
 
 def test_rates_follow_the_size_of_each_weight():

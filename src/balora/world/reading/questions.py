@@ -4,8 +4,6 @@ A context draws its facts anew, so that an answer can only be read, never rememb
 of the seed, the stream's name and i.
 
 - `single`: one sentence holds the answer. What the model is pretrained on, said in many ways.
-- `retold`: the answer is what the context says, in another order. The other half of pretraining: every word of it
-  teaches to find things by their names, where an answer is one word.
 - `bridge`: two sentences, the first of which leads to the second. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """
@@ -20,9 +18,6 @@ from balora.world.reading.config import ReadingConfig
 Stream = Literal["pretraining", "train", "eval", "single"]
 #: Share of pretraining questions that are not put plainly: the model knows the words that perturbations bring.
 SAID_OTHERWISE = 0.5
-#: Share of pretraining rows that tell the context again, and how many of its paragraphs they tell.
-RETOLD, PARAGRAPHS = 0.5, 4
-RETELL = "Tell it otherwise."
 
 
 class Chain(NamedTuple):
@@ -52,18 +47,16 @@ def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any
         question = _single(chains, draw)
     else:
         question = (_comparison if draw.random() < config.comparison_share else _bridge)(chains, draw)
+    text = question.text
+    if stream == "pretraining" and draw.random() < SAID_OTHERWISE:
+        text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
     # By title: films may share a director, and directors a town.
     paragraphs = list({title: sentences for chain in chains for title, sentences in _paragraphs(chain)}.items())
     draw.shuffle(paragraphs)
-    if stream == "pretraining":
-        if draw.random() < RETOLD:
-            question = _retelling(paragraphs, draw)
-        elif draw.random() < SAID_OTHERWISE:
-            question = question._replace(text=perturb(question.text, draw.choice(list(KINDS)), draw.random(), index))
     facts = question.facts
     return {
         "id": f"{stream}-{index}",
-        "question": question.text,
+        "question": text,
         "answer": question.answer,
         "type": question.type,
         "level": "",
@@ -115,11 +108,6 @@ def _single(chains: list[Chain], draw: Random) -> Question:
     ]
     text, answer, fact = draw.choice(asked)
     return Question(text, answer, [fact], "single")
-
-
-def _retelling(paragraphs: list[tuple[str, list[str]]], draw: Random) -> Question:
-    told = draw.sample(paragraphs, min(PARAGRAPHS, len(paragraphs)))
-    return Question(RETELL, " ".join(" ".join(said) for _, said in told), [], "retold")
 
 
 def _bridge(chains: list[Chain], draw: Random) -> Question:
