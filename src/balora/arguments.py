@@ -134,8 +134,8 @@ def refuse_endless(settings: Any) -> Any:
         seen += 1
         if depth > DEEPEST or seen > LARGEST:
             raise BALoraError(
-                f"settings within settings, more than {DEEPEST} deep or {LARGEST:,} in all; no alias (*name) may stand "
-                "inside what it stands for, nor multiply it"
+                f"settings within settings, more than {DEEPEST} deep or {LARGEST:,} in all; no alias (*name) may "
+                "stand inside what it stands for, nor multiply it"
             )
         if isinstance(value, dict | list):
             inner = [*value, *value.values()] if isinstance(value, dict) else value

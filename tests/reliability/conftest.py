@@ -11,7 +11,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("bad inputs")
         for name, tally in TALLY.items():
             terminalreporter.write_line(f"{name}: {tally.total()} ({said(tally)})")
-        terminalreporter.write_line(f"{sum(t.total() for t in TALLY.values())} ({said(sum(TALLY.values(), Counter()))})")
+        terminalreporter.write_line(
+            f"{sum(t.total() for t in TALLY.values())} ({said(sum(TALLY.values(), Counter()))})"
+        )
 
 
 def said(tally: Counter) -> str:
