@@ -89,12 +89,15 @@ def load_balora_model(
     check_task_names(names)
     folders = {name: Path(model_id) / name for name in names} or {STUDENT: Path(model_id)}
     lora_config = saving.read_lora_config(next(iter(folders.values())))
-    config = saving.config_from_saved(lora_config, settings)
-    config.inference_mode = not is_trainable
     states = {name: reading.read_weights(path, model.device) for name, path in folders.items()}
     student = next(iter(states.values()))
     for name, path in folders.items():
         reading.check_ranks(path, vars(lora_config), states[name])
+    try:
+        config = saving.config_from_saved(lora_config, settings)
+    except BALoraError as error:
+        raise BALoraError(f"{model_id}: {error}") from error
+    config.inference_mode = not is_trainable
     kind = type(model).__name__
     try:
         in_four_bits = four_bit.layers_to_quantize(model, config)

@@ -100,7 +100,11 @@ def _check_classes(config: PreTrainedConfig, count: int) -> None:
 
 
 def _peft_config(adapter: str) -> PeftConfig:
-    if read_peft_settings(adapter).get("peft_type") == SELORA_TYPE:
+    try:
+        saved = read_peft_settings(adapter)
+    except BALoraError as error:
+        raise BALoraError(f"adapter: {error}") from error
+    if saved.get("peft_type") == SELORA_TYPE:
         raise BALoraError(
             f"adapter: {adapter} is SeLoRA's, another weight for each sentence; load it with BALoraModel, make it a "
             "plain LoRA with merge_at, and audit what that saves"
@@ -108,8 +112,7 @@ def _peft_config(adapter: str) -> PeftConfig:
     try:
         return PeftConfig.from_pretrained(adapter)
     except MISFITS as error:
-        said = f"does not load with PeftConfig: {first_line(error)}"
-        raise BALoraError(f"adapter: {Path(adapter) / PEFT_FILE} {said}") from error
+        raise BALoraError(f"adapter: {adapter!r} does not load with PeftConfig: {first_line(error)}") from error
 
 
 def _rows_of_head(adapter: str) -> int:
