@@ -262,7 +262,9 @@ class TestModels:
             name = draw(st.sampled_from(list(right)))
             if name == "config.json":
                 # A width that is huge is a model that is huge: it is its user's to know.
-                known = {k: v for k, v in json.loads(right[name]).items() if not k.endswith(("size", "heads", "layers"))}
+                known = {
+                    k: v for k, v in json.loads(right[name]).items() if not k.endswith(("size", "heads", "layers"))
+                }
                 return name, json.dumps({**json.loads(right[name]), **_objects(mutated(known, draw, most=1))}).encode()
             return name, mutated_bytes(right[name], draw)
 
@@ -282,9 +284,7 @@ def _objects(value: Any) -> dict[str, Any]:
 def test_an_adapter_that_peft_wrote_is_measured_only_where_it_fits(saved, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "the cat sat"}\n')
-    recipe = Recipe(
-        model_name_or_path=str(saved["model"]), train_file=str(rows), training_arguments={"use_cpu": True}
-    )
+    recipe = Recipe(model_name_or_path=str(saved["model"]), train_file=str(rows), training_arguments={"use_cpu": True})
     workload = prepare(recipe)
     load_student(workload, str(saved["peft"]))
     folder = Path(shutil.copytree(saved["peft"], tmp_path / "peft"))
