@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "<unk> <s> </s> the cat dog sat ran on a mat hill yes no who ? where and so he she said that was late".split()
+WORDS = ["<unk>", "<s>", "</s>", "the", "cat", "dog", "sat", "ran", "on", "a", "mat", "hill", "yes", "no", "who", "?"]
+WORDS += ["where", "and", "so", "he", "she", "said", "that", "was", "late"]
 
 
 def tiny(folder: Path) -> None:

@@ -53,7 +53,7 @@ def base(saved: dict[str, Path]) -> hf.PreTrainedModel:
     return hf.AutoModelForCausalLM.from_pretrained(saved["model"])
 
 
-@sized(few=40, share=0.05)
+@sized(few=30, share=0.03)
 def test_a_changed_folder_of_an_adapter_is_loaded_or_refused(saved, count, tmp_path):
     model = base(saved)
     folder = tmp_path / "adapter"
@@ -252,7 +252,7 @@ class TestModels:
         assert all(self.said(folder, use_safetensors=False))
         assert not ran.exists()
 
-    @sized(few=10, share=0.02)
+    @sized(few=6, share=0.01)
     def test_with_a_changed_file(self, saved, count, tmp_path):
         folder = self.folder(saved, tmp_path)
         right = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "model.safetensors")}

@@ -148,10 +148,9 @@ def history_of(directory: Path) -> list[dict[str, Any]]:
 
 
 def _is_logged(row: dict[str, Any]) -> bool:
-    drawn = [value for name, value in row.items() if name == "step" or "loss" in name]
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in drawn) and all(
-        not abs(value) > sys.float_info.max or isinstance(value, float) for value in drawn
-    )
+    losses = [value for name, value in row.items() if "loss" in name]
+    step = row.get("step")
+    return (type(step) is int and 0 <= step < 2**53) and all(type(loss) in (int, float) for loss in losses)
 
 
 def _read(path: Path, *, without_nan: bool = False) -> Any:

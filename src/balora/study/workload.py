@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
+from balora.data.chats import check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
@@ -167,6 +168,9 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     sets = read_sets(recipe, tokenizer)
+    for name, rows in {"train": sets.train, "validation": sets.validation, **sets.others}.items():
+        if rows is not None and not (recipe.has_labels or recipe.is_seq2seq):
+            check_chats(rows, tokenizer, source=f"{name} rows")
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
