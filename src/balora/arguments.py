@@ -1,5 +1,6 @@
 """From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -9,12 +10,17 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
+from balora.data.columns import shortened
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_checks import refuse_unknown
 from balora.world import WorldConfig
 from balora.world.reading import ReadingConfig
 
+#: How deep settings may lie in one another, and how many there may be, an alias's counted wherever it stands.
+DEEPEST, LARGEST = 32, 100_000
+#: A NUL, which ends a path, and half of a surrogate pair, which YAML can spell and UTF-8 cannot.
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 #: Settings whose entries hold settings themselves.
 GROUPS = ("tasks", "method_settings")
 #: Settings that are the knobs of a world.
@@ -59,7 +65,7 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
             for key, values in recipe.sweep.items()
         }
         return replace(recipe, **typed), own
-    except (ArgumentError, ValueError, TypeError) as error:
+    except (ArgumentError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
 
 
@@ -74,8 +80,9 @@ def command_parser(command: str, positional: str) -> ArgumentParser:
     yaml_loader = get_loader("yaml")
     set_loader(
         "recipe",
-        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
-        exceptions=(yaml.YAMLError,),  # of a template with colons, say, which is then text as it stands
+        lambda text: text if text.startswith("#") and "\n" not in text else refuse_endless(yaml_loader(text)),
+        # Of a template with colons, say, which is then text as it stands, as a 31st of February is.
+        exceptions=(yaml.YAMLError, ValueError, RecursionError),
     )
     usage = f"balora {command} {positional} [--key value …]"
     return ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
@@ -102,14 +109,39 @@ def read_settings(path: str | Path, schema: type) -> dict[str, Any]:
     """
     what, example = ("recipe", "learning_rate: 0.001") if schema is Recipe else ("file", "own_texts: 64")
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = refuse_endless(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise BALoraError(f"{path}: cannot read this {what} ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except BALoraError as error:
+        raise BALoraError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise BALoraError(f"{path}: a {what} is a mapping of settings, such as `{example}`")
     refuse_unknown(str(path), settings, schema)
+    return settings
+
+
+def refuse_endless(settings: Any) -> Any:
+    """The same settings, unless aliases make them endless or huge, or a text in them can stand in no file.
+
+    Raises:
+        BALoraError: If so.
+    """
+    waiting, seen = [(settings, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen > LARGEST:
+            raise BALoraError(
+                f"settings within settings, more than {DEEPEST} deep or {LARGEST:,} in all; no alias (*name) may "
+                "stand inside what it stands for, nor multiply it"
+            )
+        if isinstance(value, dict | list):
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting.extend((one, depth + 1) for one in inner)
+        elif isinstance(value, str) and UNWRITABLE.search(value):
+            raise BALoraError(f"{shortened(value)} holds a character that no file can hold; leave it out")
     return settings
 
 

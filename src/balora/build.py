@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from peft import TaskType
-from peft.utils import load_peft_weights, set_peft_model_state_dict
+from peft.utils import set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.adapters import four_bit, saving, targets
+from balora.adapters import four_bit, reading, saving, targets
 from balora.adapters.bias_path import load_direction, make_bias_embedding
 from balora.adapters.data_starts import start_corda, start_lora_ga
 from balora.adapters.lean import make_lean
@@ -21,7 +21,9 @@ from balora.adapters.starts import start_residual
 from balora.adapters.task_rows import attach_tasks, check_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig
+from balora.config_checks import check_task_names
 from balora.errors import BALoraError
+from balora.loading import first_line
 from balora.model import BALoraModel
 from balora.schedule import weights_at
 from balora.sharding import refuse_missing_weights
@@ -85,14 +87,23 @@ def load_balora_model(
         BALoraError: If the folder is not balora's or does not fit the base model.
     """
     settings = saving.read_settings(model_id)
-    folders = {name: Path(model_id) / name for name in settings.get("task_names") or []} or {STUDENT: Path(model_id)}
-    config = saving.config_from_saved(saving.read_lora_config(next(iter(folders.values()))), settings)
-    config.inference_mode = not is_trainable
-    in_four_bits = four_bit.layers_to_quantize(model, config)
-    adapted = _build(model, config)
-    states = {name: load_peft_weights(str(path), device=str(adapted.device)) for name, path in folders.items()}
+    names = settings.get("task_names") or []
+    check_task_names(names)
+    folders = {name: Path(model_id) / name for name in names} or {STUDENT: Path(model_id)}
+    lora_config = saving.read_lora_config(next(iter(folders.values())))
+    states = {name: reading.read_weights(path, model.device) for name, path in folders.items()}
     student = next(iter(states.values()))
+    for name, path in folders.items():
+        reading.check_ranks(path, vars(lora_config), states[name])
     try:
+        config = saving.config_from_saved(lora_config, settings)
+    except BALoraError as error:
+        raise BALoraError(f"{model_id}: {error}") from error
+    config.inference_mode = not is_trainable
+    kind = type(model).__name__
+    try:
+        in_four_bits = four_bit.layers_to_quantize(model, config)
+        adapted = _build(model, config)
         if config.residual:
             states[STUDENT], teacher = saving.split_factors(student, saving.experts_by_key(adapted))
             set_peft_model_state_dict(adapted, states[STUDENT] | teacher, adapter_name=STUDENT)
@@ -102,11 +113,14 @@ def load_balora_model(
             adapted.lora_gate.load_state_dict(gate)
         four_bit.quantize(adapted, in_four_bits)
         for name, state in states.items():
-            set_peft_model_state_dict(adapted, state, adapter_name=name)
+            loaded = set_peft_model_state_dict(adapted, state, adapter_name=name)
+            reading.refuse_partial(model_id, kind, loaded, name)
         if adapted.lora_bias_path is not None and is_trainable:
             load_direction(adapted, model_id)
-    except RuntimeError as error:
-        raise BALoraError(f"{model_id} does not fit {type(model).__name__}: {error}") from error
+    except BALoraError:
+        raise
+    except reading.MISFITS as error:
+        raise BALoraError(f"{model_id} does not fit {kind}: {first_line(error)}") from error
     return adapted.train(is_trainable)
 
 

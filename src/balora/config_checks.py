@@ -122,12 +122,9 @@ def _check_tasks(config: "BALoraConfig") -> None:
             )
         return
     names = list(config.task_names)
-    bad = [name for name in names if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name)]
-    if bad or len(names) < 2 or len(set(names)) < len(names):
-        raise BALoraError(
-            f"task_names: {names}; give at least two different names of letters, digits, _ and -, which their folders "
-            "will have"
-        )
+    check_task_names(names)
+    if len(names) < 2:
+        raise BALoraError(f"task_names: {names}; give at least two different names")
     if {"default", "teacher"} & set(names):
         raise BALoraError(
             "task_names: 'default' is balora's own name for an adapter, as 'teacher' is; take another name"
@@ -146,6 +143,20 @@ def _check_tasks(config: "BALoraConfig") -> None:
         raise BALoraError(
             f"bias_path_sample_rate: {config.bias_path_sample_rate} leaves rows out, and the layers of task_names "
             "know those of the whole batch; use 1.0"
+        )
+
+
+def check_task_names(names: Any) -> None:
+    """See that names of tasks can be those of folders.
+
+    Raises:
+        BALoraError: If they cannot.
+    """
+    right = isinstance(names, list) and all(isinstance(one, str) and re.fullmatch(r"\w[\w-]*", one) for one in names)
+    if not right or len(set(names)) < len(names):
+        raise BALoraError(
+            f"task_names: {str(names)[:200]}; give at least two different names of letters, digits, _ and -, which "
+            "their folders will have"
         )
 
 

@@ -41,6 +41,8 @@ class Recipe:
         dtype: Precision the base model is loaded in.
         attn_implementation: Transformers' name of an attention, such as sdpa, eager or flash_attention_2; null for its
             choice.
+        use_safetensors: Refuse weights that are pickles (`pytorch_model.bin`); false reads those alone, of them
+            tensors alone. Code of a model's own is never run.
         task_type: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM (T5), which writes classes as text; null means SEQ_CLS when
             label_column or glue_task is given, else CAUSAL_LM.
         world: Knobs of the controlled world, in place of a model and data of your own; `{}` for its defaults.
@@ -200,6 +202,7 @@ class Recipe:
     model_name_or_path: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str | None = None
+    use_safetensors: bool = True
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     world: WorldConfig | None = None
     reading_world: ReadingConfig | None = None

@@ -1,6 +1,7 @@
 """What a recipe's settings must be, before anything is read: one clear error for each way to be wrong."""
 
 import difflib
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from balora.errors import BALoraError
 from balora.evaluation.noise import NOISE_KINDS
 from balora.methods import RIVAL_METHODS, RUN_METHODS, RUN_PRESETS
 from balora.recipe_rows import check_rows
+from balora.report.results import PRETRAINED
 from balora.world import WorldConfig
 
 if TYPE_CHECKING:
@@ -25,9 +27,21 @@ COUNTS = (
     "per_device_train_batch_size",
     "shuffle_buffer_size",
     "num_virtual_tokens",
+    "per_device_eval_batch_size",
+    "bottleneck_size",
     "anchor_samples",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_perplexity_samples",
+    "lora_alpha",
     "r",
 )
+#: Settings that are at least 0.
+POSITIVE_OR_ZERO = ("weight_decay", "max_grad_norm", "warmup_steps")
+#: A seed is below this, as NumPy's are.
+SEEDS = 2**32
+#: Bytes of a name that a folder is called by; file systems have room for 255, and what is added to it takes some.
+LONGEST_NAME = 200
 #: Settings of a whole study, which no task or method of it can have for itself.
 OF_THE_STUDY = (
     "name",
@@ -65,11 +79,8 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError(f"baseline: {recipe.baseline!r} is not among the methods {', '.join(recipe.methods)}")
     for key, names in (("methods", recipe.methods), ("tasks", recipe.tasks)):
         for name in names:
-            if Path(name).name != name:
-                raise BALoraError(f"{key}: {name!r} names a folder too, so it must be without slashes")
-    for key in COUNTS:
-        if getattr(recipe, key) < 1:
-            raise BALoraError(f"{key}: {getattr(recipe, key)} must be at least 1")
+            _check_folder_name(key, name)
+    _check_numbers(recipe)
     if not recipe.learning_rate > 0:
         raise BALoraError(f"learning_rate: {recipe.learning_rate} must be positive")
     if recipe.wise_ft is not None:
@@ -112,6 +123,36 @@ def check_settings(recipe: "Recipe") -> None:
         raise BALoraError("worlds: they are variants of `world`, each a task; give `world: {}`, and no tasks")
     if recipe.world is None and recipe.reading_world is None and not recipe.tasks:
         _require_model_and_data(recipe)
+
+
+def _check_folder_name(key: str, name: Any) -> None:
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+        raise BALoraError(f"{key}: {name!r} names a folder too, so it must be text without slashes")
+    if len(name.encode()) > LONGEST_NAME:
+        raise BALoraError(f"{key}: {name[:40]!r}… names a folder too, so it must have at most {LONGEST_NAME} letters")
+    if key == "methods" and name == PRETRAINED:
+        raise BALoraError(f"methods: {name!r} is the untouched model, which is always measured; take another name")
+
+
+def _check_numbers(recipe: "Recipe") -> None:
+    for key, value in vars(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BALoraError(f"{key}: {value} is no finite number")
+    for key in COUNTS:
+        value = getattr(recipe, key)
+        if value is not None and value < 1:
+            raise BALoraError(f"{key}: {value} must be at least 1")
+    for key in POSITIVE_OR_ZERO:
+        if getattr(recipe, key) < 0:
+            raise BALoraError(f"{key}: {getattr(recipe, key)} must not be negative")
+    if not recipe.num_train_epochs > 0:
+        raise BALoraError(f"num_train_epochs: {recipe.num_train_epochs} must be positive")
+    if not 0 <= recipe.lora_dropout < 1:
+        raise BALoraError(f"lora_dropout: {recipe.lora_dropout} is no share to leave out; use one from 0, below 1")
+    for key, seeds in (("seed", [recipe.seed]), ("seeds", recipe.seeds), ("subset_seed", [recipe.subset_seed or 0])):
+        for seed in seeds:
+            if not 0 <= seed < SEEDS:
+                raise BALoraError(f"{key}: {seed} is no seed; use a whole number from 0, below {SEEDS}")
 
 
 def _require_model_and_data(recipe: "Recipe") -> None:

@@ -25,12 +25,13 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 from balora.adapters.matrices import expert_count
+from balora.adapters.reading import MISFITS, PEFT_FILE, read_json, read_peft_settings
 from balora.adapters.teacher import lora_layers
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
+from balora.loading import first_line
 
 SETTINGS_FILE = "balora_config.json"
-PEFT_FILE = "adapter_config.json"
 #: SeLoRA's type for PEFT, whose `KeyError` shows it.
 SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
 GATE = "lora_gate."
@@ -100,11 +101,20 @@ def hide_from_peft(directory: Path) -> None:
 
 
 def read_lora_config(directory: str | Path) -> LoraConfig:
-    """PEFT's configuration of an adapter that balora wrote, SeLoRA's too."""
-    saved = json.loads((Path(directory) / PEFT_FILE).read_text())
-    if saved["peft_type"] == SELORA_TYPE:
-        return LoraConfig.from_peft_type(**{**saved, "peft_type": "LORA"})
-    return LoraConfig.from_pretrained(str(directory))
+    """PEFT's configuration of an adapter that balora wrote, SeLoRA's too.
+
+    Raises:
+        BALoraError: If it cannot be read, or is no LoRA's.
+    """
+    saved = read_peft_settings(directory)
+    kind = saved.get("peft_type")
+    try:
+        config = LoraConfig.from_peft_type(**{**saved, "peft_type": "LORA" if kind == SELORA_TYPE else kind})
+    except (*MISFITS, ImportError) as error:
+        raise BALoraError(f"{Path(directory) / PEFT_FILE} is damaged: {first_line(error)}") from error
+    if not isinstance(config, LoraConfig):
+        raise BALoraError(f"{Path(directory) / PEFT_FILE}: peft_type is {str(kind)[:40]!r}, and balora's is LORA")
+    return config
 
 
 def scale_rank(config: LoraConfig, factor: float) -> None:
@@ -142,20 +152,26 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
         raise BALoraError(
             f"{directory} holds no {SETTINGS_FILE}, so balora did not write it; load it with peft.PeftModel"
         )
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise BALoraError(f"{path} is damaged: {error}") from error
+    settings = read_json(path)
     settings.pop("balora_version", None)
     return settings
 
 
 def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALoraConfig:
-    """The configuration training started with, from PEFT's saved one and our settings."""
+    """The configuration training started with, from PEFT's saved one and our settings.
+
+    Raises:
+        BALoraError: If they make none.
+    """
     inherited = {f.name: getattr(lora_config, f.name) for f in fields(LoraConfig) if f.init}
-    config = BALoraConfig(**{**inherited, "init_lora_weights": True, **settings})
-    if config.residual:
-        scale_rank(config, 1 / 2)
+    try:
+        config = BALoraConfig(**{**inherited, "init_lora_weights": True, **settings})
+        if config.residual:
+            scale_rank(config, 1 / 2)
+    except BALoraError:
+        raise
+    except MISFITS as error:
+        raise BALoraError(f"{SETTINGS_FILE} is damaged: {first_line(error)}") from error
     return config
 
 

@@ -1,8 +1,6 @@
 """What kind of model an audit is of, by configurations alone: nothing heavy is loaded before every file is read."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
@@ -14,8 +12,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from balora.adapters.reading import MISFITS, read_peft_settings
 from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
 from balora.errors import BALoraError
+from balora.loading import first_line, load
 
 CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
 #: By the end of an architecture's name.
@@ -81,8 +81,7 @@ def configs_of(model: str, adapter: str | None) -> tuple[PreTrainedConfig, PeftC
         return load(AutoConfig, model, "model"), None
     folder = Path(adapter)
     if (folder / PEFT_FILE).is_file():
-        _refuse_selora(folder)
-        return load(AutoConfig, model, "model"), load(PeftConfig, adapter, "adapter")
+        return load(AutoConfig, model, "model"), _peft_config(adapter)
     if (folder / "config.json").is_file():
         return load(AutoConfig, adapter, "adapter"), None
     tasks = sorted(path.parent.name for path in folder.glob(f"*/{PEFT_FILE}"))
@@ -93,23 +92,6 @@ def configs_of(model: str, adapter: str | None) -> tuple[PreTrainedConfig, PeftC
     raise BALoraError(f"adapter: {adapter} is neither a saved adapter ({PEFT_FILE}) nor a saved model (config.json)")
 
 
-def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
-    """`from_pretrained`, whose errors in one line name the setting that the name is from.
-
-    Raises:
-        BALoraError: If it does not load.
-    """
-    try:
-        return auto.from_pretrained(name, **settings)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says in its first line, the kind of error where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _check_classes(config: PreTrainedConfig, count: int) -> None:
     if count < 2:
         raise BALoraError("model: a regression, of one output, cannot be audited; a classifier of two classes or more")
@@ -117,16 +99,20 @@ def _check_classes(config: PreTrainedConfig, count: int) -> None:
         raise BALoraError("model: a classifier of several labels at once cannot be audited; one of a class a row can")
 
 
-def _refuse_selora(folder: Path) -> None:
+def _peft_config(adapter: str) -> PeftConfig:
     try:
-        kind = json.loads((folder / PEFT_FILE).read_text(encoding="utf-8")).get("peft_type")
-    except (ValueError, AttributeError) as error:
-        raise BALoraError(f"adapter: {folder / PEFT_FILE} is damaged: {first_line(error)}") from error
-    if kind == SELORA_TYPE:
+        saved = read_peft_settings(adapter)
+    except BALoraError as error:
+        raise BALoraError(f"adapter: {error}") from error
+    if saved.get("peft_type") == SELORA_TYPE:
         raise BALoraError(
-            f"adapter: {folder} is SeLoRA's, another weight for each sentence; load it with BALoraModel, make it a "
+            f"adapter: {adapter} is SeLoRA's, another weight for each sentence; load it with BALoraModel, make it a "
             "plain LoRA with merge_at, and audit what that saves"
         )
+    try:
+        return PeftConfig.from_pretrained(adapter)
+    except MISFITS as error:
+        raise BALoraError(f"adapter: {adapter!r} does not load with PeftConfig: {first_line(error)}") from error
 
 
 def _rows_of_head(adapter: str) -> int:
@@ -134,10 +120,13 @@ def _rows_of_head(adapter: str) -> int:
     file = Path(adapter) / "adapter_model.safetensors"
     if not file.is_file():
         raise BALoraError(f"adapter: {adapter} has no adapter_model.safetensors; save it with safetensors")
-    with safe_open(file, "pt") as tensors:
-        rows = [
-            tensors.get_slice(name).get_shape()[0]
-            for name in tensors.keys()  # noqa: SIM118 - no mapping
-            if "lora_" not in name and name.endswith(".weight") and ("classifier" in name or "score" in name)
-        ]
+    try:
+        with safe_open(file, "pt") as tensors:
+            rows = [
+                tensors.get_slice(name).get_shape()[0]
+                for name in tensors.keys()  # noqa: SIM118 - no mapping
+                if "lora_" not in name and name.endswith(".weight") and ("classifier" in name or "score" in name)
+            ]
+    except (OSError, SafetensorError, IndexError) as error:
+        raise BALoraError(f"adapter: {adapter}'s weights cannot be read: {first_line(error)}") from error
     return min(rows, default=0)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
@@ -17,15 +16,15 @@ import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.adapters.reading import MISFITS, read_weights
 from balora.adapters.teacher import student_aside
-from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, first_line, kind_of, label_names_of, load
+from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
 from balora.errors import BALoraError
+from balora.loading import first_line, load
 
 Model = PreTrainedModel | PeftModel
 
@@ -80,13 +79,16 @@ class Audited:
         return min(filter(None, (own, max_length)), default=None)
 
 
-def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto") -> Audited:
+def load_audited(
+    model: str, adapter: str | None = None, *, dtype: str = "auto", use_safetensors: bool = True
+) -> Audited:
     """Load both.
 
     Args:
         model: The base: a folder, or a name on the Hub.
         adapter: Folder of a PEFT adapter, or of a model tuned in full; `None` audits the base alone.
         dtype: Of the weights, one of `balora.audit.kinds.DTYPES`; `auto` for the one they were saved in.
+        use_safetensors: Refuse pickles.
 
     Raises:
         BALoraError: If one does not load, or the two do not fit.
@@ -94,7 +96,7 @@ def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto")
     check_dtype(dtype)
     _, peft_config = configs_of(model, adapter)
     kind = kind_of(model, adapter)
-    settings: dict[str, Any] = {"dtype": dtype}
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": use_safetensors}
     if kind == CLASSIFIER:
         settings |= {"num_labels": len(label_names_of(model, adapter)), "ignore_mismatched_sizes": True}
     base, loading = load(CLASSES[kind], model, "model", output_loading_info=True, **settings)
@@ -113,7 +115,11 @@ def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto")
         return Audited(base, tokenizer, kind, alone=True)
     notes = (HEADLESS,) if lacking else ()
     if peft_config is None:
-        tuned = load(CLASSES[kind], adapter, "adapter", dtype=dtype).eval().to(base.device)
+        tuned = (
+            load(CLASSES[kind], adapter, "adapter", dtype=dtype, use_safetensors=use_safetensors)
+            .eval()
+            .to(base.device)
+        )
         tuned.config.pad_token_id = tokenizer.pad_token_id
         _check_fit(base, tuned, model, adapter)
         _complete(base, lacking, tuned.state_dict(), model, adapter)
@@ -121,7 +127,7 @@ def load_audited(model: str, adapter: str | None = None, *, dtype: str = "auto")
     named = peft_config.base_model_name_or_path
     if named and Path(named).name != Path(model).name:
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
-    state = _weights_of(adapter, base)
+    state = read_weights(adapter, base.device, use_safetensors=use_safetensors)
     _complete(base, lacking, state, model, adapter)
     probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
     with torch.no_grad():
@@ -147,15 +153,6 @@ def check_dtype(dtype: str) -> None:
         raise BALoraError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
 
 
-def _weights_of(adapter: str, base: PreTrainedModel) -> dict[str, Tensor]:
-    if not any((Path(adapter) / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
-        raise BALoraError(f"adapter: {adapter} has no weights, {SAFETENSORS_WEIGHTS_NAME}")
-    try:
-        return load_peft_weights(adapter, device=str(base.device))
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise BALoraError(f"adapter: {adapter}'s weights cannot be read: {first_line(error)}") from error
-
-
 def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PeftModel:
     try:
         with catch_warnings():
@@ -163,7 +160,7 @@ def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) 
             tuned = PeftModel.from_pretrained(base, adapter).eval()
         # Loaded once more for what PEFT says of it: keys that one of the two sides lacks are no error to it.
         loaded = tuned.load_adapter(adapter, tuned.active_adapter)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MISFITS as error:
         raise BALoraError(f"adapter: {adapter} does not fit {type(base).__name__}: {first_line(error)}") from error
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft_config.peft_type]
     if wrong := [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if prefix in key]:

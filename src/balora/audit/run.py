@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from balora.adapters.reading import read_json
 from balora.audit.figures import Figure, figure_of
 from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
 from balora.audit.models import Audited, load_audited
@@ -57,7 +58,7 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
         if kept is None:
             if audited is None:
                 tell("loading")
-                audited = load_audited(model, adapter, dtype=settings.dtype)
+                audited = load_audited(model, adapter, dtype=settings.dtype, use_safetensors=settings.use_safetensors)
             tell(part.name)
             kept = {"notes": audited.notes, "figures": [figure.as_json() for figure in part.measure(audited)]}
             _keep(directory, part, settings, identity, kept)
@@ -96,7 +97,7 @@ def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
     if not record.is_dir():
         raise BALoraError(f"output_dir: {directory} holds files that are no audit; choose an empty folder")
     for path in record.glob("*.json"):
-        there = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        there = _read(path)["identity"]
         if there != identity:
             what = next(name for name in identity | there if there.get(name) != identity.get(name))
             raise BALoraError(
@@ -122,8 +123,27 @@ def _kept(directory: Path, part: Part, settings: AuditSettings, identity: dict[s
     path = directory / PARTS / f"{part.name}.json"
     if not path.exists():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = _read(path)
     return kept if kept["settings"] == _depends(part, settings) and kept["identity"] == identity else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A part that was kept.
+
+    Raises:
+        BALoraError: If it is not as it was written.
+    """
+    kept = read_json(path)
+    try:
+        for entry in kept["figures"]:
+            figure_of(entry)
+        right = all(isinstance(kept[name], dict) for name in ("identity", "settings"))
+        right = right and all(isinstance(note, str) for note in kept["notes"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        right = False
+    if not right:
+        raise BALoraError(f"{path} is damaged: it is no part of an audit; delete it to have it measured again")
+    return kept
 
 
 def _keep(

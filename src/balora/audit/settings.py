@@ -43,6 +43,8 @@ class AuditSettings:
         max_matrices: Weights whose singular vectors are looked at, evenly spread over the model; null for all.
         batch_size: Texts at a time; of long ones fewer.
         dtype: Of the weights: `auto`, `float32`, `bfloat16` or `float16`.
+        use_safetensors: Refuse weights that are pickles (`pytorch_model.bin`); false reads those alone, of them
+            tensors alone. Code of a model's own is never run.
         seed: Of what is drawn: the base's texts, continuations, intervals.
     """
 
@@ -76,4 +78,5 @@ class AuditSettings:
     max_matrices: int | None = 32
     batch_size: int = 16
     dtype: str = "auto"
+    use_safetensors: bool = True
     seed: int = 0

@@ -40,9 +40,10 @@ def column_list(dataset: Dataset) -> str:
     return quoted(dataset.column_names)
 
 
-def quoted(names: list[str]) -> str:
-    """Names of columns, quoted, for a message."""
-    return ", ".join(map(repr, names)) or "no columns"
+def quoted(names: list[str], limit: int = 20) -> str:
+    """Names of columns, quoted, for a message; of many the first."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shortened, names[:limit])) + more or "no columns"
 
 
 def check_strings(values: list[Any], *, source: str, column: str, blank: bool = False, first_row: int = 1) -> None:

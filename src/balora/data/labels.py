@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from balora.data.columns import row_error, shortened
+from balora.data.columns import quoted, row_error, shortened
 from balora.errors import BALoraError
 
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
@@ -36,7 +36,7 @@ def read_labels(
         label_names = _names_of(values, source, column, num_labels)
     if num_labels is not None and len(label_names) != num_labels:
         raise BALoraError(
-            f"{source}: has {len(label_names)} labels ({_listed(label_names)}); num_labels is {num_labels}"
+            f"{source}: has {len(label_names)} labels ({quoted(label_names)}); num_labels is {num_labels}"
         )
     return _class_ids(values, source, column, label_names), label_names
 
@@ -84,7 +84,7 @@ def _names_of(values: list[Any], source: str, column: str, num_labels: int | Non
         names = sorted({str(value) for value in values})
     if len(names) == 1:
         raise BALoraError(
-            f"{source}: every row has the label {names[0]!r} in {column!r}; there is nothing to tell apart"
+            f"{source}: every row has the label {shortened(names[0])} in {column!r}; there is nothing to tell apart"
         )
     return names
 
@@ -98,16 +98,12 @@ def _class_ids(values: list[Any], source: str, column: str, label_names: list[st
         if str(value) not in by_name:
             if _is_integer(value):
                 raise row_error(
-                    source, row, column, f"{_out_of_range(value, len(label_names))} ({_listed(label_names)})"
+                    source, row, column, f"{_out_of_range(value, len(label_names))} ({quoted(label_names)})"
                 )
-            raise row_error(source, row, column, f"{value!r} is not one of the labels {_listed(label_names)}")
+            raise row_error(source, row, column, f"{shortened(value)} is not one of the labels {quoted(label_names)}")
     return [by_name[str(value)] for value in values]
 
 
 def _out_of_range(value: Any, num_labels: int | None) -> str:
     allowed = "from 0" if num_labels is None else f"0 to {num_labels - 1}"
     return f"label {value} is out of range; class ids are {allowed}"
-
-
-def _listed(names: list[str], limit: int = 20) -> str:
-    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -28,6 +28,6 @@ def comparison_key(text: str) -> str:
 
 
 def _without_spare_space(text: str) -> str:
-    text = re.sub(r"[^\S\n]+\n", "\n", text)
+    text = re.sub(r"(?<![^\S\n])[^\S\n]+\n", "\n", text)  # from a run's start alone, or long ones take long squared
     text = re.sub(r"\n{3,}", "\n\n", text)
     return re.sub(r"(?<=\S)[^\S\n]{2,}", " ", text)

@@ -37,18 +37,17 @@ EXPANSIONS = {full: short for short, full in CONTRACTIONS.items()}
 
 def contract_or_expand(question: str) -> str:
     """`What is` → `What's`, `didn't` → `did not`: every pair and contraction outside names."""
-    words, out = split_words(question), []
+    words, out = split_words(question)[::-1], []
     while words:
-        word, rest = words[0], words[1:]
+        word, following = words.pop(), words[-1] if words else None
         full = CONTRACTIONS.get(word.core.lower().replace("’", "'"))
-        pair = rest and not word.after and not rest[0].is_name and rest[0].before == " "
-        short = EXPANSIONS.get(f"{word.core} {rest[0].core}".lower()) if pair else None
+        pair = following and not word.after and not following.is_name and following.before == " "
+        short = EXPANSIONS.get(f"{word.core} {following.core}".lower()) if pair else None
         if not word.is_name and full is not None:
             word = word._replace(core=recased(full, word.core))
         elif not word.is_name and short is not None:
-            word, rest = word._replace(core=recased(short, word.core), after=rest[0].after), rest[1:]
+            word = word._replace(core=recased(short, word.core), after=words.pop().after)
         out.append(word)
-        words = rest
     return join_words(out)
 
 

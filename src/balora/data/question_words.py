@@ -1,6 +1,7 @@
 """A question as words, and which of them are names that a perturbation must leave as they stand."""
 
 import re
+from bisect import bisect_right
 from typing import NamedTuple
 
 #: White space and opening marks, the word from its first letter or digit to its last, closing marks.
@@ -52,7 +53,9 @@ def split_words(question: str) -> list[Word]:
         before, core, after = token.groups(default="")
         if core.lower().endswith(("'s", "’s")) and core.lower().replace("’", "'") not in CONTRACTIONS:
             core, after = core[:-2], core[-2:] + after
-        quoted = any(start < token.end() and token.start() + len(before) < end for start, end in quotes)
+        # The first quotation that ends behind the word's start; they stand in their order, none in another.
+        after_it = bisect_right(quotes, token.start() + len(before), key=lambda span: span[1])
+        quoted = after_it < len(quotes) and quotes[after_it][0] < token.end()
         capital = any(map(str.isupper, core)) and not (number == 0 and core.lower() in OPENERS)
         words.append(Word(before, core, after, not core or quoted or capital or any(map(str.isdigit, core))))
     return _with_joining_words(words)

@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 from balora.data.expand import expand_path
 from balora.errors import BALoraError
 from balora.files import digest_of, write_tensors
+from balora.loading import load
 from balora.modes import evaluation_mode
 
 COLUMN = "sentence_embeds"
@@ -86,11 +87,12 @@ def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> Sent
         device: Where it runs.
 
     Raises:
-        BALoraError: If its pooling is neither a mean nor the first token's vector.
+        BALoraError: If it does not load, or its pooling is neither a mean nor the first token's vector.
     """
     path = expand_path(path)
-    model = AutoModel.from_pretrained(path, dtype=torch.float32).requires_grad_(False).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = load(AutoModel, path, "sentence_encoder", dtype=torch.float32, use_safetensors=True)
+    model = model.requires_grad_(False).to(device)
+    tokenizer = load(AutoTokenizer, path, "sentence_encoder")
     # Where a model names no pooling, sentence-transformers too takes the mean.
     modes = _settings(path, POOLING_FILE) or {"pooling_mode": "mean"}
     wanted = [name for name, value in modes.items() if name.startswith("pooling_mode_") and value is True]

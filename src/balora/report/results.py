@@ -7,11 +7,13 @@ scoring could not produce (NaN, infinite) is written as null and read back as Na
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from balora.data.columns import shortened
 from balora.errors import BALoraError
 
 PRETRAINED = "pretrained"
@@ -58,7 +60,7 @@ def read_results(path: str | Path) -> list[Run]:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant)
     except OSError as error:
         raise BALoraError(f"{path}: the results cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BALoraError(f"{path}: not strict JSON in UTF-8: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise BALoraError(f'{path}: expected an object with a list under "runs".')
@@ -66,7 +68,7 @@ def read_results(path: str | Path) -> list[Run]:
     runs: dict[tuple[str, str, int], Run] = {}
     for index, record in enumerate(content["runs"]):
         where = f"{path}: runs[{index}]"
-        run = _run_from(record, where)
+        run = run_from(record, where)
         key = (run.task, run.method, run.seed)
         if key in runs:
             raise BALoraError(f"{where} repeats method {run.method!r} with seed {run.seed} on task {run.task!r}.")
@@ -93,12 +95,21 @@ def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value, write null")
 
 
-def _run_from(record: Any, where: str) -> Run:
+def run_from(record: Any, where: str) -> Run:
+    """The run that JSON has of one, null being NaN.
+
+    Args:
+        record: What was read.
+        where: Where, for errors.
+
+    Raises:
+        BALoraError: If it is none.
+    """
     if not isinstance(record, dict):
         raise BALoraError(f"{where} must be an object.")
     metrics = record.get("metrics")
-    if not isinstance(metrics, dict):
-        raise BALoraError(f"{where}.metrics must be an object of numbers, got {metrics!r}.")
+    if not isinstance(metrics, dict) or not all(map(_is_writable, metrics)):
+        raise BALoraError(f"{where}.metrics must be an object of numbers, got {shortened(metrics)}.")
     return Run(
         method=_text(record, "method", where),
         seed=_integer(record, "seed", where),
@@ -115,21 +126,26 @@ def _run_from(record: Any, where: str) -> Run:
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
     value = record.get(field)
-    if not isinstance(value, str) or not value:
-        raise BALoraError(f"{where}.{field} must be a non-empty text, got {value!r}.")
+    if not isinstance(value, str) or not value or not _is_writable(value):
+        raise BALoraError(f"{where}.{field} must be a non-empty text, got {shortened(value)}.")
     return value
+
+
+def _is_writable(text: str) -> bool:
+    """Whether a text is of whole characters; JSON can also spell half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _integer(record: dict[str, Any], field: str, where: str) -> int:
     value = record.get(field)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise BALoraError(f"{where}.{field} must be a whole number, got {value!r}.")
+        raise BALoraError(f"{where}.{field} must be a whole number, got {shortened(value)}.")
     return value
 
 
 def _number(record: dict[str, Any], field: str, where: str) -> float:
     value = record.get(field)
     # `1e999` is valid JSON that Python reads as infinity.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise BALoraError(f"{where}.{field} must be a finite number, got {value!r}.")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise BALoraError(f"{where}.{field} must be a finite number, got {shortened(value)}.")
     return float(value)

@@ -18,6 +18,7 @@ from balora.files import full_disk_named
 from balora.model import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
+from balora.report.results import run_from
 from balora.rivals import trainable_parameters
 from balora.study.measure import measure
 from balora.study.progress import ProgressCallback
@@ -124,11 +125,39 @@ def _peak_memory_mb() -> float:
 
 
 def result_of(directory: Path) -> Run:
-    """The figures of a finished cell."""
-    return Run(**json.loads((directory / RESULT_FILE).read_text()))
+    """The figures of a finished cell.
+
+    Raises:
+        BALoraError: If they were damaged.
+    """
+    path = directory / RESULT_FILE
+    return run_from(_read(path, without_nan=True), str(path))
 
 
 def history_of(directory: Path) -> list[dict[str, Any]]:
-    """The log of a finished cell, empty for the untouched model."""
-    file = directory / HISTORY_FILE
-    return json.loads(file.read_text()) if file.exists() else []
+    """The log of a finished cell, empty for the untouched model.
+
+    Raises:
+        BALoraError: If it was damaged.
+    """
+    path = directory / HISTORY_FILE
+    rows = _read(path) if path.exists() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_logged(row) for row in rows):
+        raise BALoraError(f"{path} is damaged: it is no log of a trainer; delete it, and the report goes without")
+    return rows
+
+
+def _is_logged(row: dict[str, Any]) -> bool:
+    losses = [value for name, value in row.items() if "loss" in name]
+    step = row.get("step")
+    return (type(step) is int and 0 <= step < 2**53) and all(type(loss) in (int, float) for loss in losses)
+
+
+def _read(path: Path, *, without_nan: bool = False) -> Any:
+    """A JSON file, of which NaN is null where there must be none."""
+    try:
+        constants = {"parse_constant": lambda _: None} if without_nan else {}
+        return json.loads(path.read_text(encoding="utf-8"), **constants)
+    except (ValueError, RecursionError) as error:
+        again = "delete it to have the run measured again" if path.name == RESULT_FILE else "delete it"
+        raise BALoraError(f"{path} is damaged: {error}; {again}") from error

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from balora.arguments import WORLDS
+from balora.arguments import WORLDS, refuse_endless
+from balora.data.columns import shortened
 from balora.errors import BALoraError
 from balora.files import full_disk_named
 from balora.recipe import Recipe
@@ -74,12 +75,19 @@ def _check(recipe: Recipe) -> Path:
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
         # A setting, or a world's knob, that was not there when the folder was begun had its default.
-        held = _defaults() | yaml.safe_load(record.read_text(encoding="utf-8"))
-        held = _comparable(held | {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]})
+        try:
+            held = _defaults() | refuse_endless(yaml.safe_load(record.read_text(encoding="utf-8")))
+            worlds = {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]}
+            held = _comparable(held | worlds)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+            raise BALoraError(f"output_dir: {record} is damaged ({error}); choose another --output_dir") from error
         wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
-            differences = ", ".join(f"{key} ({held.get(key)} there, {wanted.get(key)} now)" for key in differing)
+            differences = ", ".join(
+                f"{str(key)[:40]} ({shortened(held.get(key))} there, {shortened(wanted.get(key))} now)"
+                for key in differing[:10]
+            )
             raise BALoraError(
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to go on with that run"

@@ -30,7 +30,7 @@ def report_errors(action: Callable[[], object]) -> int:
     try:
         action()
     except BALoraError as error:
-        console.print(f"balora: error: {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"balora: error: {one_line(error)}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except Interrupted as stop:
         if is_main():
@@ -40,3 +40,9 @@ def report_errors(action: Callable[[], object]) -> int:
         console.print("balora: stopped before there was anything to save; the same command begins again")
         return 128 + signal.SIGINT
     return 0
+
+
+def one_line(said: object) -> str:
+    """What is said in one line, without what a terminal would obey: errors quote data and names of strangers."""
+    line = " ".join(part for line in str(said).splitlines() if (part := line.strip()))
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)

@@ -20,11 +20,14 @@ from transformers import (
 )
 
 from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
+from balora.data.chats import check_chats
+from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
+from balora.loading import first_line, load
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.paths import with_paths
@@ -34,6 +37,8 @@ from balora.study.sets import read_sets
 from balora.study.split import with_glue_data
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
+
+MODEL = "model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class Workload:
         settings["dtype"] = getattr(torch, self.recipe.dtype)
         if self.recipe.attn_implementation is not None:
             settings["attn_implementation"] = self.recipe.attn_implementation
-        model = _from_hub(self._auto(), self.recipe.model_name_or_path, **self._head(), **settings)
+        settings["use_safetensors"] = self.recipe.use_safetensors
+        model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         if spread() if on_device is None else not on_device:
@@ -93,9 +99,21 @@ class Workload:
 
     def empty_model(self) -> PreTrainedModel:
         """Its modules without weights, on the meta device: to see what fits it."""
-        config = _from_hub(AutoConfig, self.recipe.model_name_or_path, **self._head())
-        with torch.device("meta"):
-            return self._auto().from_config(config)
+        config = load(AutoConfig, self.recipe.model_name_or_path, MODEL, **self._head())
+        try:
+            with torch.device("meta"):
+                return self._auto().from_config(config)
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            AssertionError,
+        ) as error:
+            said = f"config.json makes no model: {first_line(error)}"
+            raise BALoraError(f"{MODEL}: {self.recipe.model_name_or_path!r}: {said}") from error
 
     def _auto(self) -> Any:
         if self.recipe.is_classification:
@@ -149,15 +167,18 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         )
     recipe = with_glue_data(with_paths(recipe, world))
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
-    tokenizer = _from_hub(AutoTokenizer, recipe.model_name_or_path)
+    tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     sets = read_sets(recipe, tokenizer)
+    for name, rows in {"train": sets.train, "validation": sets.validation, **sets.others}.items():
+        if rows is not None and not (recipe.has_labels or recipe.is_seq2seq):
+            check_chats(rows, tokenizer, source=f"{name} rows")
     benchmarks = {}
     if recipe.benchmarks:
-        config = _from_hub(AutoConfig, recipe.model_name_or_path)
+        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
         benchmarks = read_benchmarks(recipe, tokenizer, config, sets)
     return Workload(
         recipe,
@@ -203,12 +224,6 @@ def _texts(file: str | None, column: str, limit: int | None, setting: str) -> li
     rows = load_table(file)
     if column not in rows.column_names:
         raise BALoraError(f"{setting}: {file} has no column {column!r}; there are {', '.join(rows.column_names)}")
-    return rows[column][:limit]
-
-
-def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:
-    try:
-        return auto.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BALoraError(f"model_name_or_path: {name!r} does not load with {auto.__name__}: {first}") from error
+    texts = rows[column][:limit]
+    check_strings(texts, source=file, column=column, blank=True)
+    return texts

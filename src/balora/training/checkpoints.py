@@ -62,18 +62,19 @@ def damage_of(checkpoint: Path) -> str | None:
         if not (checkpoint / MANIFEST).exists():
             json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
             return None
-        written = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        entries = json.loads((checkpoint / MANIFEST).read_text())["files"].items()
+        written = {name: (entry["bytes"], entry["blake2b"]) for name, entry in entries}
     except FileNotFoundError:
         return f"{TRAINER_STATE_NAME} is missing, which is written last"
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{TRAINER_STATE_NAME} or {MANIFEST} cannot be read ({error})"
-    for name, entry in written.items():
+    for name, (size, digest) in written.items():
         file = checkpoint / name
-        if not file.is_file():
+        if not os.path.isfile(file):
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, and {entry['bytes']} were written"
-        if _digest(file) != entry["blake2b"]:
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, and {size} were written"
+        if _digest(file) != digest:
             return f"{name} holds other bytes than were written"
     return None
 

@@ -79,7 +79,7 @@ def test_a_classifier_that_is_none_is_refused(tmp_path):
     word_tokenizer().save_pretrained(tmp_path / "encoder")
     with pytest.raises(BALoraError, match="encoder: no trained text classifier, it has no classifier"):
         load_scorer(f"transformers:{tmp_path / 'encoder'}")
-    with pytest.raises(BALoraError, match="nowhere: cannot be loaded as a text classifier"):
+    with pytest.raises(BALoraError, match="nowhere' does not load with AutoModelForSequenceClassification"):
         load_scorer(f"transformers:{tmp_path / 'nowhere'}")
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from balora.data.expand import expand_path
 from balora.data.lengths import context_length
 from balora.errors import BALoraError
+from balora.loading import load
 
 #: From N texts to their scores `(N,)`.
 Scorer = Callable[[Sequence[str]], np.ndarray]
@@ -62,11 +63,9 @@ def load_scorer(spec: str, *, batch_size: int = 32) -> Scorer:
 
 def _classifier(name: str, label: str | None, batch_size: int) -> Callable[[list[str]], list[float]]:
     name = expand_path(name)
-    try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise BALoraError(f"scorer: {name}: cannot be loaded as a text classifier ({_first_line(error)})") from error
+    how = {"output_loading_info": True, "use_safetensors": True}
+    model, loading = load(AutoModelForSequenceClassification, name, "scorer", **how)
+    tokenizer = load(AutoTokenizer, name, "scorer")
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])[0]
         raise BALoraError(f"scorer: {name}: no trained text classifier, it has no {missing}; give one that has")
@@ -101,7 +100,3 @@ def _function(spec: str, module: str, name: str) -> Callable[[list[str]], Any]:
     if not callable(function):
         raise BALoraError(f"scorer: {spec}: {module} has no function {name!r}")
     return function
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,0 +1,264 @@
+"""Recipes that are wrong, from their bytes to their values: one clear error that names the file or the setting."""
+
+import os
+import time
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bad_inputs import ODD, PIECES, complaint, encoded, hold, mutated, mutated_bytes, sized
+from hypothesis import strategies as st
+
+from balora.arguments import parse, read_recipe
+from balora.audit.arguments import parse_audit
+from balora.data import load_table
+from balora.recipe import Recipe
+from balora.recipe_edit import with_settings
+from balora.study.plan import plan, single
+from balora.study.run_dir import claimed, named_folder
+
+WORKS = {"model_name_or_path": "m", "train_file": "a.jsonl"}
+RECIPES: list[dict[str, Any]] = [
+    {**WORKS, "methods": ["lora", "ba-lora"], "seeds": [1, 2], "r": 4, "learning_rate": 0.01, "output_dir": "out"},
+    {**WORKS, "label_column": "label", "class_ratio": [2, 1], "time_frequency": "daily", "geometry": True},
+    {"world": {"facts": 8, "task_items": 6}, "worlds": {"pronoun_skew": [0.5, 0.9]}, "r": 2},
+    {**WORKS, "sweep": {"r": [1, 2], "learning_rate": [0.1, 0.2]}, "method_settings": {"lora": {"r": 2}}},
+    {"tasks": {"one": WORKS, "two": {**WORKS, "r": 8}}, "methods": ["mine"],
+     "method_settings": {"mine": {"method": "lora"}}},
+    {**WORKS, "auxiliary": {"train_file": "b.jsonl"}, "mixture_ratio": [9, 1],
+     "training_arguments": {"use_cpu": True}},
+    {**WORKS, "qa_format": "squad", "max_length": 64, "perturbation_kinds": ["synonym"], "task_type": "SEQ_2_SEQ_LM"},
+    {**WORKS, "streaming": True, "max_steps": 5, "quantization_config": {"bnb_4bit_quant_type": "nf4"},
+     "method": "qlora"},
+    {**WORKS, "oasst": {"languages": ["en"]}, "benchmarks": {"gsm8k": {"file": "a"}}, "noise_kinds": ["token"]},
+]  # fmt: skip
+NAMES = [f.name for f in fields(Recipe)]
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> bytes:
+    """A recipe that works, its values changed, or exchanged for odd ones, or its bytes changed, perhaps all of it."""
+    recipe = mutated(draw(st.sampled_from(RECIPES)), draw, most=2)
+    if isinstance(recipe, dict):
+        for _ in range(draw(st.integers(0, 2))):
+            recipe[draw(st.sampled_from(NAMES))] = draw(
+                st.sampled_from([*ODD, ["lora"], {"r": 2}, {"lora": {}}, [0.5]])
+            )
+    text = yaml.dump(recipe, allow_unicode=draw(st.booleans()), default_flow_style=draw(st.sampled_from([None, True])))
+    content = encoded(text, draw)
+    return mutated_bytes(content, draw) if draw(st.booleans()) else content
+
+
+@sized(few=40, share=0.06)
+def test_a_changed_recipe_is_planned_or_refused(count, tmp_path):
+    path = tmp_path / "recipe.yaml"
+
+    def read() -> None:
+        recipe, _ = parse("train", [str(path)])
+        recipe.to_yaml()
+        plan(recipe)
+        if not recipe.tasks:
+            single(recipe)
+        if recipe.output_dir:
+            named_folder(recipe)
+
+    def check(content: bytes) -> str:
+        path.write_bytes(content)
+        said = complaint(read, path, *NAMES, "Recipe", "recipe", "settings")
+        if said is None:
+            return "planned"
+        return "refused by value" if complaint(lambda: read_recipe(path), path) is None else "refused as a file"
+
+    tally = hold(count, recipes(), check)
+    assert tally["planned"] > 0
+    assert tally["refused by value"] > 0
+
+
+@sized(few=150, share=0.14)
+def test_a_changed_file_of_settings_is_read_or_refused(count, tmp_path):
+    path = tmp_path / "recipe.yaml"
+
+    def check(content: bytes) -> str:
+        path.write_bytes(content)
+        said = complaint(lambda: read_recipe(path), path)
+        if said is None:
+            # What can be read can be calibrated, or says why not.
+            text = path.read_text(encoding="utf-8")
+            complaint(lambda: with_settings(text, {"consistency_weight": 0.1}), "recipe")
+        return "read" if said is None else "refused"
+
+    tally = hold(count, recipes(), check)
+    assert tally["read"] > 0.1 * tally.total()
+
+
+@sized(few=30, share=0.02)
+def test_changed_arguments_of_the_command_line_are_read_or_refused(count, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(WORKS))
+    audit = ["own_texts", "data_file", "bbq", "label_names", "max_samples", "dtype", "seed", "words"]
+
+    @st.composite
+    def arguments(draw: st.DrawFn) -> tuple[str, list[str]]:
+        command = draw(st.sampled_from(["train", "audit"]))
+        values = st.sampled_from([str(odd) for odd in ODD] + [piece.decode(errors="replace") for piece in PIECES[:30]])
+        named = [f"--{draw(st.sampled_from(NAMES if command == 'train' else audit))}={draw(values)}" for _ in range(2)]
+        return command, [
+            *named[: draw(st.integers(1, 2))],
+            *draw(st.sampled_from([[], [], ["--"], ["--nothing"], ["x"]])),
+        ]
+
+    def check(given: tuple[str, list[str]]) -> str:
+        command, further = given
+        read = (
+            (lambda: parse("train", [str(path), *further]))
+            if command == "train"
+            else lambda: parse_audit(["m", *further])
+        )
+        return "read" if complaint(read, *NAMES, *audit, "arguments", "x", "settings") is None else "refused"
+
+    tally = hold(count, arguments(), check)
+    assert 0 < tally["read"] < tally.total()
+
+
+ENDLESS = {
+    "a mapping in itself": "training_arguments: &x {a: *x}",
+    "a list in itself": "quantization_config: {a: &x [*x]}",
+    "tasks in themselves": "tasks: &x {a: *x}",
+    "methods in themselves": "method_settings: &x {lora: *x}",
+    "the whole in itself": "<<: &x {name: a}\ntraining_arguments: &y {a: {b: {c: *y}}}",
+    "a billion laughs": "training_arguments:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+    "a deep hole": "name: " + "[" * 20_000,
+    "a deep hole with a floor": "name: " + "[" * 500 + "]" * 500,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_recipe_without_end_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(WORKS) + ENDLESS[kind])
+    start = time.process_time()
+    assert complaint(lambda: parse("train", [str(path)]), path)
+    assert complaint(lambda: parse("train", ["--recipe", str(path)]), "recipe", "settings")
+    key, _, value = ENDLESS[kind].partition(": ")
+    if "\n" not in value and key != "name":  # which a text may be as it stands
+        assert complaint(lambda: parse("train", [f"--{key}", value]), key, "settings", "arguments")
+    assert time.process_time() - start < 10
+
+
+def test_an_alias_that_ends_is_read(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("tasks:\n  one: &one {model_name_or_path: m, train_file: a.jsonl}\n  two: {<<: *one, r: 3}\n")
+    recipe, _ = parse("train", [str(path)])
+    assert recipe.tasks["two"] == {**WORKS, "r": 3}
+
+
+def test_a_recipe_includes_no_file(tmp_path):
+    """There is no including: not by key, not by tag, not by a path for a value."""
+    other = tmp_path / "other.yaml"
+    other.write_text("{a: 1}")
+    for text in ("recipe: recipe.yaml", f"include: {other}", f"training_arguments: !include {other}", "config: x"):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(WORKS) + text)
+        assert complaint(lambda path=path: parse("train", [str(path)]), path)
+
+
+@pytest.mark.parametrize(
+    "key", [f.name for f in fields(Recipe) if f.default is not MISSING or f.default_factory is not MISSING]
+)
+def test_a_mistyped_key_is_told_the_nearest(key, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**WORKS, f"{key}_": 1}))
+    assert f"did you mean {key!r}?" in complaint(lambda: read_recipe(path), path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tasks": {"..": WORKS}},
+        {"tasks": {".": WORKS}},
+        {"tasks": {"": WORKS}},
+        {"tasks": {"a/../../b": WORKS}},
+        {"tasks": {"/tmp/x": WORKS}},
+        {"tasks": {"x" * 300: WORKS}},
+        {"tasks": {1: WORKS}},
+        {"methods": ["../lora"], "method_settings": {"../lora": {"method": "lora"}}},
+        {"methods": ["/tmp/lora"], "method_settings": {"/tmp/lora": {"method": "lora"}}},
+        {"methods": [".."], "method_settings": {"..": {"method": "lora"}}},
+        {"methods": ["pretrained"], "method_settings": {"pretrained": {"method": "lora"}}},
+        {"sweep": {"text_column": ["../../../x", "/y"]}},
+        {"name": "a\0b"},
+    ],
+)
+def test_no_name_becomes_a_folder_elsewhere(settings, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**WORKS, **settings}))
+
+    def planned() -> None:
+        plan(parse("compare", [str(path)])[0])
+
+    assert complaint(planned, *settings, "methods", path)
+
+
+def test_every_folder_of_a_study_is_inside_its_own(tmp_path):
+    for recipe in RECIPES:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "out")}))
+        for cell in plan(parse("compare", [str(path)])[0]):
+            folder = Path(os.path.normpath(tmp_path / "out" / cell.folder))
+            assert (tmp_path / "out" / "runs") in folder.parents
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1), ("seeds", [2**40]), ("subset_seed", -3), ("num_train_epochs", float("nan")),
+        ("num_train_epochs", 0), ("learning_rate", float("inf")), ("lora_dropout", 1.5),
+        ("max_train_samples", 0), ("max_eval_samples", -1),
+        ("per_device_eval_batch_size", 0), ("weight_decay", -0.1), ("lora_alpha", 0),
+        ("validation_share", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_named(key, value, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**WORKS, key: value}))
+    assert complaint(lambda: parse("train", [str(path)]), key).startswith(f"{key}: ")
+
+
+@sized(few=40, share=0.06)
+def test_a_folder_with_a_changed_record_of_its_recipe_is_refused_and_left_as_it_is(count, tmp_path):
+    recipe = Recipe(**WORKS, output_dir=str(tmp_path / "out"))
+    record = tmp_path / "out" / "recipe.yaml"
+    record.parent.mkdir()
+    right = recipe.to_yaml().encode()
+
+    @st.composite
+    def records(draw: st.DrawFn) -> bytes:
+        return mutated_bytes(right, draw, most=4) if draw(st.booleans()) else draw(recipes())
+
+    def go_on() -> None:
+        with claimed(recipe):
+            pass
+
+    def check(content: bytes) -> str:
+        record.write_bytes(content)
+        said = complaint(go_on, record.parent)
+        if said is None:
+            return "gone on with"
+        assert record.read_bytes() == content
+        return "refused"
+
+    tally = hold(count, records(), check)
+    assert 0 < tally["gone on with"] < tally.total()
+
+
+def test_a_table_may_be_anywhere_but_is_only_read(tmp_path):
+    """A path of a recipe may lead out of its folder, which is its user's to say; what is read is never written."""
+    (tmp_path / "in").mkdir()
+    outside = tmp_path / "a.jsonl"
+    outside.write_text('{"text": "a"}\n')
+    before = outside.stat()
+    load_table(str(tmp_path / "in" / ".." / "a.jsonl"))
+    assert outside.stat().st_mtime_ns == before.st_mtime_ns
