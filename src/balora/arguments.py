@@ -4,6 +4,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     parser.add_class_arguments(Recipe)
     parser.add_argument("--recipe", action="config", help="The recipe's file; RECIPE in first place is the same.")
     if arguments and not arguments[0].startswith("-"):
-        read_recipe(arguments[0])
-        arguments = ["--recipe", arguments[0], *arguments[1:]]
+        arguments = ["--recipe", *arguments]
+    for option, path in pairwise(arguments):
+        if option == "--recipe":
+            read_recipe(path)
     try:
         settings = parser.parse_args(arguments).as_dict()
         settings.pop("recipe")
