@@ -182,4 +182,5 @@ def cause(message: str) -> str:
     """jsonargparse's explanation in one line: the first cause it lists, behind the key it is about."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     causes = [line[2:] for line in lines if line.startswith("- ")]
-    return " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)
+    said = " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)
+    return said if len(said) <= 1000 else f"{said[:999]}…"  # it quotes values whole

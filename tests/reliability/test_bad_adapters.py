@@ -213,7 +213,7 @@ class TestModels:
                 "encoder": lambda: load_sentence_encoder(str(folder)),
                 "scorer": lambda: load_scorer(f"transformers:{folder}", batch_size=1),
             }
-        return [complaint(action, folder) for action in actions.values()]
+        return [complaint(action, folder, "model: ") for action in actions.values()]
 
     def test_that_bring_code(self, saved, tmp_path, monkeypatch):
         folder, ran = self.folder(saved, tmp_path), tmp_path / "ran"

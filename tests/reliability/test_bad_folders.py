@@ -78,7 +78,7 @@ def test_a_changed_part_of_an_audit_is_read_or_refused(count, tmp_path):
     figure = {"name": "perplexity", "on": "texts", "base": estimate, "tuned": estimate, "change": estimate}
     identity = {"model": "m", "adapter": None, "dtype": "auto"}
     part = {"identity": identity, "settings": {"seed": 0, "files": []}, "notes": [], "units": 1}
-    part["figures"] = [{**figure, "units": 3, "unit": "texts", "changed": False}]
+    part["figures"] = [{**figure, "units": 3, "unit": "texts"}]
     path: Path = tmp_path / "parts" / "texts.json"
     path.parent.mkdir()
 
