@@ -44,7 +44,8 @@ def kind_of(model: str, adapter: str | None) -> str:
     """
     config, peft_config = configs_of(model, adapter)
     task = None if peft_config is None else peft_config.task_type
-    architecture = next(iter(config.architectures or []), "")
+    named = config.architectures if isinstance(config.architectures, list) else []
+    architecture = str(next(iter(named), ""))
     kind = TASKS.get(task) or next((kind for end, kind in KINDS.items() if architecture.endswith(end)), None)
     if kind is None or task in OTHER_TASKS:
         setting = "adapter" if task in OTHER_TASKS else "model" if peft_config or adapter is None else "adapter"

@@ -99,7 +99,7 @@ def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
     for path in record.glob("*.json"):
         there = _read(path)["identity"]
         if there != identity:
-            what = next(name for name in identity | there if there.get(name) != identity.get(name))
+            what = next(name for name in identity | there if there.get(name, ...) != identity.get(name, ...))
             raise BALoraError(
                 f"output_dir: {directory} holds an audit of other models, as {what} shows; choose another folder"
             )
