@@ -32,7 +32,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     All processes must call it. Frozen weights of the base are left where they are.
 
     Args:
-        model: With an adapter, sharded by FSDP2 or not.
+        model: With an adapter, sharded by FSDP2 or ZeRO-3, or not.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -40,9 +40,23 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     state = {}
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if tensor.requires_grad or any(part in name for part in SAVED):
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            state[name] = whole.detach().cpu()
+            state[name] = whole(tensor).detach().cpu()
     return state
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight that FSDP2 or ZeRO-3 took apart, put together again; any other as it is.
+
+    All processes must ask for it.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if hasattr(tensor, "ds_id"):  # by which DeepSpeed itself tells what it took apart
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
 
 
 @torch.no_grad()
