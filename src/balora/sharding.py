@@ -44,6 +44,11 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def is_zero3(tensor: Tensor) -> bool:
+    """Whether ZeRO-3 took this weight apart, by the mark that DeepSpeed itself goes by."""
+    return hasattr(tensor, "ds_id")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A weight that FSDP2 or ZeRO-3 took apart, put together again; any other as it is.
 
@@ -51,7 +56,7 @@ def whole(tensor: Tensor) -> Tensor:
     """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
-    if hasattr(tensor, "ds_id"):  # by which DeepSpeed itself tells what it took apart
+    if is_zero3(tensor):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([tensor]):
@@ -84,10 +89,10 @@ def refuse_missing_weights(layers: dict[str, LoraLayer], method: str) -> None:
     """
     for name, layer in layers.items():
         weight = next(layer.get_base_layer().parameters())
-        if isinstance(weight, DTensor):
+        if isinstance(weight, DTensor) or is_zero3(weight):
             raise BALoraError(
                 f"method: {method} decomposes whole weights, and {name} is spread over processes (tensor parallelism, "
-                "or sharded as it was loaded); let the trainer's FSDP2 take the model apart, or use method='lora'"
+                "or sharded as it was loaded); let the trainer take the model apart, or use method='lora'"
             )
         if weight.is_meta:
             raise BALoraError(

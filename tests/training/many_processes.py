@@ -139,10 +139,7 @@ def train(folder, rank, world, model_name, settings, arguments, checkpoint=None)
     )
     trainer = BALoraTrainer(model=model, args=args, train_dataset=rows_of(model_name), callbacks=[gradients])
     trainer.drift_batches = 2
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except BALoraError as error:
-        return {"refused": str(error)}
+    trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.model
     model.save_pretrained(folder / "adapter", is_main_process=rank == 0)
     return {

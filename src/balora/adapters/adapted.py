@@ -13,7 +13,6 @@ import torch
 from peft import PeftModel
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from balora.adapters import bias_path, four_bit, saving, semantic, task_alignment, task_rows

@@ -175,7 +175,7 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         return super()._prepare_for_training(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the library's; under FSDP and DeepSpeed the adapter alone is gathered, in the form that loads anywhere."""
+        """As the library's; under FSDP and DeepSpeed the adapter alone is gathered, in a form that loads anywhere."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
             return
