@@ -98,11 +98,11 @@ def zero_environment(how: str, directory: Path) -> dict[str, str]:
     return {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(directory / f"{how}.json")}
 
 
-@pytest.fixture(scope="module")
-def zero(tmp_path_factory):
+@pytest.fixture(scope="module", params=["zero2", "zero3"])
+def zero(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("zero")
-    groups = {how: (2, "zero", ZERO, zero_environment(how, directory)) for how in ("zero2", "zero3")}
-    return directory, run(directory, groups | {"one": (1, "ddp", ZERO, {})})
+    two = (2, "zero", ZERO, zero_environment(request.param, directory))
+    return directory, run(directory, {"two": two, "one": (1, "ddp", ZERO, {})})
 
 
 def assert_same(several: list[dict], alone: dict) -> None:
@@ -141,15 +141,14 @@ def test_the_adapter_that_two_processes_save_is_that_of_one(found, how, case, tm
 
 
 @pytest.mark.parametrize("case", ZERO)
-@pytest.mark.parametrize("how", ["zero2", "zero3"])
-def test_zero_has_the_losses_gradients_and_adapter_of_one_process(zero, how, case):
+def test_zero_has_the_losses_gradients_and_adapter_of_one_process(zero, case):
     directory, found = zero
-    alone, several = found["one"][0][case], [rank[case] for rank in found[how]]
+    alone, several = found["one"][0][case], [rank[case] for rank in found["two"]]
     assert_same(several, alone)
     assert all(of["fused"] == alone["fused"] for of in several)
     assert several[0]["drift"] == pytest.approx(alone["drift"], rel=1e-4)
     saved, expected = (
-        load_file(directory / f"{group}.{case}" / "adapter" / "adapter_model.safetensors") for group in (how, "one")
+        load_file(directory / f"{group}.{case}" / "adapter" / "adapter_model.safetensors") for group in ("two", "one")
     )
     assert saved.keys() == expected.keys()
     for name, tensor in expected.items():
