@@ -32,7 +32,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     All processes must call it. Frozen weights of the base are left where they are.
 
     Args:
-        model: With an adapter, sharded by FSDP2 or not.
+        model: With an adapter, sharded by FSDP2 or ZeRO-3, or not.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -40,9 +40,28 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     state = {}
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if tensor.requires_grad or any(part in name for part in SAVED):
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            state[name] = whole.detach().cpu()
+            state[name] = whole(tensor).detach().cpu()
     return state
+
+
+def is_zero3(tensor: Tensor) -> bool:
+    """Whether ZeRO-3 took this weight apart, by the mark that DeepSpeed itself goes by."""
+    return hasattr(tensor, "ds_id")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight that FSDP2 or ZeRO-3 took apart, put together again; any other as it is.
+
+    All processes must ask for it.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if is_zero3(tensor):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
 
 
 @torch.no_grad()
@@ -70,10 +89,10 @@ def refuse_missing_weights(layers: dict[str, LoraLayer], method: str) -> None:
     """
     for name, layer in layers.items():
         weight = next(layer.get_base_layer().parameters())
-        if isinstance(weight, DTensor):
+        if isinstance(weight, DTensor) or is_zero3(weight):
             raise BALoraError(
                 f"method: {method} decomposes whole weights, and {name} is spread over processes (tensor parallelism, "
-                "or sharded as it was loaded); let the trainer's FSDP2 take the model apart, or use method='lora'"
+                "or sharded as it was loaded); let the trainer take the model apart, or use method='lora'"
             )
         if weight.is_meta:
             raise BALoraError(

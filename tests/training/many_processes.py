@@ -25,10 +25,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import unset_hf_deepspeed_config
 
 import balora
 from balora.anchors import Anchors
 from balora.errors import BALoraError
+from balora.sharding import whole
 from balora.training import BALoraTrainer
 
 #: Accelerate has FSDP on accelerators alone; told that these are some, it shards on a CPU just as well.
@@ -40,13 +42,15 @@ FSDP2 = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
+#: The same for DeepSpeed, which a group asks for by its configuration's file.
+ZERO = {"ACCELERATE_TORCH_DEVICE": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
 #: Accelerate shards the embeddings by themselves too, and stops where they are part of what a model keeps together.
 WRAPPED = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}
 ROWS = 8
 
 
-def whole(tensor):
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+def copied(tensor):
+    return whole(tensor).detach().clone()
 
 
 class Gradients(TrainerCallback):
@@ -54,10 +58,28 @@ class Gradients(TrainerCallback):
 
     def __init__(self):
         self.steps = []
+        if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+            self.read_from_deepspeed()
+
+    def read_from_deepspeed(self):
+        """It keeps them to itself, and has stepped before a callback hears of it."""
+        from deepspeed.runtime.engine import DeepSpeedEngine
+        from deepspeed.utils import safe_get_full_grad
+
+        step = Gradients.step = getattr(Gradients, "step", DeepSpeedEngine.step)
+
+        def kept(engine, *args, **kwargs):
+            named = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+            self.steps.append({name: safe_get_full_grad(p).detach().clone() for name, p in named.items()})
+            return step(engine, *args, **kwargs)
+
+        DeepSpeedEngine.step = kept
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+            return
         named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
-        self.steps.append({name: whole(p.grad) for name, p in named.items() if p.grad is not None})
+        self.steps.append({name: copied(p.grad) for name, p in named.items() if p.grad is not None})
 
 
 def rows_of(name):
@@ -90,6 +112,7 @@ def build(model_name, settings, checkpoint):
 
 def train(folder, rank, world, model_name, settings, arguments, checkpoint=None):
     """A case; `checkpoint` names one to go on from, in the folder of another."""
+    unset_hf_deepspeed_config()  # of the case before: the base would be read in parts
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = WRAPPED[model_name]
     checkpoint = checkpoint and str(folder.parent / checkpoint)
     model = build(model_name, settings, checkpoint)
@@ -97,7 +120,7 @@ def train(folder, rank, world, model_name, settings, arguments, checkpoint=None)
     args = TrainingArguments(
         **{
             "output_dir": str(folder),
-            "use_cpu": True,
+            "use_cpu": "ACCELERATE_USE_DEEPSPEED" not in os.environ,  # or Accelerate leaves DeepSpeed out
             "per_device_train_batch_size": ROWS // 2 // world,
             "gradient_accumulation_steps": 2,
             "max_steps": 2,
@@ -121,7 +144,7 @@ def train(folder, rank, world, model_name, settings, arguments, checkpoint=None)
     model.save_pretrained(folder / "adapter", is_main_process=rank == 0)
     return {
         "gradients": gradients.steps,
-        "weights": {name: whole(p) for name, p in model.named_parameters() if p.requires_grad},
+        "weights": {name: copied(p) for name, p in model.named_parameters() if p.requires_grad},
         "log": [row for row in trainer.state.log_history if "loss" in row],
         "drift": model.drift,
         "fused": getattr(model, "_fused", None),
@@ -140,7 +163,7 @@ def train_with_parallel_head(world, settings):
         warnings.simplefilter("always")
         loss = model(**inputs).loss
     loss.backward()
-    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: copied(p.grad) for name, p in model.named_parameters() if p.requires_grad}
     warned = [str(warning.message) for warning in said]
     return {"gradients": [gradients], "log": [{"loss": loss.item()}], "warned": warned}
 
@@ -169,8 +192,8 @@ def work(directory, group, rank, world, how, cases, environment):
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
-    if how == "fsdp2":
-        os.environ |= FSDP2 | environment
+    if how in ("fsdp2", "zero"):
+        os.environ |= (FSDP2 if how == "fsdp2" else ZERO) | environment
         PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     if how == "tp":
         done = {name: train_with_parallel_head(world, *case) for name, case in cases.items()}
@@ -180,7 +203,17 @@ def work(directory, group, rank, world, how, cases, environment):
     torch.save(done, directory / f"{group}.{rank}.pt")
 
 
+def prepare_deepspeed():
+    """Read it once, before the processes part, and leave its sums to gloo: its own need a compiler."""
+    os.environ |= {"DS_ACCELERATOR": "cpu"}
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
 def main(directory, groups):
+    if any(how == "zero" for _, how, *_ in groups.values()):
+        prepare_deepspeed()
     for group, (world, how, cases, environment) in groups.items():
         children = []
         for rank in range(world):

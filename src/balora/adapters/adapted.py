@@ -13,7 +13,6 @@ import torch
 from peft import PeftModel
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from balora.adapters import bias_path, four_bit, saving, semantic, task_alignment, task_rows
@@ -24,7 +23,7 @@ from balora.adapters.task_rows import TaskRows
 from balora.adapters.teacher import STUDENT, move_base, student_aside
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
-from balora.sharding import whole_state
+from balora.sharding import is_sharded, whole_state
 
 
 class AdaptedModel(PeftModel):
@@ -174,13 +173,13 @@ class AdaptedModel(PeftModel):
 
         Args:
             save_directory: Folder, made if absent.
-            is_main_process: Only this process writes. Of a model that FSDP2 has spread over processes all must call
-                this, since its weights are gathered here.
+            is_main_process: Only this process writes. Of a model that FSDP2 or ZeRO-3 has spread over processes all
+                must call this, since its weights are gathered here.
             state_dict: The model's, where a sharded trainer gathered it.
             save_embedding_layers: As in PEFT.
             **kwargs: PEFT's further options; only safetensors are written and only the student is.
         """
-        if state_dict is None and isinstance(self, FSDPModule):
+        if state_dict is None and is_sharded(self):
             state_dict = whole_state(self)
         if not is_main_process:
             return

@@ -175,8 +175,8 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         return super()._prepare_for_training(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the library's; under FSDP the adapter alone is gathered, in the one form that loads again anywhere."""
-        if not self.is_fsdp_enabled:
+        """As the library's; under FSDP and DeepSpeed the adapter alone is gathered, in a form that loads anywhere."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
             return
         state = whole_state(self.model)
