@@ -48,10 +48,9 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     parser.add_class_arguments(Recipe)
     parser.add_argument("--recipe", action="config", help="The recipe's file; RECIPE in first place is the same.")
     if arguments and not arguments[0].startswith("-"):
-        arguments = ["--recipe", *arguments]
-    for option, path in pairwise(arguments):
-        if option == "--recipe":
-            read_recipe(path)
+        arguments = ["--recipe", arguments[0], *arguments[1:]]
+    for path in files_given(arguments, "--recipe"):
+        read_recipe(path)
     try:
         settings = parser.parse_args(arguments).as_dict()
         settings.pop("recipe")
@@ -70,6 +69,12 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
+
+
+def files_given(arguments: list[str], option: str) -> list[str]:
+    """The files that follow an option, apart or joined by `=`."""
+    joined = [argument.removeprefix(f"{option}=") for argument in arguments if argument.startswith(f"{option}=")]
+    return joined + [path for name, path in pairwise(arguments) if name == option]
 
 
 def command_parser(command: str, positional: str) -> ArgumentParser:

@@ -141,7 +141,7 @@ def test_a_recipe_without_end_is_refused_at_once(kind, tmp_path):
     path.write_text(yaml.safe_dump(WORKS) + ENDLESS[kind])
     start = time.process_time()
     assert complaint(lambda: parse("train", [str(path)]), path)
-    assert complaint(lambda: parse("train", ["--recipe", str(path)]), "recipe", "settings")
+    assert complaint(lambda: parse("train", ["--recipe", str(path)]), path)
     key, _, value = ENDLESS[kind].partition(": ")
     if "\n" not in value and key != "name":  # which a text may be as it stands
         assert complaint(lambda: parse("train", [f"--{key}", value]), key, "settings", "arguments")

@@ -1,9 +1,9 @@
 """From the command line to what an audit is asked for."""
 
 from argparse import ArgumentError
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
-from balora.arguments import cause, command_parser, read_settings
+from balora.arguments import cause, command_parser, files_given, read_settings
 from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
 
@@ -20,9 +20,7 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
     further = arguments[len(named) :]
-    joined = [argument.removeprefix("--config=") for argument in further if argument.startswith("--config=")]
-    apart = [path for option, path in pairwise(further) if option == "--config"]
-    for path in joined + apart:
+    for path in files_given(further, "--config"):
         read_settings(path, AuditSettings)
     try:
         # MODEL and ADAPTER last, so that they stand before what a file says.
