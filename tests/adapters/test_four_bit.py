@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import tiny_models
 import torch
 import transformers as hf
 from peft import PeftModel, prepare_model_for_kbit_training
@@ -31,6 +32,16 @@ TERMS = ("consistency", "diversity", "spectral")
 def unpacked(monkeypatch):
     """As on a CPU for which bitsandbytes does not repack weights, so that a base can be run before it is adapted."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Every width a multiple of 64: bitsandbytes gives narrower weights back wrong on CPUs with AVX512."""
+    for sizes in (tiny_models.SMALL, tiny_models.GROUPED):
+        monkeypatch.setitem(sizes, "hidden_size", 64)
+    monkeypatch.setitem(tiny_models.GPT2, "n_embd", 64)
+    for size, value in {"d_model": 64, "d_kv": 16}.items():
+        monkeypatch.setitem(tiny_models.T5, size, value)
 
 
 @pytest.fixture(scope="module")
@@ -409,6 +420,13 @@ def test_a_weight_that_is_quantized_cannot_be_split_or_quantized_again(saved):
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(BALoraError, match=message):
         BALoraConfig(quantization_config=settings)
+
+
+def test_what_bitsandbytes_gives_back_wrong_is_refused(monkeypatch):
+    right = bnb.functional.dequantize_4bit
+    monkeypatch.setattr(bnb.functional, "dequantize_4bit", lambda *args, **more: right(*args, **more).roll(1, 0))
+    with pytest.raises(BALoraError, match=r"q_proj .*\(64 × 64\) .*wrong on cpu.*llm_int8_skip_modules"):
+        quantized("llama", "pissa")
 
 
 def test_settings_are_kept_as_json(tmp_path):

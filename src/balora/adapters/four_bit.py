@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
@@ -99,7 +99,7 @@ def quantize(model: PeftModel, names: list[str]) -> None:
         names: From `layers_to_quantize`.
 
     Raises:
-        BALoraError: If bitsandbytes has already rewritten the weights for inference on a CPU.
+        BALoraError: If bitsandbytes has already rewritten the weights on a CPU, or gives them back wrong.
     """
     base = model.get_base_model()
     if names:
@@ -107,10 +107,10 @@ def quantize(model: PeftModel, names: list[str]) -> None:
         for name in names:
             module = base.get_submodule(name)
             if isinstance(module, LoraLayer):
-                module.base_layer = _in_four_bits(module.base_layer, settings)
+                module.base_layer = _in_four_bits(module.base_layer, settings, name)
                 _change_class(module)
             else:
-                base.set_submodule(name, _in_four_bits(module, settings))
+                base.set_submodule(name, _in_four_bits(module, settings, name))
         _declare(base, _quantizer(settings))
     if is_four_bit(model):
         _stay_trainable(base)
@@ -158,7 +158,7 @@ def _declare(base: PreTrainedModel, quantizer: HfQuantizer) -> None:
     quantizer.postprocess_model(base)
 
 
-def _in_four_bits(module: nn.Linear | Conv1D, settings: dict) -> nn.Module:
+def _in_four_bits(module: nn.Linear | Conv1D, settings: dict, name: str) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     wanted = BitsAndBytesConfig(**settings)
@@ -172,8 +172,29 @@ def _in_four_bits(module: nn.Linear | Conv1D, settings: dict) -> nn.Module:
         layer = Linear4bit(weight.shape[1], weight.shape[0], False, wanted.bnb_4bit_compute_dtype, **how)
     whole = Params4bit(weight.contiguous(), requires_grad=False, module=layer, **how)
     layer.weight = whole.to(weight.device)  # bitsandbytes quantizes on the first move
+    _check_round_trip(layer.weight, weight, name)
     layer.bias = module.bias
     return layer.train(module.training)
+
+
+def _check_round_trip(quantized: nn.Parameter, weight: Tensor, name: str) -> None:
+    """See that each block's largest value comes back: bitsandbytes' kernel for CPUs with AVX512 takes other blocks'.
+
+    It does so in some widths that are no multiple of the block's 64.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = quantized.quant_state
+    whole = torch.stack([weight.float(), dequantize_4bit(quantized.data, state).float()]).abs().flatten(1)
+    padded = nn.functional.pad(whole, (0, -whole.shape[1] % state.blocksize))
+    before, after = padded.unflatten(1, (-1, state.blocksize)).amax(-1)  # (blocks,)
+    if not torch.allclose(after, before, rtol=0.02, atol=0.05 * float(before.max())):
+        size, device = f"{weight.shape[0]} × {weight.shape[1]}", weight.device.type
+        raise BALoraError(
+            f"quantization_config: bitsandbytes gives {name} ({size}) back wrong on {device}, as its kernels do where "
+            f"the width is no multiple of {state.blocksize}: quantize on another device, or name the layer in "
+            "llm_int8_skip_modules"
+        )
 
 
 def _change_class(module: LoraLayer) -> None:
