@@ -1,9 +1,12 @@
 """Tiny random models of many architectures, and inputs for them."""
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+
+from balora import BALoraConfig, BALoraModel, get_balora_model
 
 SMALL = {
     "hidden_size": 32,
@@ -51,6 +54,16 @@ BART = {
     "decoder_start_token_id": 1,
     "forced_eos_token_id": 1,
 }
+
+
+def widen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every width a multiple of 64: bitsandbytes gives narrower weights back wrong on CPUs with AVX512."""
+    for sizes in (SMALL, GROUPED):
+        monkeypatch.setitem(sizes, "hidden_size", 64)
+    monkeypatch.setitem(GPT2, "n_embd", 64)
+    for size, value in {"d_model": 64, "d_kv": 16}.items():
+        monkeypatch.setitem(T5, size, value)
+
 
 CAUSAL = {
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED)),
@@ -224,3 +237,11 @@ def train_steps(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int = 
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
+
+
+def trained(name: str, method: str, **settings) -> BALoraModel:
+    """A tiny model with an adapter on every linear layer, some steps from its start."""
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
+    model = get_balora_model(make(name), BALoraConfig(method=method, **settings))
+    train_steps(model, inputs_for(name))
+    return model

@@ -23,7 +23,7 @@ from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.config_checks import check_task_names
 from balora.errors import BALoraError
-from balora.loading import first_line
+from balora.loading import MISFITS, first_line
 from balora.model import BALoraModel
 from balora.schedule import weights_at
 from balora.sharding import refuse_missing_weights
@@ -119,7 +119,7 @@ def load_balora_model(
             load_direction(adapted, model_id)
     except BALoraError:
         raise
-    except reading.MISFITS as error:
+    except MISFITS as error:
         raise BALoraError(f"{model_id} does not fit {kind}: {first_line(error)}") from error
     return adapted.train(is_trainable)
 

@@ -10,6 +10,8 @@ from balora.errors import BALoraError
 
 #: What Transformers reads where `use_safetensors` is false.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+#: What building from a configuration, and filling from tensors, raises where these are not what they say.
+MISFITS = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 
 
 def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:

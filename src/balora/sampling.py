@@ -8,6 +8,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.modes import evaluation_mode
 
+#: Of `generate`: nothing of what a checkpoint's generation settings may ask for beside the model's own distribution.
+AS_IT_IS = {
+    "max_length": None,
+    "min_length": 0,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "use_cache": True,
+}
+
 
 def sample_tokens(
     model: PreTrainedModel,
@@ -35,18 +45,13 @@ def sample_tokens(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            max_length=None,
-            min_length=0,
             do_sample=True,
             temperature=temperature,
             top_k=0,
             top_p=top_p,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
-            use_cache=True,
+            **AS_IT_IS,
         )[:, ids.shape[1] :]  # (B, T)
     rows = written.tolist()
     stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]

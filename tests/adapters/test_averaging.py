@@ -5,20 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel, TaskType
-from tiny_models import inputs_for, make, train_steps, without_labels
+from tiny_models import inputs_for, make, train_steps, trained, without_labels
 
-from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
+from balora import BALoraConfig, BALoraError, BALoraModel
 from balora.adapters.averaging import average_with_base, check_averaging
 
 METHODS = ["lora", "rslora", "pissa", "olora", "milora", "lora-fa"]
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
-
-
-def trained(name: str, method: str, **own) -> BALoraModel:
-    own = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **own}
-    model = get_balora_model(make(name), BALoraConfig(method=method, **own))
-    train_steps(model, inputs_for(name))
-    return model
 
 
 def averaged(name: str, folder: object, alpha: float) -> torch.nn.Module:

@@ -4,11 +4,10 @@ import json
 import math
 
 import pytest
-import tiny_models
 import torch
 import transformers as hf
 from peft import PeftModel, prepare_model_for_kbit_training
-from tiny_models import inputs_for, make, train_steps, without_labels
+from tiny_models import inputs_for, make, train_steps, widen, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -29,19 +28,10 @@ TERMS = ("consistency", "diversity", "spectral")
 
 
 @pytest.fixture(autouse=True)
-def unpacked(monkeypatch):
-    """As on a CPU for which bitsandbytes does not repack weights, so that a base can be run before it is adapted."""
+def as_on_any_cpu(monkeypatch):
+    """Where bitsandbytes does not repack weights, so that a base can be run before it is adapted."""
+    widen(monkeypatch)
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
-
-
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    """Every width a multiple of 64: bitsandbytes gives narrower weights back wrong on CPUs with AVX512."""
-    for sizes in (tiny_models.SMALL, tiny_models.GROUPED):
-        monkeypatch.setitem(sizes, "hidden_size", 64)
-    monkeypatch.setitem(tiny_models.GPT2, "n_embd", 64)
-    for size, value in {"d_model": 64, "d_kv": 16}.items():
-        monkeypatch.setitem(tiny_models.T5, size, value)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,12 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import MODELS, inputs_for, make, train_steps, without_labels
+from tiny_models import MODELS, inputs_for, make, train_steps, trained, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 
 METHODS = ["lora", "rslora", "dora", "pissa", "olora", "milora", "lora-fa"]
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
-
-
-def trained(name: str, method: str, **settings) -> BALoraModel:
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
-    model = get_balora_model(make(name), BALoraConfig(method=method, **settings))
-    train_steps(model, inputs_for(name))
-    return model
 
 
 @pytest.mark.parametrize("method", METHODS)

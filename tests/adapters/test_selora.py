@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import transformers as hf
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from tiny_models import inputs_for, make, without_labels, word_tokenizer
+from tiny_models import inputs_for, make, widen, without_labels, word_tokenizer
 from torch import Tensor
 from trl import SFTConfig
 
@@ -492,8 +492,9 @@ def test_merged_at_several_sentences_it_has_their_mean_gate():
 
 
 @torch.no_grad()
-def test_a_base_in_four_bits_is_gated_and_merged_as_any():
+def test_a_base_in_four_bits_is_gated_and_merged_as_any(monkeypatch):
     pytest.importorskip("bitsandbytes")
+    widen(monkeypatch)
     inputs, s = without_labels(inputs_for("llama")), sentences()[1]
     four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
     model = moved(dtype=torch.float32, quantization_config=four_bit).eval()

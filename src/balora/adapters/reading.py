@@ -6,16 +6,16 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
-from balora.loading import first_line
+from balora.loading import MISFITS, first_line
 
 PEFT_FILE = "adapter_config.json"
-#: What building from a configuration, and filling from tensors, raises where these are not what they say.
-MISFITS = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,6 +87,27 @@ def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state:
                 f"{Path(folder) / PEFT_FILE}: rank {str(rank)[:20]} is none of its weights', which have at most "
                 f"{max(rows, default=0)}"
             )
+
+
+def put_on(
+    base: PreTrainedModel, folder: str | os.PathLike[str], *, is_trainable: bool = False
+) -> tuple[PeftModel, Any]:
+    """A model with an adapter of any kind on it, and what PEFT says of the keys that one of the two sides lacks.
+
+    Args:
+        base: The model.
+        folder: The adapter's, its weights seen to be readable (`read_weights`).
+        is_trainable: As in PEFT.
+
+    Raises:
+        BALoraError: If it does not fit; keys that are left over are no error to PEFT, and left to the caller.
+    """
+    try:
+        model = PeftModel.from_pretrained(base, folder, is_trainable=is_trainable)
+        # Once more, since only this tells.
+        return model, model.load_adapter(folder, model.active_adapter, is_trainable=is_trainable)
+    except MISFITS as error:
+        raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {first_line(error)}") from error
 
 
 def refuse_partial(folder: str | os.PathLike[str], model: str, loaded: Any, name: str) -> None:

@@ -19,12 +19,12 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.adapters.reading import MISFITS, read_weights
+from balora.adapters.reading import put_on, read_weights
 from balora.adapters.teacher import student_aside
 from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
 from balora.errors import BALoraError
-from balora.loading import first_line, load
+from balora.loading import load
 
 Model = PreTrainedModel | PeftModel
 
@@ -154,14 +154,10 @@ def check_dtype(dtype: str) -> None:
 
 
 def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PeftModel:
-    try:
-        with catch_warnings():
-            filterwarnings("ignore", "Found missing adapter keys")  # an error, below
-            tuned = PeftModel.from_pretrained(base, adapter).eval()
-        # Loaded once more for what PEFT says of it: keys that one of the two sides lacks are no error to it.
-        loaded = tuned.load_adapter(adapter, tuned.active_adapter)
-    except MISFITS as error:
-        raise BALoraError(f"adapter: {adapter} does not fit {type(base).__name__}: {first_line(error)}") from error
+    with catch_warnings():
+        filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+        tuned, loaded = put_on(base, adapter)
+    tuned.eval()
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft_config.peft_type]
     if wrong := [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if prefix in key]:
         raise BALoraError(

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.data.lengths import context_length
 from balora.errors import BALoraError
 from balora.modes import evaluation_mode
+from balora.sampling import AS_IT_IS
 
 
 @torch.no_grad()
@@ -98,16 +99,11 @@ def _generate(
             attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=device),
             **{name: tensor.to(device) for name, tensor in inputs.items()},
             max_new_tokens=max_new_tokens,
-            max_length=None,
-            min_length=0,
             do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            use_cache=True,
             pad_token_id=padding,
             stop_strings=list(stop) or None,
             tokenizer=tokenizer,
+            **AS_IT_IS,
         )  # (B, S + T)
     texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return [_before(text, stop) for text in texts]

@@ -13,15 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from balora.adapters.averaging import check_averaging
-from balora.adapters.reading import MISFITS, read_peft_settings, read_weights, refuse_partial
+from balora.adapters.reading import put_on, read_peft_settings, read_weights, refuse_partial
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
 from balora.build import get_balora_model
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
-from balora.errors import BALoraError
-from balora.loading import first_line
 from balora.methods import RUN_METHODS
 from balora.model import BALoraModel
 from balora.modes import evaluation_mode
@@ -90,12 +88,7 @@ def load_student(workload: Workload, folder: str) -> PeftModel:
     read_peft_settings(folder)
     read_weights(folder, "cpu", use_safetensors=workload.recipe.use_safetensors)
     kind = type(base).__name__
-    try:
-        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
-        # Once more for what PEFT says of it: keys that one of the two sides lacks are no error to it.
-        loaded = model.load_adapter(folder, model.active_adapter, is_trainable=True)
-    except MISFITS as error:
-        raise BALoraError(f"adapter: {folder} does not fit {kind}: {first_line(error)}") from error
+    model, loaded = put_on(base, folder, is_trainable=True)
     refuse_partial(folder, kind, loaded, model.active_adapter)
     return model
 

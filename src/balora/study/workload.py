@@ -27,7 +27,7 @@ from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
-from balora.loading import first_line, load
+from balora.loading import MISFITS, first_line, load
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.paths import with_paths
@@ -103,15 +103,7 @@ class Workload:
         try:
             with torch.device("meta"):
                 return self._auto().from_config(config)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            ArithmeticError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
+        except (*MISFITS, AssertionError) as error:
             said = f"config.json makes no model: {first_line(error)}"
             raise BALoraError(f"{MODEL}: {self.recipe.model_name_or_path!r}: {said}") from error
 

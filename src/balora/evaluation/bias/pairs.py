@@ -35,9 +35,8 @@ def pair_log_odds(
     batch_size: int = 32,
 ) -> np.ndarray:
     """Δ = log P(stereotypical) − log P(antistereotypical) of each pair in nats, `(N,)`; see `log_likelihoods`."""
-    texts = [text for pair in pairs for text in (pair.stereotypical, pair.antistereotypical)]
-    found = log_likelihoods(model, tokenizer, texts, per_token=per_token, batch_size=batch_size)
-    return found[::2] - found[1::2]
+    whole, each = both_log_odds(model, tokenizer, pairs, batch_size=batch_size)
+    return each if per_token else whole
 
 
 def both_log_odds(
