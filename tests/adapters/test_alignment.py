@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import combinations
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from trl import SFTConfig
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
-from balora.adapters.task_alignment import alignment_term
+from balora.adapters.task_alignment import alignment_term, task_distance
 from balora.adapters.teacher import lora_layers
 from balora.training.sft import BALoraSFTTrainer
 
@@ -157,6 +158,30 @@ def test_the_term_is_that_of_the_weights_as_a_mean_over_layers_of_unequal_shapes
         torch.autograd.grad(term, parameters), torch.autograd.grad(naive, parameters), strict=True
     ):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_distance_is_that_of_the_weights_whatever_their_size():
+    model = adapted()
+    assert task_distance(get_balora_model(make("llama"), settings_of()), TASKS) == 0  # at their start
+    layers = lora_layers(model).values()
+    weights = [
+        [layer.scaling[task] * layer.lora_B[task].weight @ layer.lora_A[task].weight for task in TASKS]
+        for layer in layers
+    ]
+    apart = sum((one - other).square().sum() for found in weights for one, other in combinations(found, 2))
+    size = sum(weight.square().sum() for found in weights for weight in found)
+    far = task_distance(model, TASKS)
+    assert far == pytest.approx(float(apart / (2 * size)), rel=1e-12)
+    for layer in layers:
+        for task in TASKS:
+            layer.lora_B[task].weight *= 3
+    assert task_distance(model, TASKS) == pytest.approx(far, rel=1e-12)
+    for layer in layers:
+        for task in TASKS[1:]:
+            layer.lora_A[task].weight.copy_(layer.lora_A[TASKS[0]].weight)
+            layer.lora_B[task].weight.copy_(layer.lora_B[TASKS[0]].weight)
+    assert task_distance(model, TASKS) == pytest.approx(0, abs=1e-12)
 
 
 def test_alignment_draws_the_tasks_together():

@@ -134,6 +134,8 @@ def test_two_tasks_in_one_adapter_and_in_two_that_are_aligned(mixed, tmp_path, m
         assert {"eval_loss", "eval_loss_auxiliary", "kl_to_base", "kl_to_base_auxiliary"} <= run.metrics.keys()
     assert runs["aligned"].trainable_parameters == 2 * runs["lora"].trainable_parameters
     assert runs["aligned"].metrics["eval_loss_auxiliary"] < runs["pretrained"].metrics["eval_loss_auxiliary"]
+    assert 0 < runs["aligned"].metrics["task_distance"] < 2
+    assert "task_distance" not in runs["lora"].metrics
     history = json.loads((tmp_path / "out/runs/aligned-seed1/history.json").read_text())
     assert any("loss_alignment" in row for row in history)
     base = AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")

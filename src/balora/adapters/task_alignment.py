@@ -35,6 +35,29 @@ def alignment_term(model: PeftModel, names: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
+def task_distance(model: PeftModel, names: Sequence[str]) -> float:
+    """How far the tasks' adapters lie apart, whatever their size, over all layers together.
+
+    Σ_{i<j} ‖ΔW_i − ΔW_j‖² / ((n − 1)·Σ_i ‖ΔW_i‖²): 0 where all are one, 1 where no two have anything in common, and
+    more where they undo one another, up to n/(n − 1).
+
+    Args:
+        model: With an adapter for each task.
+        names: Of the tasks, two or more.
+
+    Returns:
+        The distance; 0 where no adapter has left its start.
+    """
+    n, apart, size = len(names), 0.0, 0.0
+    for layer in lora_layers(model).values():
+        deltas = torch.stack([layer.get_delta_weight(name).double() for name in names])  # (n, out, in)
+        squares = float(deltas.square().sum())
+        apart += n * squares - float(deltas.sum(0).square().sum())  # the sum over pairs
+        size += squares
+    return apart / ((n - 1) * size) if size else 0.0
+
+
+@torch.no_grad()
 def merge_into_one(model: PeftModel, names: Sequence[str], kept: Sequence[str]) -> None:
     """Leave one plain LoRA adapter, `balora.adapters.teacher.STUDENT`: the mean of some tasks', exactly.
 

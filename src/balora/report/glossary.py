@@ -39,6 +39,11 @@ GLOSSARY: dict[str, Metric] = {
         "higher", "F1 on the same questions asked otherwise, a mean over the ways and strengths of doing so."
     ),
     "semsim": Metric("higher", "Cosine of the sentence vectors of the answer given and the right one."),
+    "task_distance": Metric(
+        "lower",
+        "How far the tasks' adapters lie apart, whatever their size: 0 where they are one, 1 where they have nothing "
+        "in common.",
+    ),
     "single_em": Metric(
         "higher", "Exact answers to the questions that the pretrained model could answer: from a single sentence."
     ),

@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
+from balora.adapters.task_alignment import task_distance
 from balora.evaluation.classification import classification_metrics, predict
 from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
@@ -72,6 +73,8 @@ def _measured(
         metrics |= measure_answers(workload, trainer, model, directory)
     if workload.recipe.noise_kinds and workload.validation is not None:
         metrics |= measure_noise(workload, trainer, model, teacher, sets["validation"][1], directory)
+    if workload.recipe.task_names is not None:
+        metrics["task_distance"] = task_distance(model, workload.recipe.task_names)
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
     metrics |= run_benchmarks(workload.benchmarks, model, directory)
