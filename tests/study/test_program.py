@@ -182,7 +182,12 @@ def command_line(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "saving", [{"packing": True, "max_length": 24}, {"train_sampling_strategy": "group_by_length"}]
+    "saving",
+    [
+        {"packing": True, "max_length": 24},
+        {"train_sampling_strategy": "group_by_length"},
+        {"bf16": True, "training_arguments": {}},
+    ],
 )
 def test_settings_that_save_time_train_too(saving, settings, tmp_path):
     settings |= {"methods": ["ba-lora"], "seeds": [1], "sample_rate": 0.5} | saving

@@ -213,6 +213,7 @@ def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),  # Transformers takes bf16 there only if it is told so
         **recipe.training_arguments,
     }
 
