@@ -10,6 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import adapter_steps
 import alignment_cost
+import anchor_cost
 import contenders
 import gate_cost
 import growth
@@ -72,6 +73,14 @@ def test_tasks_train_with_and_without_alignment(monkeypatch):
     found = {name: alignment_cost.measure(name, tiny, steps=1)["parameters"] for name in alignment_cost.CONTENDERS}
     torch.set_num_threads(threads)
     assert set(found.values()) == {3 * 2 * 4 * 2 * (16 + 16)}  # tasks, blocks, projections, rank
+
+
+def test_anchors_and_swaps_train_beside_plain_lora(monkeypatch):
+    monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
+    threads = torch.get_num_threads()
+    found = {name: anchor_cost.measure(name, TINY, steps=1)["parameters"] for name in anchor_cost.CONTENDERS}
+    torch.set_num_threads(threads)
+    assert len(set(found.values())) == 1
 
 
 def test_ratios_are_to_the_first_of_the_same_round(capsys):

@@ -82,6 +82,13 @@ def test_the_headline_is_honest_about_noise(runs):
     )
 
 
+def test_what_is_no_measure_of_drift_is_not_called_keeping():
+    made = [run(name, seed, f1=0.5, hatecheck_recall=0.6 + 0.1 * i) for i, name in enumerate("ab") for seed in (1, 2)]
+    sentence = headline(summarize(made)[0], "f1", "hatecheck_recall")
+    assert "b does best in the second measure (hatecheck_recall 0.7" in sentence
+    assert "keeps" not in sentence
+
+
 def test_the_headline_says_when_fine_tuning_did_not_help():
     made = [run(PRETRAINED, 1, accuracy=0.9), run("lora", 1, accuracy=0.6), run("pissa", 1, accuracy=0.7)]
     sentence = headline(summarize(made)[0], "accuracy", "kl_to_base")

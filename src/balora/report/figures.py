@@ -16,7 +16,7 @@ from balora.report.results import PRETRAINED, Run
 
 INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#e4e7eb"
 
-# Blue, vermillion, green, pink, wine, orange, sky blue, grey: told apart under protanopia, deuteranopia and tritanopia.
+# Blue, vermillion, green, pink, wine, orange, sky blue, grey: told apart under protanopia, deuteranopia, tritanopia.
 # The markers repeat with another period, so that a ninth method still differs from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#661155", "#E69F00", "#56B4E9", "#4D4D4D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

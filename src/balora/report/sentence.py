@@ -9,11 +9,20 @@ from balora.report.results import PRETRAINED, Run
 from balora.report.summary import TaskSummary
 from balora.report.task_metric import TaskMetric, tasks_of
 
+#: Metrics of what is left of the pretrained model; any other on the drift axis is a second measure of the task.
+KEPT = {
+    *("perplexity", "kl_to_base", "mse_to_base", "top1_agreement", "representation_shift", "linear_cka"),
+    *("fact_recall", "attribute_recall", "single_em"),
+}
+
 
 def headline(summary: TaskSummary, task_metric: str, drift_metric: str) -> str:
     """Say in plain words which fine-tuned method leads in `task_metric` and which in `drift_metric`."""
     task = _lead(summary, task_metric, "does best on the task")
-    drift = _lead(summary, drift_metric, "keeps most of the original model")
+    kept = drift_metric in KEPT
+    drift = _lead(
+        summary, drift_metric, "keeps most of the original model" if kept else "does best in the second measure"
+    )
     if task is None and drift is None:
         return f"On {summary.task} there are too few results to compare methods by {task_metric} or {drift_metric}."
     claims = f"On {summary.task}, " + "; ".join(part for part in (task, drift) if part)
