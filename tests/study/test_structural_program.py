@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from balora.cli import main
-from balora.data import expand_path
+from balora.data import expand_path, load_table
+from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.report import read_results
 from balora.study.sets import read_sets
@@ -125,13 +126,19 @@ def mixed(data_dir, models_dir, tmp_path) -> dict:
 
 
 @pytest.mark.slow
-def test_two_tasks_in_one_adapter_and_in_two_that_are_aligned(mixed, tmp_path, models_dir):
+def test_two_tasks_in_one_adapter_and_in_two_that_are_aligned(mixed, tmp_path, models_dir, data_dir):
+    mixed |= {
+        "perplexity_file": str(data_dir / "tinystories" / "tinystories_1000.json"),
+        "max_perplexity_samples": 2,
+        "benchmarks": {"winobias": {"folder": str(data_dir / "winobias"), "max_samples": 4}},
+    }
     own = {"method": "lora", "task_names": ["primary", "auxiliary"], "alignment_weight": 0.1}
     study = {"methods": ["lora", "aligned"], "method_settings": {"aligned": own}, "mixture_ratio": [75, 25]}
     assert program(tmp_path, "compare", mixed | study) == 0
     runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
     for run in runs.values():
         assert {"eval_loss", "eval_loss_auxiliary", "kl_to_base", "kl_to_base_auxiliary"} <= run.metrics.keys()
+        assert {"perplexity", "winobias_bias_score"} <= run.metrics.keys()
     assert runs["aligned"].trainable_parameters == 2 * runs["lora"].trainable_parameters
     assert runs["aligned"].metrics["eval_loss_auxiliary"] < runs["pretrained"].metrics["eval_loss_auxiliary"]
     assert 0 < runs["aligned"].metrics["task_distance"] < 2
@@ -140,3 +147,10 @@ def test_two_tasks_in_one_adapter_and_in_two_that_are_aligned(mixed, tmp_path, m
     assert any("loss_alignment" in row for row in history)
     base = AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")
     assert isinstance(PeftModel.from_pretrained(base, tmp_path / "out/runs/aligned-seed1/auxiliary"), PeftModel)
+    tokenizer = AutoTokenizer.from_pretrained(models_dir / "stories260k")
+    texts = load_table(mixed["perplexity_file"])["text"][:2]
+    base = AutoModelForCausalLM.from_pretrained(models_dir / "stories260k")
+    primary = PeftModel.from_pretrained(base, tmp_path / "out/runs/aligned-seed1/primary")
+    assert perplexity(primary, tokenizer, texts, context=512) == pytest.approx(
+        runs["aligned"].metrics["perplexity"], rel=1e-5
+    )

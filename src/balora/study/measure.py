@@ -75,6 +75,7 @@ def _measured(
         metrics |= measure_noise(workload, trainer, model, teacher, sets["validation"][1], directory)
     if workload.recipe.task_names is not None:
         metrics["task_distance"] = task_distance(model, workload.recipe.task_names)
+        model.set_adapter(workload.recipe.task_names[0])  # for what is of neither task
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
     metrics |= run_benchmarks(workload.benchmarks, model, directory)
