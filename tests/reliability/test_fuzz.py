@@ -36,7 +36,8 @@ def fuzzed(program: list[str], folder: Path, *further: str) -> subprocess.Comple
     paths = os.pathsep.join(str(path) for path in (SOURCE, HERE.parent, HERE))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
     command = [sys.executable, *program, str(folder), *further, "-seed=1"]
-    return subprocess.run(command, capture_output=True, env=environment)
+    # Before pytest's own limit, which would leave the process behind.
+    return subprocess.run(command, capture_output=True, env=environment, timeout=800)
 
 
 @needs_atheris
