@@ -4,37 +4,20 @@ import os
 import time
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from bad_inputs import ODD, PIECES, complaint, encoded, hold, mutated, mutated_bytes, sized
 from hypothesis import strategies as st
+from right_recipes import NAMES, RECIPES, WORKS, planned
 
 from balora.arguments import parse, read_recipe
 from balora.audit.arguments import parse_audit
 from balora.data import load_table
 from balora.recipe import Recipe
 from balora.recipe_edit import with_settings
-from balora.study.plan import plan, single
-from balora.study.run_dir import claimed, named_folder
-
-WORKS = {"model_name_or_path": "m", "train_file": "a.jsonl"}
-RECIPES: list[dict[str, Any]] = [
-    {**WORKS, "methods": ["lora", "ba-lora"], "seeds": [1, 2], "r": 4, "learning_rate": 0.01, "output_dir": "out"},
-    {**WORKS, "label_column": "label", "class_ratio": [2, 1], "time_frequency": "daily", "geometry": True},
-    {"world": {"facts": 8, "task_items": 6}, "worlds": {"pronoun_skew": [0.5, 0.9]}, "r": 2},
-    {**WORKS, "sweep": {"r": [1, 2], "learning_rate": [0.1, 0.2]}, "method_settings": {"lora": {"r": 2}}},
-    {"tasks": {"one": WORKS, "two": {**WORKS, "r": 8}}, "methods": ["mine"],
-     "method_settings": {"mine": {"method": "lora"}}},
-    {**WORKS, "auxiliary": {"train_file": "b.jsonl"}, "mixture_ratio": [9, 1],
-     "training_arguments": {"use_cpu": True}},
-    {**WORKS, "qa_format": "squad", "max_length": 64, "perturbation_kinds": ["synonym"], "task_type": "SEQ_2_SEQ_LM"},
-    {**WORKS, "streaming": True, "max_steps": 5, "quantization_config": {"bnb_4bit_quant_type": "nf4"},
-     "method": "qlora"},
-    {**WORKS, "oasst": {"languages": ["en"]}, "benchmarks": {"gsm8k": {"file": "a"}}, "noise_kinds": ["token"]},
-]  # fmt: skip
-NAMES = [f.name for f in fields(Recipe)]
+from balora.study.plan import plan
+from balora.study.run_dir import claimed
 
 
 @st.composite
@@ -55,18 +38,9 @@ def recipes(draw: st.DrawFn) -> bytes:
 def test_a_changed_recipe_is_planned_or_refused(count, tmp_path):
     path = tmp_path / "recipe.yaml"
 
-    def read() -> None:
-        recipe, _ = parse("train", [str(path)])
-        recipe.to_yaml()
-        plan(recipe)
-        if not recipe.tasks:
-            single(recipe)
-        if recipe.output_dir:
-            named_folder(recipe)
-
     def check(content: bytes) -> str:
         path.write_bytes(content)
-        said = complaint(read, path, *NAMES, "Recipe", "recipe", "settings")
+        said = complaint(lambda: planned(path), path, *NAMES, "Recipe", "recipe", "settings")
         if said is None:
             return "planned"
         return "refused by value" if complaint(lambda: read_recipe(path), path) is None else "refused as a file"
