@@ -16,18 +16,18 @@ WARM_UP = 2
 Figures = dict[str, float]
 
 
-def time_steps(model: nn.Module, batch: dict[str, Any], steps: int) -> Figures:
+def time_steps(model: nn.Module, batch: dict[str, Any], steps: int, warm_up: int | None = None) -> Figures:
     """Median seconds of a step with AdamW, peak megabytes with the model and the process, and trained parameters."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    seconds = []
-    for _ in range(WARM_UP + steps):
+    seconds, first = [], WARM_UP if warm_up is None else warm_up
+    for _ in range(first + steps):
         start = time.perf_counter()
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
     return {
-        "seconds": statistics.median(seconds[WARM_UP:]),
+        "seconds": statistics.median(seconds[first:]),
         "peak_memory_mb": resident_mb(),
         "parameters": trainable_parameters(model),
     }

@@ -67,12 +67,13 @@ def test_gates_train_beside_plain_lora(monkeypatch):
 
 
 def test_tasks_train_with_and_without_alignment(monkeypatch):
-    monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
+    monkeypatch.setattr(alignment_cost, "WARM_UP", 0)
     tiny = alignment_cost.Shape(d=16, blocks=2, vocabulary=50, length=6, tasks=3, r=2)
     threads = torch.get_num_threads()
-    found = {name: alignment_cost.measure(name, tiny, steps=1)["parameters"] for name in alignment_cost.CONTENDERS}
+    found = alignment_cost.measure(tiny, pairs=2)
     torch.set_num_threads(threads)
-    assert set(found.values()) == {3 * 2 * 4 * 2 * (16 + 16)}  # tasks, blocks, projections, rank
+    assert list(found) == ["unaligned", "aligned"]
+    assert {figures["parameters"] for figures in found.values()} == {3 * 2 * 4 * 2 * (16 + 16)}  # tasks, …, rank
 
 
 def test_anchors_and_swaps_train_beside_plain_lora(monkeypatch):
