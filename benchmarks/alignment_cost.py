@@ -3,9 +3,9 @@
     python benchmarks/alignment_cost.py
 
 A Llama with random weights and 200 adapted layers (q, k, v and o of 50 blocks), an adapter of rank 8 for each task in
-every one of them, and a row of each task in every batch. What is looked for is smaller than what one process differs
-from the next, so each process takes steps of both kinds in turn, after some that are not timed; a round is a fresh
-process, ratios are to the median step without alignment in the same process, medians over rounds.
+every one of them, and a row of each task in every batch. A round is a fresh process that takes steps of both kinds in
+turn, after some that are not timed; ratios are to the median step without alignment in the same process, medians over
+rounds.
 """
 
 import argparse
