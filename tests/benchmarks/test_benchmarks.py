@@ -70,10 +70,9 @@ def test_tasks_train_with_and_without_alignment(monkeypatch):
     monkeypatch.setattr(alignment_cost, "WARM_UP", 0)
     tiny = alignment_cost.Shape(d=16, blocks=2, vocabulary=50, length=6, tasks=3, r=2)
     threads = torch.get_num_threads()
-    found = alignment_cost.measure(tiny, pairs=2)
+    found = {name: alignment_cost.measure(name, tiny, steps=1)["parameters"] for name in alignment_cost.CONTENDERS}
     torch.set_num_threads(threads)
-    assert list(found) == ["unaligned", "aligned"]
-    assert {figures["parameters"] for figures in found.values()} == {3 * 2 * 4 * 2 * (16 + 16)}  # tasks, …, rank
+    assert found == dict.fromkeys(("unaligned", "aligned"), 3 * 2 * 4 * 2 * (16 + 16))  # tasks, blocks, targets, rank
 
 
 def test_anchors_and_swaps_train_beside_plain_lora(monkeypatch):
