@@ -43,6 +43,7 @@ def message(name: str, parent: str | None, role: str, **more: Any) -> dict[str, 
 CLASSES = [{"text": f"the cat {i}", "text_pair": "a dog", "label": i % 2} for i in range(6)]
 NAMED = [{"sentence1": f"the cat {i}", "sentence2": "a", "label": ["yes", "no"][i % 2]} for i in range(4)]
 ENTAILED = [{**row, "label": ["entailment", "not_entailment"][i % 2]} for i, row in enumerate(NAMED)]
+ALIKE = [{"sentence1": f"the cat {i}", "sentence2": "a", "score": 1.5} for i in range(4)]
 SCORES = [{"text": f"the cat {i}", "label": 0.5 * i} for i in range(4)]
 PAIRS = [{"prompt": f"who sat on {i} ?", "completion": "cat", "date": f"2023-02-0{i + 1}T01:02:03Z"} for i in range(4)]
 CHATS = [{"messages": TURNS}, {"messages": [{"role": "system", "content": "be kind"}, *TURNS]}]
@@ -55,6 +56,14 @@ HOTPOT = [
     }
     for i in range(2)
 ]  # fmt: skip
+HUB_HOTPOT = [
+    {
+        **{("id" if name == "_id" else name): value for name, value in row.items()},
+        "context": {"title": ["Film", "Ann"], "sentences": [["The film was made.", "By Ann."], ["She was born."]]},
+        "supporting_facts": {"title": ["Film", "Ann"], "sent_id": [0, 0]},
+    }
+    for row in HOTPOT
+]
 SQUAD = [
     {"id": "s1", "title": "A_b", "context": "The cat sat. On a mat.", "question": "Who sat?",
      "answers": {"text": ["cat"], "answer_start": [4]}},
@@ -137,11 +146,11 @@ TABLES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
 NESTED = (".jsonl", ".json", ".parquet")
 READERS: dict[str, tuple[list[Rows], tuple[str, ...], Callable[[str], None]]] = {
     "classes": ([CLASSES, NAMED, SCORES], TABLES, classified),
-    "glue": ([ENTAILED, [{**row, "score": 1.5} for row in NAMED]], TABLES, of_glue),
+    "glue": ([ENTAILED, ALIKE], TABLES, of_glue),
     "causal": ([PAIRS, CHATS, TEXTS], (*TABLES, ".txt"), completed),
     "streamed": ([PAIRS, CHATS, TEXTS], (*TABLES, ".txt"), streamed),
     "times": ([PAIRS], TABLES, thinned),
-    "hotpotqa": ([HOTPOT], NESTED, asked(hotpotqa_rows)),
+    "hotpotqa": ([HOTPOT, HUB_HOTPOT], NESTED, asked(hotpotqa_rows)),
     "squad": ([SQUAD, ARTICLES], NESTED, asked(squad_rows)),
     "oasst": ([MESSAGES, TREES], (*NESTED, ".jsonl.gz"), conversed),
 }

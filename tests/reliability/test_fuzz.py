@@ -77,6 +77,16 @@ def test_a_target_reads_what_is_right_and_refuses_what_is_not(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", right_rows.READERS)
+def test_all_rows_and_all_forms_of_file_are_among_what_is_right(name, tmp_path):
+    kinds, suffixes, _ = right_rows.READERS[name]
+    take = target(name, tmp_path)
+    read = {place for place, seed in enumerate(seeds(name)) if take(seed) is None}
+    assert {place % len(kinds) for place in read} == set(range(len(kinds)))
+    forms = {suffixes[place // len(kinds)] for place in read}
+    assert forms == set(suffixes) - ({".json"} if name == "streamed" else set())  # a document is read whole
+
+
 @pytest.mark.parametrize(
     ("wrong", "raised"),
     [
