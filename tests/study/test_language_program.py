@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from balora import BALoraModel
 from balora.arguments import parse
@@ -162,3 +164,20 @@ def test_a_wrong_setting_is_named_before_anything_is_trained(settings, data_dir,
     assert program(tmp_path, "train", settings | change) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "ba-lora", "lora+reg"])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_activations_are_recomputed_where_the_recipe_says_so(settings, tmp_path, monkeypatch, method, recomputed):
+    passes = []
+    forward = LlamaAttention.forward
+
+    def counted(self, *args, **kwargs):
+        passes.append(torch.is_grad_enabled() and self.training)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    change = {"method": method, "gradient_checkpointing": recomputed, "max_eval_samples": 2}
+    assert program(tmp_path, "train", settings | change) == 0
+    steps, depth = 2, 5
+    assert sum(passes) == steps * depth * (1 + recomputed)

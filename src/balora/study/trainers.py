@@ -50,6 +50,7 @@ SAME_NAMES = (
     "warmup_steps",
     "weight_decay",
     "max_grad_norm",
+    "gradient_checkpointing",  # which TRL would turn on
     "bf16",
     "logging_steps",
     "save_steps",
@@ -201,11 +202,8 @@ def _check_chat_template(workload: Workload) -> None:
 
 def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[str, Any]:
     recipe = workload.recipe
-    settings = {name: getattr(recipe, name) for name in SAME_NAMES}
-    if recipe.gradient_checkpointing:
-        settings["gradient_checkpointing"] = True
     return {
-        **settings,
+        **{name: getattr(recipe, name) for name in SAME_NAMES},
         "output_dir": str(directory),
         "seed": seed,
         "save_strategy": "steps",
