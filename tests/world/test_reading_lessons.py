@@ -3,7 +3,9 @@
 import pytest
 import torch
 from reading_world import TINY
+from transformers import AutoTokenizer, DataCollatorForSeq2Seq
 
+import balora.world.reading.pretrain as pretraining
 from balora.world.reading import ReadingConfig
 from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
 from balora.world.reading.names import YEARS
@@ -97,3 +99,17 @@ def test_rates_follow_the_size_of_each_weight():
     groups = make_optimizer(model, 0.5).param_groups
     for weight, group in zip(model.parameters(), groups, strict=True):
         assert group["lr"] == pytest.approx(0.5 * weight.pow(2).mean().item() ** 0.5)
+
+
+def test_lessons_are_taken_in_their_order(tmp_path, monkeypatch):
+    seen = []
+
+    class Recording(DataCollatorForSeq2Seq):
+        def __call__(self, rows, *args, **kwargs):
+            seen.extend(row["input_ids"] for row in rows)
+            return super().__call__(rows, *args, **kwargs)
+
+    monkeypatch.setattr(pretraining, "DataCollatorForSeq2Seq", Recording)
+    pretraining.pretrain(TINY, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert seen == tokenizer(make_lessons(TINY)["prompt"][:])["input_ids"]
