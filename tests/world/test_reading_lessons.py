@@ -1,11 +1,15 @@
 """What the small T5 is pretrained on, and the start that it has."""
 
+import re
+
 import pytest
 import torch
+from datasets import Dataset
 from reading_world import TINY
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq
 
 import balora.world.reading.pretrain as pretraining
+from balora.data import hotpotqa_rows, to_qa_rows
 from balora.world.reading import ReadingConfig
 from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
 from balora.world.reading.names import YEARS
@@ -33,10 +37,21 @@ def lesson(progress, number=0):
 def test_a_lesson_tells_what_it_asks(progress, number):
     question, context, answer = lesson(progress, number)
     assert answer in ("yes", "no", *YEARS) or answer in context
-    names = {paragraph.split(":")[0] for paragraph in context.split(". ")} | {
-        word for word in YEARS if word in question
-    }
-    assert any(name in question for name in names)
+    titles = {paragraph.split(":")[0] for paragraph in context.split(". ")}
+    assert any(name in question for name in titles.union(YEARS))
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_lessons_are_put_as_question_answering_puts_them(tokenizer, number):
+    question, context, answer = lesson(0.9, number)
+    _, *parts = re.split(r"(\w+): ", context)  # title, sentences, title, …
+    told = {"title": parts[::2], "sentences": [re.findall(r"[^.]+\.", said) for said in parts[1::2]]}
+    facts = {"title": [], "sent_id": []}
+    row = {"id": "a", "question": question, "answer": answer, "type": "", "level": "", "context": told}
+    rows = hotpotqa_rows(Dataset.from_list([{**row, "supporting_facts": facts}]))
+    expected = to_qa_rows(rows, source="", max_tokens=512, count=lambda text: len(tokenizer(text)["input_ids"]))
+    assert expected["prompt"][0] == f"question: {question} context: {context}"
+    assert expected["completion"][0] == answer
 
 
 def test_lessons_begin_with_few_sentences_of_one_kind_and_end_with_whole_contexts():
