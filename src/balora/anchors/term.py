@@ -13,6 +13,7 @@ from torch import Tensor
 
 from balora.fused import Taught, fused_generation_loss, head_aside, head_of
 from balora.losses import consistency_loss
+from balora.teaching import taught_hidden, taught_logits
 
 if TYPE_CHECKING:
     from balora.tasks.generation import BALoraModelForGeneration
@@ -43,7 +44,7 @@ def teach(model: "BALoraModelForGeneration", count: int, *, fused: bool) -> Taug
     """
     inputs = {name: value.to(model.device) for name, value in model.anchors.draw(count).items()}
     everyone = torch.ones(count, dtype=torch.bool, device=model.device)
-    teacher = model._taught(inputs, everyone, 1.0) if fused else model._teacher_logits(inputs, 1.0)
+    teacher = taught_hidden(model, inputs, everyone, 1.0) if fused else taught_logits(model, inputs, 1.0)
     return TaughtAnchors(inputs, teacher)
 
 

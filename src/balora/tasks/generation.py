@@ -19,11 +19,9 @@ from balora.anchors import Anchors
 from balora.anchors.term import TaughtAnchors, anchor_term, teach
 from balora.batches import pick_examples, select_examples
 from balora.counterfactual import Swaps
-from balora.counterfactual.teacher import aligned, mixed_logits, others_of
 from balora.errors import BALoraError
 from balora.fused import (
     HeadSpectrum,
-    Taught,
     fused_generation_loss,
     head_aside,
     head_of,
@@ -35,6 +33,7 @@ from balora.losses.bias import mean_of_tokens
 from balora.model import BALoraModel, BALoraOutput, BatchCounts, combined
 from balora.objective import generation_terms
 from balora.sharding import is_sharded
+from balora.teaching import taught_hidden, taught_logits
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,10 @@ class BALoraModelForGeneration(BALoraModel):
         taught = None
         if batch.picked.any():
             seen = select_examples(batch.inputs, batch.picked)
-            taught = self._taught(seen, batch.picked, self.balora_config.sample_rate)
+            taught = taught_hidden(self, seen, batch.picked, self.balora_config.sample_rate)
         elif weights["consistency"] and is_sharded(self):
             # Others' weights are gathered with ours: the teacher runs here too, for nobody.
-            self._taught(select_examples(batch.inputs, _first(batch.picked)), batch.picked, 1.0)
+            taught_hidden(self, select_examples(batch.inputs, _first(batch.picked)), batch.picked, 1.0)
         anchors = self._taught_anchors(batch, fused=True)
         before = self._random_state()
         with head_aside(base) as received:
@@ -182,9 +181,9 @@ class BALoraModelForGeneration(BALoraModel):
         teacher_logits = None
         if batch.picked.any():
             seen = select_examples(batch.inputs, batch.picked)
-            teacher_logits = self._teacher_logits(seen, self.balora_config.temperature)
+            teacher_logits = taught_logits(self, seen, self.balora_config.temperature)
         elif weights["consistency"] and is_sharded(self):
-            self._teacher_logits(select_examples(batch.inputs, _first(batch.picked)), 1.0)
+            taught_logits(self, select_examples(batch.inputs, _first(batch.picked)), 1.0)
         anchors = self._taught_anchors(batch, fused=False)
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
@@ -239,28 +238,6 @@ class BALoraModelForGeneration(BALoraModel):
         if self._fused is not False and head is not None and head.softcap is not None:
             self._fused = False
             self._warn_of_whole_logits("an average of capped logits is not one of capped logits")
-
-    def _taught(self, inputs: dict[str, Any], picked: Tensor, rate: float) -> Taught:
-        """The teacher's hidden states for these sequences, and with swaps those for the same about others."""
-        base, about = self.get_base_model(), [] if self.swaps is None else others_of(self.swaps, inputs)
-        hidden = []
-        for given in (inputs, *(other.inputs for other in about)):
-            with head_aside(base) as received:
-                self.teacher_forward(**given)
-            hidden.append(received[0])
-        others = aligned(about, hidden[1:]) if about else None
-        return Taught(hidden[0], head_of(base, pretrained=True), picked, rate, others)
-
-    def _teacher_logits(self, inputs: dict[str, Any], temperature: float) -> Tensor:
-        """The teacher's logits `(n, S, V)`, with swaps those whose softmax at the temperature is the average."""
-        logits = self.teacher_forward(**inputs).logits
-        if self.swaps is None:
-            return logits
-        about = others_of(self.swaps, inputs)
-        said = aligned(about, [self.teacher_forward(**other.inputs).logits for other in about])
-        flat = [other.flatten(0, 1) for other in said.hidden]
-        mixed = mixed_logits(logits.flatten(0, 1), flat, said.partners, said.valid.flatten(), temperature)
-        return mixed.view_as(logits)
 
     def _taught_anchors(self, batch: _MicroBatch, *, fused: bool) -> TaughtAnchors | None:
         """This step's anchors with the teacher's part; `None` where they are off.
