@@ -67,7 +67,7 @@ def suite_figure(runs: Sequence[Run], metric_of: TaskMetric, baseline: str) -> F
         for index, (task, differences) in enumerate(by_task.items()):
             axes = figure.add_subplot(grid[index // columns + bool(average), index % columns])
             title = f"{task}, {with_arrow(metric_for(task, metric_of))}"
-            _draw(axes, textwrap.fill(title, title_width), differences, styles)
+            _draw(axes, textwrap.fill(title, title_width, break_long_words=False), differences, styles)
             _few_ticks(axes)
             axes.tick_params(labelleft=index % columns == 0)
         label = figure.supxlabel(" ", x=0.99, ha="right", color=MUTED, fontsize="medium")
