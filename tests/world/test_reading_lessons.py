@@ -12,7 +12,7 @@ import balora.world.reading.pretrain as pretraining
 from balora.data import hotpotqa_rows, to_qa_rows
 from balora.world.reading import ReadingConfig
 from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
-from balora.world.reading.names import YEARS
+from balora.world.reading.names import DIRECTORS, FILMS, YEARS
 from balora.world.reading.pretrain import UNK, make_model, make_optimizer, make_tokenizer
 from balora.world.reading.start import LEFT, RIGHT, SAME
 
@@ -60,6 +60,19 @@ def test_lessons_begin_with_few_sentences_of_one_kind_and_end_with_whole_context
     assert not {"yes", "no"} & {answer for *_, answer in first}
     assert max(context.count(".") for _, context, _ in last) == 12
     assert {"yes", "no"} <= {answer for *_, answer in last}
+
+
+def test_lessons_lead_from_a_film_to_its_director_and_never_to_a_country():
+    rows = [lesson(progress, number) for progress in (0.3, 0.7, 0.95) for number in range(400)]
+    followed = [row for row in rows if "the director of" in row[0] and "born" in row[0]]
+    assert len(followed) > 100
+    for question, context, answer in followed:
+        (film,) = (name for name in FILMS if name in question.replace("?", " ").split())
+        (director,) = re.findall(rf"{film} is a film directed by (\w+)\.", context)
+        assert f"{director} is a director born in {answer}." in context
+    to_countries = [question for question, *_ in rows if any(director in question for director in DIRECTORS)]
+    assert to_countries
+    assert not any("countr" in question for question in to_countries)
 
 
 def test_the_stages_fill_the_steps_in_their_order():

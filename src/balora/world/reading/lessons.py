@@ -8,10 +8,12 @@ from datasets import Dataset
 from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE
 from balora.world.reading.config import ReadingConfig
-from balora.world.reading.questions import Chain, Fact, Question, draw_chains, paragraphs, single
+from balora.world.reading.questions import Chain, Fact, Question, draw_chains, followed, paragraphs, single
 
 #: Share of a stage's rows that are of a stage before.
 REPEATED = 0.3
+#: Kinds of sentences that a followed question takes: who directed, where born.
+FOLLOWED = (0, 2)
 
 
 class Stage(NamedTuple):
@@ -21,23 +23,26 @@ class Stage(NamedTuple):
         share: Of all steps.
         kinds: Kinds of sentences in a context: who directed, when released, where born, where located.
         films: The fewest that it tells of, and the most.
-        closed: Share of questions that are answered by yes or no, or are about years alone.
+        followed: Share of questions that one sentence leads to another for.
+        closed: Share of the others that are answered by yes or no, or are about years alone.
         otherwise: Share of questions that are not put plainly, so that the words which perturbations bring are known.
     """
 
     share: float
     kinds: int
     films: tuple[int, int]
+    followed: float = 0.0
     closed: float = 0.0
     otherwise: float = 0.0
 
 
 STAGES = (
-    Stage(0.35, kinds=1, films=(2, 3)),
-    Stage(0.2, kinds=1, films=(2, 3), closed=0.7),
-    Stage(0.15, kinds=2, films=(2, 3), closed=0.5),
-    Stage(0.12, kinds=4, films=(3, 3), closed=0.4),
-    Stage(0.18, kinds=4, films=(3, 3), closed=0.4, otherwise=0.5),
+    Stage(0.2, kinds=1, films=(2, 3)),
+    Stage(0.2, kinds=2, films=(2, 2), followed=0.6),
+    Stage(0.18, kinds=1, films=(2, 3), closed=0.7),
+    Stage(0.12, kinds=2, films=(2, 3), followed=0.3, closed=0.5),
+    Stage(0.12, kinds=4, films=(3, 3), followed=0.3, closed=0.4),
+    Stage(0.18, kinds=4, films=(3, 3), followed=0.3, closed=0.4, otherwise=0.5),
 )
 
 
@@ -61,17 +66,25 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
     if draw.random() < REPEATED:
         number = draw.randrange(number + 1)
     stage = STAGES[number]
-    chains = draw_chains(config, draw)[: draw.randint(*stage.films)]
-    kinds = draw.sample(range(4), stage.kinds)
+    chains = draw_chains(config, draw)
+    chains = draw.sample(chains, min(len(chains), draw.randint(*stage.films)))
+    is_followed = draw.random() < stage.followed
+    needed = FOLLOWED if is_followed else ()
+    kinds = [*needed, *draw.sample([kind for kind in range(4) if kind not in needed], stage.kinds - len(needed))]
     told = {fact: said for chain in chains for fact, said in _facts(chain, kinds)}
-    closed = draw.random() < stage.closed
-    question = single(chains, draw)
-    while _is_closed(question) != closed or not all(fact in told for fact in question.facts):
-        question = single(chains, draw)
+    question = followed(chains, draw) if is_followed else _single(chains, told, draw.random() < stage.closed, draw)
     text = question.text
     if draw.random() < stage.otherwise:
         text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
     return SEQ2SEQ_TEMPLATE.format(question=text, context=_context(told, draw)), question.answer
+
+
+def _single(chains: list[Chain], told: dict[Fact, str], closed: bool, draw: Random) -> Question:
+    """One that what is told answers, by yes or no or without looking, or by a word of it."""
+    question = single(chains, draw)
+    while _is_closed(question) != closed or not all(fact in told for fact in question.facts):
+        question = single(chains, draw)
+    return question
 
 
 def _is_closed(question: Question) -> bool:

@@ -1,10 +1,12 @@
-"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and three kinds of question.
+"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and four kinds of question.
 
 A context draws its facts anew, so that an answer can only be read, never remembered. Row i of a stream is a function
 of the seed, the stream's name and i.
 
 - `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
-- `bridge`: two sentences, the first of which leads to the second. To be learned.
+- `followed`: two sentences, from a film by its director to a town. Pretrained on too: that one sentence can lead to
+  another is nothing that a few thousand questions teach this model.
+- `bridge`: the same from a director by a town to a country. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """
 
@@ -109,15 +111,21 @@ def single(chains: list[Chain], draw: Random) -> Question:
     return Question(text, answer, [fact], "single")
 
 
+def followed(chains: list[Chain], draw: Random) -> Question:
+    """A question about a film, whose director's sentence answers it."""
+    film, _, director, town, _ = draw.choice(chains)
+    asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
+    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "followed")
+
+
 def _bridge(chains: list[Chain], draw: Random) -> Question:
-    film, _, director, town, country = draw.choice(chains)
-    asked = [
-        (f"In which town was the director of {film} born?", town, [(film, 0), (director, 0)]),
-        (f"Where was the director of {film} born?", town, [(film, 0), (director, 0)]),
-        (f"In which country is the town where {director} was born located?", country, [(director, 0), (town, 0)]),
-        (f"From which country is {director}?", country, [(director, 0), (town, 0)]),
-    ]
-    return Question(*draw.choice(asked), "bridge")
+    _, _, director, town, country = draw.choice(chains)
+    asked = (
+        f"In which country is the town where {director} was born located?",
+        f"In which country was {director} born?",
+        f"From which country is {director}?",
+    )
+    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "bridge")
 
 
 def _comparison(chains: list[Chain], draw: Random) -> Question:
