@@ -23,7 +23,7 @@ class Stage(NamedTuple):
         share: Of all steps.
         kinds: Kinds of sentences in a context: who directed, when released, where born, where located.
         films: The fewest that it tells of, and the most.
-        followed: Share of questions that one sentence leads to another for.
+        followed: Share of questions that one sentence leads to another for; contexts then tell of both kinds.
         closed: Share of the others that are answered by yes or no, or are about years alone.
         otherwise: Share of questions that are not put plainly, so that the words which perturbations bring are known.
     """
@@ -37,12 +37,12 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(0.2, kinds=1, films=(2, 3)),
-    Stage(0.2, kinds=2, films=(2, 2), followed=0.6),
-    Stage(0.18, kinds=1, films=(2, 3), closed=0.7),
-    Stage(0.12, kinds=2, films=(2, 3), followed=0.3, closed=0.5),
+    Stage(0.18, kinds=1, films=(2, 3)),
+    Stage(0.24, kinds=2, films=(2, 2), followed=0.6),
+    Stage(0.16, kinds=1, films=(2, 3), closed=0.7),
+    Stage(0.14, kinds=2, films=(2, 3), followed=0.4, closed=0.6),
     Stage(0.12, kinds=4, films=(3, 3), followed=0.3, closed=0.4),
-    Stage(0.18, kinds=4, films=(3, 3), followed=0.3, closed=0.4, otherwise=0.5),
+    Stage(0.16, kinds=4, films=(3, 3), followed=0.3, closed=0.4, otherwise=0.5),
 )
 
 
@@ -68,11 +68,13 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
     stage = STAGES[number]
     chains = draw_chains(config, draw)
     chains = draw.sample(chains, min(len(chains), draw.randint(*stage.films)))
-    is_followed = draw.random() < stage.followed
-    needed = FOLLOWED if is_followed else ()
+    needed = FOLLOWED if stage.followed else ()
     kinds = [*needed, *draw.sample([kind for kind in range(4) if kind not in needed], stage.kinds - len(needed))]
     told = {fact: said for chain in chains for fact, said in _facts(chain, kinds)}
-    question = followed(chains, draw) if is_followed else _single(chains, told, draw.random() < stage.closed, draw)
+    if draw.random() < stage.followed:
+        question = followed(chains, draw)
+    else:
+        question = _single(chains, told, draw.random() < stage.closed, draw)
     text = question.text
     if draw.random() < stage.otherwise:
         text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
