@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
@@ -54,18 +54,23 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     try:
         settings = parser.parse_args(arguments).as_dict()
         settings.pop("recipe")
-        own = None if extra is None else extra(**{f.name: settings.pop(f.name) for f in fields(extra)})
+        own = None
+        if extra is not None:
+            own = extra(**_said(extra, {field.name: settings.pop(field.name) for field in fields(extra)}))
         for name, knobs in WORLDS.items():
             if settings[name] is not None:
-                settings[name] = knobs(**settings[name])
-        recipe = Recipe(**settings)
-        typed = {group: _typed(parser, group, settings[group]) for group in GROUPS}
+                settings[name] = knobs(**_said(knobs, settings[name]))
+        recipe = Recipe(**_said(Recipe, settings))
+        typed = {group: _typed(parser, group, getattr(recipe, group)) for group in GROUPS}
         typed["auxiliary"] = _typed(parser, "auxiliary", {"rows": recipe.auxiliary})["rows"]
         # A sweep has lists of what elsewhere stands alone.
         typed["sweep"] = {
-            key: [_typed(parser, "sweep", {key: {key: value}})[key][key] for value in values]
+            key: [_typed(parser, "sweep", {key: {key: value}})[key].get(key) for value in values]
             for key, values in recipe.sweep.items()
         }
+        for key, values in typed["sweep"].items():
+            if None in values and not _takes_null(Recipe, key):
+                raise BALoraError(f"sweep: {key}: null is none of its values; take it out of the list")
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
@@ -158,10 +163,20 @@ def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]
     typed = {}
     for name, own in entries.items():
         try:
-            typed[name] = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
+            read = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
         except (ArgumentError, ValueError, TypeError) as error:
             raise ValueError(f"{group}: {name}: {cause(str(error))}") from error
+        typed[name] = _said(Recipe, read)
     return typed
+
+
+def _said(schema: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are null and cannot be, such as a key with nothing behind it: they keep their defaults."""
+    return {name: value for name, value in settings.items() if value is not None or _takes_null(schema, name)}
+
+
+def _takes_null(schema: type, name: str) -> bool:
+    return type(None) in get_args(get_type_hints(schema).get(name))
 
 
 def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: set[str]) -> dict[str, Any]:

@@ -90,6 +90,14 @@ def test_weights_load_into_a_model_that_started_elsewhere(tmp_path):
     torch.testing.assert_close(other(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("targets", [["v_proj", "q_proj", "o_proj"], "all-linear"])
+def test_modules_are_written_in_an_order_that_no_process_changes(targets, tmp_path):
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora", r=2, target_modules=targets))
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert written == sorted(model.peft_config["default"].target_modules)
+
+
 def test_files_hold_nothing_stock_peft_would_not_know(tmp_path):
     trained("llama", "pissa", pissa_niter=2).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

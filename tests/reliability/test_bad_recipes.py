@@ -4,6 +4,8 @@ import os
 import time
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -14,10 +16,13 @@ from right_recipes import NAMES, RECIPES, WORKS, planned
 from balora.arguments import parse, read_recipe
 from balora.audit.arguments import parse_audit
 from balora.data import load_table
+from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe_edit import with_settings
 from balora.study.plan import plan
 from balora.study.run_dir import claimed
+
+NOT_NULL = [name for name, kind in get_type_hints(Recipe).items() if NoneType not in get_args(kind)]
 
 
 @st.composite
@@ -32,6 +37,24 @@ def recipes(draw: st.DrawFn) -> bytes:
     text = yaml.dump(recipe, allow_unicode=draw(st.booleans()), default_flow_style=draw(st.sampled_from([None, True])))
     content = encoded(text, draw)
     return mutated_bytes(content, draw) if draw(st.booleans()) else content
+
+
+@pytest.mark.parametrize("name", NOT_NULL)
+def test_a_key_with_nothing_behind_it_keeps_its_default(name, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(WORKS))
+    plain, _ = parse("compare", [str(path)])
+    path.write_text(yaml.safe_dump({**WORKS, name: None}))
+    assert parse("compare", [str(path)])[0] == plain
+
+
+def test_null_keeps_the_recipe_s_setting_in_a_method_and_is_no_value_of_a_sweep(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**WORKS, "r": 4, "method_settings": {"lora": {"r": None, "max_steps": 3}}}))
+    assert parse("compare", [str(path)])[0].method_settings == {"lora": {"max_steps": 3}}
+    path.write_text(yaml.safe_dump({**WORKS, "sweep": {"r": [2, None]}}))
+    with pytest.raises(BALoraError, match=r"sweep: r: null is none of its values"):
+        parse("sweep", [str(path)])
 
 
 @sized(few=40, share=0.06)

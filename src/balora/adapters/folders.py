@@ -39,6 +39,7 @@ def write_adapter(model: "AdaptedModel", directory: Path, name: str, read: dict[
     state = {name.replace(CHECKPOINTED, ""): tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     lora_config.save_pretrained(directory)
+    saving.order_sets(directory)
     if model.lora_gate is not None:
         saving.hide_from_peft(directory)
 

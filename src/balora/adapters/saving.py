@@ -35,6 +35,7 @@ SETTINGS_FILE = "balora_config.json"
 #: SeLoRA's type for PEFT, whose `KeyError` shows it.
 SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
 GATE = "lora_gate."
+UNORDERED = ("target_modules", "exclude_modules")
 
 
 def experts_by_key(model: PeftModel) -> dict[str, int]:
@@ -92,6 +93,14 @@ def split_gate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, T
     gate = {key.removeprefix(GATE): tensor for key, tensor in state.items() if key.startswith(GATE)}
     factors = {key: tensor for key, tensor in state.items() if not key.startswith(GATE)}
     return {key: tensor.squeeze(0) if "lora_A" in key else tensor for key, tensor in factors.items()}, gate
+
+
+def order_sets(directory: Path) -> None:
+    """Sort what PEFT holds as sets and writes in the order of hashes, so that equal adapters have equal files."""
+    path = directory / PEFT_FILE
+    saved = json.loads(path.read_text())
+    ordered = {key: sorted(saved[key]) for key in UNORDERED if isinstance(saved.get(key), list)}
+    path.write_text(json.dumps({**saved, **ordered}, indent=2, sort_keys=True))
 
 
 def hide_from_peft(directory: Path) -> None:
