@@ -251,6 +251,14 @@ def test_a_folder_with_a_changed_record_of_its_recipe_is_refused_and_left_as_it_
     assert 0 < tally["gone on with"] < tally.total()
 
 
+def test_a_record_with_a_number_for_a_key_holds_another_run(tmp_path):
+    recipe = Recipe(**WORKS, output_dir=str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.yaml").write_text(recipe.to_yaml() + "2: 3\n")
+    with pytest.raises(BALoraError, match=r"differs in 2 \(3 there, None now\)"), claimed(recipe):
+        pass
+
+
 def test_a_table_may_be_anywhere_but_is_only_read(tmp_path):
     """A path of a recipe may lead out of its folder, which is its user's to say; what is read is never written."""
     (tmp_path / "in").mkdir()

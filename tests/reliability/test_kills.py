@@ -122,9 +122,16 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-def killed_until_done(command: list[str], log: Path, draw: random.Random, whole: float, kills: int) -> int:
-    """Start it, kill it at an instant within the seconds that a whole run takes; how often until it was done."""
+def killed_until_done(
+    command: list[str], log: Path, draw: random.Random, whole: float, kills: int, done: Path | None
+) -> int:
+    """Start it, kill it at an instant within the seconds that a whole run takes; how often until it was done.
+
+    Where `done` is given and there, it is: the command would refuse to start again.
+    """
     for number in range(kills):
+        if done is not None and done.exists():  # the signal came between the file and the end
+            return number
         process = started(command, log)
         process.join(draw.uniform(0, whole))
         below, number_of_signal = children_of(process), draw.choice([signal.SIGKILL, signal.SIGTERM])
@@ -180,9 +187,10 @@ def test_killed_again_and_again_it_ends_the_same(command, folder, tmp_path):
         cut = tmp_path / f"cut {attempts}"
         # A few at a time, so that the end is come to after few kills as well as after many.
         some = min(wanted - kills, draw.randint(1, 5))
-        kills += killed_until_done(arguments(command, folder, cut), log, draw, seconds, some)
+        done = cut / RESULTS[command] if command == "evaluate" else None  # which refuses a folder that is done
+        kills += killed_until_done(arguments(command, folder, cut), log, draw, seconds, some, done)
         attempts += 1
-        if command != "evaluate" or not (cut / RESULTS[command]).exists():  # it refuses a folder that is done
+        if done is None or not done.exists():
             assert ended(started(arguments(command, folder, cut), log)) == 0, log.read_text()[-3000:]
         assert list(results(cut)) == list(results(whole))
         for name in results(whole):

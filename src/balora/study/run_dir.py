@@ -108,7 +108,7 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     for key, value in list(plain.items()):
         if isinstance(value, dict):
             plain |= {f"{key}.{inner}": held for inner, held in plain.pop(key).items()}
-    return plain
+    return {str(key): value for key, value in plain.items()}  # of a changed record it may be a number
 
 
 def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
