@@ -56,11 +56,11 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         settings.pop("recipe")
         own = None
         if extra is not None:
-            own = extra(**_said(extra, {field.name: settings.pop(field.name) for field in fields(extra)}))
+            own = extra(**without_nulls(extra, {field.name: settings.pop(field.name) for field in fields(extra)}))
         for name, knobs in WORLDS.items():
             if settings[name] is not None:
-                settings[name] = knobs(**_said(knobs, settings[name]))
-        recipe = Recipe(**_said(Recipe, settings))
+                settings[name] = knobs(**without_nulls(knobs, settings[name]))
+        recipe = Recipe(**without_nulls(Recipe, settings))
         typed = {group: _typed(parser, group, getattr(recipe, group)) for group in GROUPS}
         typed["auxiliary"] = _typed(parser, "auxiliary", {"rows": recipe.auxiliary})["rows"]
         # A sweep has lists of what elsewhere stands alone.
@@ -166,12 +166,17 @@ def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]
             read = {key: parser.parse_object({key: value}, defaults=False)[key] for key, value in own.items()}
         except (ArgumentError, ValueError, TypeError) as error:
             raise ValueError(f"{group}: {name}: {cause(str(error))}") from error
-        typed[name] = _said(Recipe, read)
+        typed[name] = without_nulls(Recipe, read)
     return typed
 
 
-def _said(schema: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are null and cannot be, such as a key with nothing behind it: they keep their defaults."""
+def without_nulls(schema: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that are null and cannot be, as a key with nothing behind it: their defaults stand.
+
+    Args:
+        schema: The dataclass that the settings are for.
+        settings: As parsed, where jsonargparse lets any of them be null.
+    """
     return {name: value for name, value in settings.items() if value is not None or _takes_null(schema, name)}
 
 

@@ -15,6 +15,7 @@ from right_recipes import NAMES, RECIPES, WORKS, planned
 
 from balora.arguments import parse, read_recipe
 from balora.audit.arguments import parse_audit
+from balora.audit.settings import AuditSettings
 from balora.data import load_table
 from balora.errors import BALoraError
 from balora.recipe import Recipe
@@ -22,7 +23,9 @@ from balora.recipe_edit import with_settings
 from balora.study.plan import plan
 from balora.study.run_dir import claimed
 
-NOT_NULL = [name for name, kind in get_type_hints(Recipe).items() if NoneType not in get_args(kind)]
+
+def not_null(schema: type) -> list[str]:
+    return [name for name, kind in get_type_hints(schema).items() if NoneType not in get_args(kind)]
 
 
 @st.composite
@@ -39,13 +42,20 @@ def recipes(draw: st.DrawFn) -> bytes:
     return mutated_bytes(content, draw) if draw(st.booleans()) else content
 
 
-@pytest.mark.parametrize("name", NOT_NULL)
+@pytest.mark.parametrize("name", not_null(Recipe))
 def test_a_key_with_nothing_behind_it_keeps_its_default(name, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(WORKS))
     plain, _ = parse("compare", [str(path)])
     path.write_text(yaml.safe_dump({**WORKS, name: None}))
     assert parse("compare", [str(path)])[0] == plain
+
+
+@pytest.mark.parametrize("name", not_null(AuditSettings))
+def test_so_does_a_key_of_an_audit_s_file(name, tmp_path):
+    path = tmp_path / "audit.yaml"
+    path.write_text(yaml.safe_dump({name: None}))
+    assert parse_audit(["m", f"--config={path}"]) == parse_audit(["m"])
 
 
 def test_null_keeps_the_recipe_s_setting_in_a_method_and_is_no_value_of_a_sweep(tmp_path):

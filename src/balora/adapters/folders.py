@@ -38,8 +38,8 @@ def write_adapter(model: "AdaptedModel", directory: Path, name: str, read: dict[
     # safetensors takes neither views nor two names for one storage
     state = {name.replace(CHECKPOINTED, ""): tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    saving.order_sets(lora_config)
     lora_config.save_pretrained(directory)
-    saving.order_sets(directory)
     if model.lora_gate is not None:
         saving.hide_from_peft(directory)
 

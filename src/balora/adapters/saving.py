@@ -35,7 +35,6 @@ SETTINGS_FILE = "balora_config.json"
 #: SeLoRA's type for PEFT, whose `KeyError` shows it.
 SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
 GATE = "lora_gate."
-UNORDERED = ("target_modules", "exclude_modules")
 
 
 def experts_by_key(model: PeftModel) -> dict[str, int]:
@@ -95,14 +94,6 @@ def split_gate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, T
     return {key: tensor.squeeze(0) if "lora_A" in key else tensor for key, tensor in factors.items()}, gate
 
 
-def order_sets(directory: Path) -> None:
-    """Sort what PEFT holds as sets and writes in the order of hashes, so that equal adapters have equal files."""
-    path = directory / PEFT_FILE
-    saved = json.loads(path.read_text())
-    ordered = {key: sorted(saved[key]) for key in UNORDERED if isinstance(saved.get(key), list)}
-    path.write_text(json.dumps({**saved, **ordered}, indent=2, sort_keys=True))
-
-
 def hide_from_peft(directory: Path) -> None:
     """Give the `adapter_config.json` in this folder a type that PEFT does not know."""
     path = directory / PEFT_FILE
@@ -124,6 +115,13 @@ def read_lora_config(directory: str | Path) -> LoraConfig:
     if not isinstance(config, LoraConfig):
         raise BALoraError(f"{Path(directory) / PEFT_FILE}: peft_type is {str(kind)[:40]!r}, and balora's is LORA")
     return config
+
+
+def order_sets(config: LoraConfig) -> None:
+    """Sort in place what PEFT holds as sets and writes in the order of hashes: equal adapters have equal files."""
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(value := getattr(config, name), set):
+            setattr(config, name, sorted(value))
 
 
 def scale_rank(config: LoraConfig, factor: float) -> None:

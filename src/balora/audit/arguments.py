@@ -3,7 +3,7 @@
 from argparse import ArgumentError
 from itertools import takewhile
 
-from balora.arguments import cause, command_parser, files_given, read_settings
+from balora.arguments import cause, command_parser, files_given, read_settings, without_nulls
 from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
 
@@ -28,4 +28,4 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     except (ArgumentError, ValueError, TypeError) as error:
         raise BALoraError(cause(str(error))) from error
     settings.pop("config")
-    return AuditSettings(**settings)
+    return AuditSettings(**without_nulls(AuditSettings, settings))

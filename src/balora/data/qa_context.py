@@ -100,6 +100,10 @@ def _text(kept: list[Sentence], order: list[int]) -> str:
     for paragraph in order:
         own = sorted(sentence for sentence in kept if sentence.paragraph == paragraph)
         if own:
-            title = f"{own[0].title}: " if own[0].title else ""
-            parts.append(title + " ".join(sentence.text for sentence in own))
+            parts.append(paragraph_text(own[0].title, [sentence.text for sentence in own]))
     return " ".join(parts)
+
+
+def paragraph_text(title: str, sentences: list[str]) -> str:
+    """`Title: sentence sentence`, as a context has it; the sentences alone where there is no title."""
+    return (f"{title}: " if title else "") + " ".join(sentences)

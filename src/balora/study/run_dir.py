@@ -85,7 +85,7 @@ def _check(recipe: Recipe) -> Path:
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
         if differing:
             differences = ", ".join(
-                f"{str(key)[:40]} ({shortened(held.get(key))} there, {shortened(wanted.get(key))} now)"
+                f"{key[:40]} ({shortened(held.get(key))} there, {shortened(wanted.get(key))} now)"
                 for key in differing[:10]
             )
             raise BALoraError(

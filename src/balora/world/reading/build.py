@@ -5,7 +5,7 @@ reading-<fingerprint>/
     model/               the pretrained T5 and its tokenizer, as `from_pretrained` reads them
     train.jsonl          bridge and comparison questions, in the schema of HotpotQA on the Hub
     eval.jsonl           the same, held out
-    single.jsonl         held-out questions of the kind that the model was pretrained on
+    single.jsonl         held-out questions that one sentence answers, which the model was pretrained on
 """
 
 import json

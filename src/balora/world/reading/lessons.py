@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE
+from balora.data.qa_context import paragraph_text
 from balora.world.reading.config import ReadingConfig
 from balora.world.reading.questions import Chain, Fact, Question, draw_chains, followed, paragraphs, single
 
@@ -113,4 +114,4 @@ def _context(told: dict[Fact, str], draw: Random) -> str:
         by_title.setdefault(title, []).append(said)
     titles = list(by_title)
     draw.shuffle(titles)
-    return " ".join(f"{title}: {' '.join(by_title[title])}" for title in titles)
+    return " ".join(paragraph_text(title, by_title[title]) for title in titles)

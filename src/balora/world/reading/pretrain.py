@@ -1,4 +1,4 @@
-"""Pretraining: a small T5 that reads single sentences out of contexts, from scratch, with the Transformers trainer."""
+"""Pretraining: a small T5 that reads sentences of a context, from scratch, with the Transformers trainer."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,8 @@ A context draws its facts anew, so that an answer can only be read, never rememb
 of the seed, the stream's name and i.
 
 - `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
-- `followed`: two sentences, from a film by its director to a town. Pretrained on too: that one sentence can lead to
-  another is nothing that a few thousand questions teach this model.
+- `followed`: two sentences, from a film by its director to a town. Pretrained on too, as fine-tuning alone
+  did not teach the model that one sentence can lead to another.
 - `bridge`: the same from a director by a town to a country. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """

@@ -2,7 +2,7 @@
 
 Reading a fact takes four steps: a name's place learns what stands to its right, the same name in a question gets that
 from it, the word behind the question gets it from the name, and the decoder from there. Drawn at random a T5 of this
-size found none of it in 60,000 questions. Here each step has heads that roughly do it already (in the spirit of
+size found none of it. Here each step has heads that roughly do it already (in the spirit of
 Trockman and Kolter's mimetic initialisation, 2023), and training has to sharpen them. Everything else is drawn as
 usual and made small, so that they are heard.
 """
