@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -55,8 +55,7 @@ def train_from_scratch(
     directory: Path,
     callbacks: Sequence[TrainerCallback],
     *,
-    warmup: float = 0.05,
-    in_order: bool = False,
+    arguments: Mapping[str, Any] | None = None,
     collate: Callable[..., dict[str, Tensor]] | None = None,
     optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None,
 ) -> None:
@@ -68,8 +67,8 @@ def train_from_scratch(
         config: A world's knobs; `seed` and those that begin with `pretrain_`.
         directory: Where the model is written.
         callbacks: Given to the trainer.
-        warmup: Share of the steps in which the rate rises; it then falls by a cosine.
-        in_order: Take the rows as they come; else in random order.
+        arguments: The trainer's, where they are to differ from: the rate rises over a twentieth of the steps and then
+            falls by a cosine, rows come in random order, all in float32.
         collate: From rows to a batch, where they are not of one length.
         optimizer: Of the model's weights; the trainer's AdamW if left out.
     """
@@ -79,20 +78,22 @@ def train_from_scratch(
         trainer = Trainer(
             model,
             TrainingArguments(
-                output_dir=scratch,
-                max_steps=config.pretrain_steps,
-                per_device_train_batch_size=config.pretrain_batch_size,
-                learning_rate=config.pretrain_learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=warmup,
-                train_sampling_strategy="sequential" if in_order else "random",
-                weight_decay=0.01,
-                seed=config.seed,
-                logging_steps=max(1, config.pretrain_steps // 20),
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
+                **{
+                    "output_dir": scratch,
+                    "max_steps": config.pretrain_steps,
+                    "per_device_train_batch_size": config.pretrain_batch_size,
+                    "learning_rate": config.pretrain_learning_rate,
+                    "lr_scheduler_type": "cosine",
+                    "warmup_steps": 0.05,
+                    "weight_decay": 0.01,
+                    "seed": config.seed,
+                    "logging_steps": max(1, config.pretrain_steps // 20),
+                    "save_strategy": "no",
+                    "report_to": "none",
+                    "disable_tqdm": True,
+                    "dataloader_pin_memory": False,
+                    **(arguments or {}),
+                }
             ),
             train_dataset=rows,
             data_collator=collate,

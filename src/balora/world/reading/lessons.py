@@ -9,10 +9,8 @@ from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE
 from balora.data.qa_context import paragraph_text
 from balora.world.reading.config import ReadingConfig
-from balora.world.reading.questions import Chain, Fact, Question, draw_chains, followed, paragraphs, single
+from balora.world.reading.questions import Chain, Fact, Question, both, draw_chains, followed, paragraphs, single
 
-#: Share of a stage's rows that are of a stage before.
-REPEATED = 0.3
 #: Kinds of sentences that a followed question takes: who directed, where born.
 FOLLOWED = (0, 2)
 
@@ -25,21 +23,28 @@ class Stage(NamedTuple):
         kinds: Kinds of sentences in a context: who directed, when released, where born, where located.
         films: The fewest that it tells of, and the most.
         followed: Share of questions that one sentence leads to another for; contexts then tell of both kinds.
+        both: Share of these that ask for the name on the way too: the decoder looks up what it has written as it does
+            a word of the question, and so learns to look up what it has only found.
+        apart: Whether its films have nothing in common, so that a guess is wrong.
         closed: Share of the others that are answered by yes or no, or are about years alone.
         otherwise: Share of questions that are not put plainly, so that the words which perturbations bring are known.
+        repeated: Share of rows that are drawn from this stage and those before alike.
     """
 
     share: float
     kinds: int
     films: tuple[int, int]
     followed: float = 0.0
+    both: float = 0.0
+    apart: bool = False
     closed: float = 0.0
     otherwise: float = 0.0
+    repeated: float = 0.3
 
 
 STAGES = (
     Stage(0.18, kinds=1, films=(2, 3)),
-    Stage(0.24, kinds=2, films=(2, 2), followed=0.6),
+    Stage(0.24, kinds=2, films=(2, 2), followed=0.9, both=0.4, apart=True, repeated=0.1),
     Stage(0.16, kinds=1, films=(2, 3), closed=0.7),
     Stage(0.14, kinds=2, films=(2, 3), followed=0.4, closed=0.6),
     Stage(0.12, kinds=4, films=(3, 3), followed=0.3, closed=0.4),
@@ -64,16 +69,18 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
     """Row `index` of so many: a question with its context, as fine-tuning will put it, and the answer."""
     draw = Random(f"{config.seed}/pretraining/{index}")
     number = stage_at(index / count)
-    if draw.random() < REPEATED:
+    if draw.random() < STAGES[number].repeated:
         number = draw.randrange(number + 1)
     stage = STAGES[number]
     chains = draw_chains(config, draw)
+    if stage.apart:
+        chains = [draw.choice(chains[:2]), *chains[2:]]
     chains = draw.sample(chains, min(len(chains), draw.randint(*stage.films)))
     needed = FOLLOWED if stage.followed else ()
     kinds = [*needed, *draw.sample([kind for kind in range(4) if kind not in needed], stage.kinds - len(needed))]
     told = {fact: said for chain in chains for fact, said in _facts(chain, kinds)}
     if draw.random() < stage.followed:
-        question = followed(chains, draw)
+        question = (both if draw.random() < stage.both else followed)(chains, draw)
     else:
         question = _single(chains, told, draw.random() < stage.closed, draw)
     text = question.text

@@ -47,7 +47,14 @@ def pretrain(config: ReadingConfig, directory: Path, callbacks: Sequence[Trainer
         config,
         directory,
         callbacks,
-        in_order=True,
+        arguments={
+            "train_sampling_strategy": "sequential",  # lessons have an order
+            "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": {"num_decay_steps": config.pretrain_steps // 2},
+            "warmup_steps": 0.025,
+            "bf16": True,
+            "use_cpu": not torch.accelerator.is_available(),  # which bf16 has to be told
+        },
         collate=DataCollatorForSeq2Seq(tokenizer),
         optimizer=lambda model: make_optimizer(model, config.pretrain_learning_rate),
     )

@@ -5,7 +5,7 @@ of the seed, the stream's name and i.
 
 - `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
 - `followed`: two sentences, from a film by its director to a town. Pretrained on too, as fine-tuning alone
-  did not teach the model that one sentence can lead to another.
+  did not teach the model that one sentence can lead to another. Some ask for the director too (`both`).
 - `bridge`: the same from a director by a town to a country. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """
@@ -116,6 +116,13 @@ def followed(chains: list[Chain], draw: Random) -> Question:
     film, _, director, town, _ = draw.choice(chains)
     asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
     return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "followed")
+
+
+def both(chains: list[Chain], draw: Random) -> Question:
+    """As `followed`, but the director is a part of the answer."""
+    film, _, director, town, _ = draw.choice(chains)
+    text = f"Who directed {film} and where was the director born?"
+    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "followed")
 
 
 def _bridge(chains: list[Chain], draw: Random) -> Question:
