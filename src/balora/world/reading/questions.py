@@ -6,7 +6,7 @@ of the seed, the stream's name and i.
 - `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
 - `followed`: two sentences, from a film by its director to a town. Pretrained on too, as fine-tuning alone
   did not teach the model that one sentence can lead to another. Some ask for the director too (`both`).
-- `bridge`: the same from a director by a town to a country. To be learned.
+- `bridge`: the same in words that pretraining never puts together so. To be learned.
 - `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
 """
 
@@ -126,13 +126,14 @@ def both(chains: list[Chain], draw: Random) -> Question:
 
 
 def _bridge(chains: list[Chain], draw: Random) -> Question:
-    _, _, director, town, country = draw.choice(chains)
+    film, _, director, town, _ = draw.choice(chains)
     asked = (
-        f"In which country is the town where {director} was born located?",
-        f"In which country was {director} born?",
-        f"From which country is {director}?",
+        f"From which town is the director of {film}?",
+        f"From which town is the person that directed {film}?",
+        f"In which town was the person that directed {film} born?",
+        f"Where was the person born who directed {film}?",
     )
-    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "bridge")
+    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "bridge")
 
 
 def _comparison(chains: list[Chain], draw: Random) -> Question:
