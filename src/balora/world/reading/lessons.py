@@ -74,7 +74,7 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
     stage = STAGES[number]
     chains = draw_chains(config, draw)
     if stage.apart:
-        chains = [draw.choice(chains[:2]), *chains[2:]]
+        chains = [draw.choice(chains[:2]), *chains[2:]]  # only the first two share anything
     chains = draw.sample(chains, min(len(chains), draw.randint(*stage.films)))
     needed = FOLLOWED if stage.followed else ()
     kinds = [*needed, *draw.sample([kind for kind in range(4) if kind not in needed], stage.kinds - len(needed))]
