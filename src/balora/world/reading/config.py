@@ -6,7 +6,7 @@ from balora.errors import BALoraError
 from balora.world.config import check_knobs, digest
 
 #: Raised whenever the same knobs would yield other rows or another model.
-_VERSION = 5
+_VERSION = 6
 #: Knobs that shape the questions to be learned, and not the pretrained model.
 _TASK_FIELDS = ("train_rows", "eval_rows", "comparison_share")
 

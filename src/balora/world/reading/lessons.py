@@ -1,5 +1,6 @@
-"""Lessons: what the small T5 is pretrained on, from two or three sentences of one kind up to whole contexts."""
+"""Lessons: what the small T5 is pretrained on, from two kinds of sentences about two films up to whole contexts."""
 
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE
 from balora.data.qa_context import paragraph_text
 from balora.world.reading.config import ReadingConfig
-from balora.world.reading.questions import Chain, Fact, Question, both, draw_chains, followed, paragraphs, single
+from balora.world.reading.questions import Chain, Fact, Question, closed, draw_chains, named, paragraphs, years
+from balora.world.reading.steps import closed_aloud, compared_aloud, followed, followed_aloud, located, located_aloud
 
-#: Kinds of sentences that a followed question takes: who directed, where born.
-FOLLOWED = (0, 2)
+#: Kinds of sentences about a film: who directed, when released, where born, where located.
+KINDS_OF_SENTENCES = 4
 
 
 class Stage(NamedTuple):
@@ -20,35 +22,67 @@ class Stage(NamedTuple):
 
     Attributes:
         share: Of all steps.
-        kinds: Kinds of sentences in a context: who directed, when released, where born, where located.
-        films: The fewest that it tells of, and the most.
-        followed: Share of questions that one sentence leads to another for; contexts then tell of both kinds.
-        both: Share of these that ask for the name on the way too: the decoder looks up what it has written as it does
-            a word of the question, and so learns to look up what it has only found.
-        apart: Whether its films have nothing in common, so that a guess is wrong.
-        closed: Share of the others that are answered by yes or no, or are about years alone.
+        asked: Kinds of questions, and how often each is drawn in relation to the others.
+        kinds: Kinds of sentences in a context, those that the question rests on among them.
+        films: How many a context tells of.
+        apart: Whether they have nothing in common, so that a guess is wrong. If not, they are the first, which often
+            have, so that comparisons have both answers.
         otherwise: Share of questions that are not put plainly, so that the words which perturbations bring are known.
         repeated: Share of rows that are drawn from this stage and those before alike.
     """
 
     share: float
+    asked: dict[Callable[[list[Chain], Random], Question], float]
     kinds: int
-    films: tuple[int, int]
-    followed: float = 0.0
-    both: float = 0.0
+    films: int
     apart: bool = False
-    closed: float = 0.0
     otherwise: float = 0.0
-    repeated: float = 0.3
+    repeated: float = 0.1
 
 
+_ALL = {
+    named: 0.2,
+    years: 0.05,
+    closed: 0.15,
+    closed_aloud: 0.05,
+    followed: 0.1,
+    followed_aloud: 0.05,
+    located: 0.1,
+    located_aloud: 0.1,
+    compared_aloud: 0.2,
+}
 STAGES = (
-    Stage(0.18, kinds=1, films=(2, 3)),
-    Stage(0.24, kinds=2, films=(2, 2), followed=0.9, both=0.4, apart=True, repeated=0.1),
-    Stage(0.16, kinds=1, films=(2, 3), closed=0.7),
-    Stage(0.14, kinds=2, films=(2, 3), followed=0.4, closed=0.6),
-    Stage(0.12, kinds=4, films=(3, 3), followed=0.3, closed=0.4),
-    Stage(0.16, kinds=4, films=(3, 3), followed=0.3, closed=0.4, otherwise=0.5),
+    Stage(
+        0.22,
+        {named: 0.4, followed: 0.1, followed_aloud: 0.2, located_aloud: 0.15, closed_aloud: 0.15},
+        kinds=2,
+        films=2,
+        apart=True,
+    ),
+    Stage(
+        0.16,
+        {named: 0.15, years: 0.05, closed: 0.3, closed_aloud: 0.2, followed: 0.1, located: 0.15, located_aloud: 0.05},
+        kinds=2,
+        films=2,
+        apart=True,
+    ),
+    Stage(
+        0.22,
+        {
+            named: 0.1,
+            years: 0.05,
+            closed: 0.1,
+            closed_aloud: 0.05,
+            followed: 0.1,
+            located: 0.1,
+            located_aloud: 0.1,
+            compared_aloud: 0.4,
+        },
+        kinds=3,
+        films=2,
+    ),
+    Stage(0.16, _ALL, kinds=4, films=3),
+    Stage(0.24, _ALL, kinds=4, films=3, otherwise=0.5),
 )
 
 
@@ -72,33 +106,19 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
     if draw.random() < STAGES[number].repeated:
         number = draw.randrange(number + 1)
     stage = STAGES[number]
-    chains = draw_chains(config, draw)
-    if stage.apart:
-        chains = [draw.choice(chains[:2]), *chains[2:]]  # only the first two share anything
-    chains = draw.sample(chains, min(len(chains), draw.randint(*stage.films)))
-    needed = FOLLOWED if stage.followed else ()
-    kinds = [*needed, *draw.sample([kind for kind in range(4) if kind not in needed], stage.kinds - len(needed))]
-    told = {fact: said for chain in chains for fact, said in _facts(chain, kinds)}
-    if draw.random() < stage.followed:
-        question = (both if draw.random() < stage.both else followed)(chains, draw)
-    else:
-        question = _single(chains, told, draw.random() < stage.closed, draw)
+    chains = _films(stage, draw_chains(config, draw), draw)
+    question = draw.choices(list(stage.asked), list(stage.asked.values()))[0](chains, draw)
     text = question.text
     if draw.random() < stage.otherwise:
         text = perturb(text, draw.choice(list(KINDS)), draw.random(), index)
+    told = _told(chains, question, stage.kinds, draw)
     return SEQ2SEQ_TEMPLATE.format(question=text, context=_context(told, draw)), question.answer
 
 
-def _single(chains: list[Chain], told: dict[Fact, str], closed: bool, draw: Random) -> Question:
-    """One that what is told answers, by yes or no or without looking, or by a word of it."""
-    question = single(chains, draw)
-    while _is_closed(question) != closed or not all(fact in told for fact in question.facts):
-        question = single(chains, draw)
-    return question
-
-
-def _is_closed(question: Question) -> bool:
-    return not question.facts or question.answer in ("yes", "no")
+def _films(stage: Stage, chains: list[Chain], draw: Random) -> list[Chain]:
+    if stage.apart:
+        chains = [draw.choice(chains[:2]), *chains[2:]]  # only the first two share anything
+    return chains[: stage.films]
 
 
 def stage_at(progress: float) -> int:
@@ -110,9 +130,17 @@ def stage_at(progress: float) -> int:
     return len(STAGES) - 1  # shares add up to 1 but for rounding
 
 
-def _facts(chain: Chain, kinds: list[int]) -> list[tuple[Fact, str]]:
-    facts = [((title, place), said) for title, sentences in paragraphs(chain) for place, said in enumerate(sentences)]
-    return [facts[kind] for kind in sorted(kinds)]
+def _told(chains: list[Chain], question: Question, kinds: int, draw: Random) -> dict[Fact, str]:
+    """Sentences of as many kinds about each film, those that the question rests on among them."""
+    by_film = [_facts(chain) for chain in chains]
+    needed = {kind for facts in by_film for kind, (fact, _) in enumerate(facts) if fact in question.facts}
+    others = [kind for kind in range(KINDS_OF_SENTENCES) if kind not in needed]
+    told = sorted([*needed, *draw.sample(others, kinds - len(needed))])
+    return dict(facts[kind] for facts in by_film for kind in told)
+
+
+def _facts(chain: Chain) -> list[tuple[Fact, str]]:
+    return [((title, place), said) for title, sentences in paragraphs(chain) for place, said in enumerate(sentences)]
 
 
 def _context(told: dict[Fact, str], draw: Random) -> str:

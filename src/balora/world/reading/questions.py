@@ -1,13 +1,14 @@
-"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and four kinds of question.
+"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and three types of question.
 
 A context draws its facts anew, so that an answer can only be read, never remembered. Row i of a stream is a function
 of the seed, the stream's name and i.
 
-- `single`: one sentence holds the answer. What the model is pretrained on (`balora.world.reading.lessons`).
-- `followed`: two sentences, from a film by its director to a town. Pretrained on too, as fine-tuning alone
-  did not teach the model that one sentence can lead to another. Some ask for the director too (`both`).
-- `bridge`: the same in words that pretraining never puts together so. To be learned.
-- `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no. To be learned.
+- `single`: one sentence holds the answer, or none is needed. What the model is pretrained on, beside the steps that
+  lead to the other two, said aloud (`balora.world.reading.steps`).
+- `bridge`: two sentences, of which one leads to the other: from a film by its director to a town, or from a director
+  by his town to a country, in words that pretraining never puts together so. To be learned.
+- `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no, which
+  pretraining only asks with what is compared said first. To be learned.
 """
 
 from random import Random
@@ -87,15 +88,14 @@ def paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
 
 def single(chains: list[Chain], draw: Random) -> Question:
     """A question that one sentence answers, or, one in five, none is needed for."""
+    ask = draw.choices((years, named, closed), (0.2, 0.64, 0.16))[0]
+    return ask(chains, draw)
+
+
+def named(chains: list[Chain], draw: Random) -> Question:
+    """One whose answer is a word of a sentence."""
     film, year, director, town, country = draw.choice(chains)
-    other = draw.choice(chains)
-    if draw.random() < 0.2:  # what years are, and in which order, needs no context
-        first, second = draw.sample(names.YEARS, 2)
-        if draw.random() < 0.8:
-            return Question(f"Which year was first, {first} or {second}?", min(first, second), [], "single")
-        second = draw.choice((first, second))
-        return Question(f"Were the years {first} and {second} both the same?", _yes(first == second), [], "single")
-    asked = [
+    asked = (
         (f"Who directed {film}?", director, (film, 0)),
         (f"Which person was the director of {film}?", director, (film, 0)),
         (f"When was {film} released?", year, (film, 1)),
@@ -104,36 +104,44 @@ def single(chains: list[Chain], draw: Random) -> Question:
         (f"Where was {director} born?", town, (director, 0)),
         (f"From which town is {director}?", town, (director, 0)),
         (f"In which country is {town} located?", country, (town, 0)),
-        (f"Was {film} directed by {other.director}?", _yes(director == other.director), (film, 0)),
-        (f"Was {director} born in {other.town}?", _yes(town == other.town), (director, 0)),
-    ]
+    )
     text, answer, fact = draw.choice(asked)
     return Question(text, answer, [fact], "single")
 
 
-def followed(chains: list[Chain], draw: Random) -> Question:
-    """A question about a film, whose director's sentence answers it."""
-    film, _, director, town, _ = draw.choice(chains)
-    asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
-    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "followed")
+def closed(chains: list[Chain], draw: Random) -> Question:
+    """One that a sentence answers by yes or no."""
+    (film, _, director, town, _), other = draw.choice(chains), draw.choice(chains)
+    asked = (
+        (f"Was {film} directed by {other.director}?", yes_or_no(director == other.director), (film, 0)),
+        (f"Was {director} born in {other.town}?", yes_or_no(town == other.town), (director, 0)),
+    )
+    text, answer, fact = draw.choice(asked)
+    return Question(text, answer, [fact], "single")
 
 
-def both(chains: list[Chain], draw: Random) -> Question:
-    """As `followed`, but the director is a part of the answer."""
-    film, _, director, town, _ = draw.choice(chains)
-    text = f"Who directed {film} and where was the director born?"
-    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "followed")
+def years(_: list[Chain], draw: Random) -> Question:
+    """What years are, and in which order, needs no context."""
+    first, second = draw.sample(names.YEARS, 2)
+    if draw.random() < 0.8:
+        return Question(f"Which year was first, {first} or {second}?", min(first, second), [], "single")
+    second = draw.choice((first, second))
+    return Question(f"Were the years {first} and {second} both the same?", yes_or_no(first == second), [], "single")
 
 
 def _bridge(chains: list[Chain], draw: Random) -> Question:
-    film, _, director, town, _ = draw.choice(chains)
-    asked = (
-        f"From which town is the director of {film}?",
+    film, _, director, town, country = draw.choice(chains)
+    to_town = (
         f"From which town is the person that directed {film}?",
-        f"In which town was the person that directed {film} born?",
         f"Where was the person born who directed {film}?",
     )
-    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "bridge")
+    to_country = (
+        f"In which country was {director} born?",
+        f"From which country is {director}?",
+    )
+    if draw.random() < 0.5:
+        return Question(draw.choice(to_town), town, [(film, 0), (director, 0)], "bridge")
+    return Question(draw.choice(to_country), country, [(director, 0), (town, 0)], "bridge")
 
 
 def _comparison(chains: list[Chain], draw: Random) -> Question:
@@ -147,15 +155,16 @@ def _comparison(chains: list[Chain], draw: Random) -> Question:
         ),
         (
             f"Were {one.film} and {other.film} both directed by the same person?",
-            _yes(one.director == other.director),
+            yes_or_no(one.director == other.director),
             [(one.film, 0), (other.film, 0)],
         ),
     ]
     if one.director != other.director:
         born = f"Were {one.director} and {other.director} both born in the same town?"
-        asked.append((born, _yes(one.town == other.town), [(one.director, 0), (other.director, 0)]))
+        asked.append((born, yes_or_no(one.town == other.town), [(one.director, 0), (other.director, 0)]))
     return Question(*draw.choice(asked), "comparison")
 
 
-def _yes(so: bool) -> str:
+def yes_or_no(so: bool) -> str:
+    """The answer to whether it is so."""
     return "yes" if so else "no"

@@ -1,0 +1,73 @@
+"""Steps: what the small T5 learns to do in pretraining, so that fine-tuning can ask for where they lead.
+
+Aloud, the answer says each step before the last: the decoder looks up what it has written as it does a word of the
+question, and so learns to look up, and to hold against another, what it has only found.
+"""
+
+from random import Random
+
+from balora.world.reading.questions import Chain, Question, yes_or_no
+
+
+def followed(chains: list[Chain], draw: Random) -> Question:
+    """From a film by its director to a town, which alone is the answer."""
+    film, _, director, town, _ = draw.choice(chains)
+    asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
+    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "followed")
+
+
+def followed_aloud(chains: list[Chain], draw: Random) -> Question:
+    """As `followed`, but the director is a part of the answer."""
+    film, _, director, town, _ = draw.choice(chains)
+    text = f"Who directed {film} and where was the director born?"
+    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "followed")
+
+
+def located(chains: list[Chain], draw: Random) -> Question:
+    """From a director by the town to a country, which alone is the answer."""
+    _, _, director, town, country = draw.choice(chains)
+    asked = (
+        f"In which country is the town of {director} located?",
+        f"In which country is the town located where {director} was born?",
+    )
+    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "followed")
+
+
+def located_aloud(chains: list[Chain], draw: Random) -> Question:
+    """As `located`, but the town is a part of the answer."""
+    _, _, director, town, country = draw.choice(chains)
+    text = f"Where was {director} born and in which country is the town located?"
+    return Question(text, f"{town} {country}", [(director, 0), (town, 0)], "followed")
+
+
+def closed_aloud(chains: list[Chain], draw: Random) -> Question:
+    """As `closed`, but the name that is held against the one in the question is a part of the answer."""
+    (film, _, director, town, _), other = draw.choice(chains), draw.choice(chains)
+    if draw.random() < 0.5:
+        text = f"Who directed {film} and was {film} directed by {other.director}?"
+        return Question(text, f"{director} {yes_or_no(director == other.director)}", [(film, 0)], "single")
+    text = f"Where was {director} born and was {director} born in {other.town}?"
+    return Question(text, f"{town} {yes_or_no(town == other.town)}", [(director, 0)], "single")
+
+
+def compared_aloud(chains: list[Chain], draw: Random) -> Question:
+    """Of the first two films or their directors, both years or names and then what holding them together says."""
+    one, other = draw.sample(chains[:2], 2)
+    films = f"{one.film} and {other.film}"
+    asked = [
+        (
+            f"When was {one.film} released and when was {other.film} and which film was first?",
+            f"{one.year} {other.year} {min(one, other, key=lambda chain: chain.year).film}",
+            [(one.film, 1), (other.film, 1)],
+        ),
+        (
+            f"Who directed {films} and were both directed by the same person?",
+            f"{one.director} {other.director} {yes_or_no(one.director == other.director)}",
+            [(one.film, 0), (other.film, 0)],
+        ),
+    ]
+    if one.director != other.director:
+        born = f"Where was {one.director} born and {other.director} and were both born in the same town?"
+        answer = f"{one.town} {other.town} {yes_or_no(one.town == other.town)}"
+        asked.append((born, answer, [(one.director, 0), (other.director, 0)]))
+    return Question(*draw.choice(asked), "comparison")
