@@ -40,6 +40,7 @@ class Stage(NamedTuple):
     repeated: float = 0.1
 
 
+#: All that pretraining asks, when contexts are whole.
 _ALL = {
     named: 0.2,
     years: 0.05,
