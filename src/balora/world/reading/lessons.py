@@ -13,9 +13,6 @@ from balora.world.reading.config import ReadingConfig
 from balora.world.reading.questions import Chain, Fact, Question, closed, draw_chains, named, paragraphs, years
 from balora.world.reading.steps import closed_aloud, compared_aloud, followed, followed_aloud, located, located_aloud
 
-#: Kinds of sentences about a film: who directed, when released, where born, where located.
-KINDS_OF_SENTENCES = 4
-
 
 class Stage(NamedTuple):
     """How hard it is to read.
@@ -135,12 +132,13 @@ def _told(chains: list[Chain], question: Question, kinds: int, draw: Random) -> 
     """Sentences of as many kinds about each film, those that the question rests on among them."""
     by_film = [_facts(chain) for chain in chains]
     needed = {kind for facts in by_film for kind, (fact, _) in enumerate(facts) if fact in question.facts}
-    others = [kind for kind in range(KINDS_OF_SENTENCES) if kind not in needed]
+    others = [kind for kind in range(len(by_film[0])) if kind not in needed]
     told = sorted([*needed, *draw.sample(others, kinds - len(needed))])
     return dict(facts[kind] for facts in by_film for kind in told)
 
 
 def _facts(chain: Chain) -> list[tuple[Fact, str]]:
+    """A sentence of each kind: who directed, when released, where born, where located."""
     return [((title, place), said) for title, sentences in paragraphs(chain) for place, said in enumerate(sentences)]
 
 

@@ -41,6 +41,24 @@ class Question(NamedTuple):
     type: str
 
 
+class Comparison(NamedTuple):
+    """Two films or directors held against each other.
+
+    Attributes:
+        what: Which film was first, or whether both have the same director, or the same town.
+        names: Of the two.
+        said: What the context says of each.
+        answer: What that comes to.
+        facts: The sentences that it rests on.
+    """
+
+    what: Literal["first", "person", "town"]
+    names: tuple[str, str]
+    said: tuple[str, str]
+    answer: str
+    facts: list[Fact]
+
+
 def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any]:
     """Row `index` of a stream, in the schema of HotpotQA on the Hub (`balora.data.hotpotqa_rows`)."""
     draw = Random(f"{config.seed}/{stream}/{index}")
@@ -68,8 +86,8 @@ def draw_chains(config: ReadingConfig, draw: Random) -> list[Chain]:
     """What a context tells of."""
     pools = (names.FILMS, names.DIRECTORS, names.TOWNS, names.COUNTRIES)
     films, directors, towns, countries = (draw.sample(pool[: config.names], config.chains) for pool in pools)
-    years = draw.sample(names.YEARS, config.chains)
-    chains = [Chain(*facts) for facts in zip(films, years, directors, towns, countries, strict=True)]
+    released = draw.sample(names.YEARS, config.chains)
+    chains = [Chain(*facts) for facts in zip(films, released, directors, towns, countries, strict=True)]
     # The first two often have something in common, so that questions about that have both answers.
     shared = draw.choice(((), ("director", "town", "country"), ("town", "country")))
     chains[1] = chains[1]._replace(**{name: getattr(chains[0], name) for name in shared})
@@ -145,24 +163,30 @@ def _bridge(chains: list[Chain], draw: Random) -> Question:
 
 
 def _comparison(chains: list[Chain], draw: Random) -> Question:
-    one, other = draw.sample(chains[:2], 2)  # those that may have something in common
+    what, (one, other), _, answer, facts = compare(chains, draw)
+    asked = {
+        "first": f"Which film was released first, {one} or {other}?",
+        "person": f"Were {one} and {other} both directed by the same person?",
+        "town": f"Were {one} and {other} both born in the same town?",
+    }
+    return Question(asked[what], answer, facts, "comparison")
+
+
+def compare(chains: list[Chain], draw: Random) -> Comparison:
+    """One of the comparisons that there are of the first two films, which may have something in common."""
+    one, other = draw.sample(chains[:2], 2)
+    films, directors, towns = (one.film, other.film), (one.director, other.director), (one.town, other.town)
     earlier = min(one, other, key=lambda chain: chain.year).film
-    asked = [
-        (
-            f"Which film was released first, {one.film} or {other.film}?",
-            earlier,
-            [(one.film, 1), (other.film, 1)],
-        ),
-        (
-            f"Were {one.film} and {other.film} both directed by the same person?",
-            yes_or_no(one.director == other.director),
-            [(one.film, 0), (other.film, 0)],
+    there_are = [
+        Comparison("first", films, (one.year, other.year), earlier, [(film, 1) for film in films]),
+        Comparison(
+            "person", films, directors, yes_or_no(one.director == other.director), [(film, 0) for film in films]
         ),
     ]
     if one.director != other.director:
-        born = f"Were {one.director} and {other.director} both born in the same town?"
-        asked.append((born, yes_or_no(one.town == other.town), [(one.director, 0), (other.director, 0)]))
-    return Question(*draw.choice(asked), "comparison")
+        born = [(director, 0) for director in directors]
+        there_are.append(Comparison("town", directors, towns, yes_or_no(one.town == other.town), born))
+    return draw.choice(there_are)
 
 
 def yes_or_no(so: bool) -> str:

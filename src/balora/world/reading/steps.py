@@ -6,21 +6,21 @@ question, and so learns to look up, and to hold against another, what it has onl
 
 from random import Random
 
-from balora.world.reading.questions import Chain, Question, yes_or_no
+from balora.world.reading.questions import Chain, Question, compare, yes_or_no
 
 
 def followed(chains: list[Chain], draw: Random) -> Question:
     """From a film by its director to a town, which alone is the answer."""
     film, _, director, town, _ = draw.choice(chains)
     asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
-    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "followed")
+    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "bridge")
 
 
 def followed_aloud(chains: list[Chain], draw: Random) -> Question:
     """As `followed`, but the director is a part of the answer."""
     film, _, director, town, _ = draw.choice(chains)
     text = f"Who directed {film} and where was the director born?"
-    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "followed")
+    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "bridge")
 
 
 def located(chains: list[Chain], draw: Random) -> Question:
@@ -30,14 +30,14 @@ def located(chains: list[Chain], draw: Random) -> Question:
         f"In which country is the town of {director} located?",
         f"In which country is the town located where {director} was born?",
     )
-    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "followed")
+    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "bridge")
 
 
 def located_aloud(chains: list[Chain], draw: Random) -> Question:
     """As `located`, but the town is a part of the answer."""
     _, _, director, town, country = draw.choice(chains)
     text = f"Where was {director} born and in which country is the town located?"
-    return Question(text, f"{town} {country}", [(director, 0), (town, 0)], "followed")
+    return Question(text, f"{town} {country}", [(director, 0), (town, 0)], "bridge")
 
 
 def closed_aloud(chains: list[Chain], draw: Random) -> Question:
@@ -51,23 +51,11 @@ def closed_aloud(chains: list[Chain], draw: Random) -> Question:
 
 
 def compared_aloud(chains: list[Chain], draw: Random) -> Question:
-    """Of the first two films or their directors, both years or names and then what holding them together says."""
-    one, other = draw.sample(chains[:2], 2)
-    films = f"{one.film} and {other.film}"
-    asked = [
-        (
-            f"When was {one.film} released and when was {other.film} and which film was first?",
-            f"{one.year} {other.year} {min(one, other, key=lambda chain: chain.year).film}",
-            [(one.film, 1), (other.film, 1)],
-        ),
-        (
-            f"Who directed {films} and were both directed by the same person?",
-            f"{one.director} {other.director} {yes_or_no(one.director == other.director)}",
-            [(one.film, 0), (other.film, 0)],
-        ),
-    ]
-    if one.director != other.director:
-        born = f"Where was {one.director} born and {other.director} and were both born in the same town?"
-        answer = f"{one.town} {other.town} {yes_or_no(one.town == other.town)}"
-        asked.append((born, answer, [(one.director, 0), (other.director, 0)]))
-    return Question(*draw.choice(asked), "comparison")
+    """As `compare`, but both years or names are a part of the answer."""
+    what, (one, other), said, answer, facts = compare(chains, draw)
+    asked = {
+        "first": f"When was {one} released and when was {other} and which film was first?",
+        "person": f"Who directed {one} and {other} and were both directed by the same person?",
+        "town": f"Where was {one} born and {other} and were both born in the same town?",
+    }
+    return Question(asked[what], " ".join((*said, answer)), facts, "comparison")
