@@ -22,7 +22,7 @@ from processes import write_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from balora import BALoraConfig, get_balora_model
-from balora.adapters.task_alignment import alignment_term
+from balora.adapters.task_adapters import alignment_term
 
 #: Steps before the first that is timed: of these long steps the fourth is still faster than the third.
 WARM_UP = 6

@@ -15,7 +15,7 @@ import torch
 from contenders import SHAPES, TARGETS, base_model
 
 from balora import BALoraConfig, get_balora_model
-from balora.adapters.starts import principal_factors
+from balora.adapters.initialization import principal_factors
 
 RANK = 128
 #: Shape of each matrix and how many a layer has.

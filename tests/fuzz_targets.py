@@ -15,8 +15,8 @@ from bad_inputs import PATIENCE, PIECES, complaint
 from right_recipes import NAMES, RECIPES, planned
 from right_rows import READERS, written
 
-from balora.arguments import read_recipe
-from balora.recipe_edit import with_settings
+from balora.recipe.edit import with_settings
+from balora.recipe.parse import read_recipe
 
 TARGETS = ("recipe", *READERS)
 

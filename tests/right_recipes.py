@@ -4,10 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from balora.arguments import parse
 from balora.recipe import Recipe
+from balora.recipe.parse import parse
+from balora.study.output_dir import named_folder
 from balora.study.plan import plan, single
-from balora.study.run_dir import named_folder
 
 WORKS = {"model_name_or_path": "m", "train_file": "a.jsonl"}
 RECIPES: list[dict[str, Any]] = [

@@ -2,15 +2,31 @@
 
     model = balora.get_balora_model(base, balora.BALoraConfig(method="pissa", r=16))
 
-The rest is as with PEFT and Transformers. `balora.losses` holds the mathematics; TRL's trainer with our objective is
-`balora.training.sft.BALoraSFTTrainer`.
+Everything else is as in PEFT and Transformers. `balora.losses` holds the mathematics; TRL's trainer with balora's
+objective is `balora.training.sft.BALoraSFTTrainer`.
 """
 
-from balora.build import get_balora_model
-from balora.config import BALoraConfig
-from balora.errors import BALoraError
-from balora.model import BALoraModel, BALoraOutput
-from balora.training import BALoraTrainer, ScheduleCallback
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balora.config import BALoraConfig
+    from balora.errors import BALoraError
+    from balora.model import BALoraModel, BALoraOutput, get_balora_model
+    from balora.training import BALoraTrainer, ScheduleCallback
+
+# Where each public name is defined. They are imported on first use: torch alone takes seconds to import, which
+# `balora --help` and the parsing of a command line need not wait for.
+_MODULES = {
+    "BALoraConfig": "balora.config",
+    "BALoraError": "balora.errors",
+    "BALoraModel": "balora.model",
+    "BALoraOutput": "balora.model",
+    "BALoraTrainer": "balora.training",
+    "ScheduleCallback": "balora.training",
+    "get_balora_model": "balora.model",
+}
 
 __all__ = [
     "BALoraConfig",
@@ -21,3 +37,19 @@ __all__ = [
     "ScheduleCallback",
     "get_balora_model",
 ]
+
+# PEFT imports bitsandbytes wherever it is installed, which then warns of a kernel package that 4-bit layers on a CPU
+# could use. Nobody has asked for such layers yet, and the package would be downloaded from the Hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,35 +46,36 @@ def main(argv: list[str] | None = None) -> int:
     if name not in commands:
         print(f"balora: error: unknown command {name!r}; there are {', '.join(commands)}", file=sys.stderr)
         return 2
-    from balora.study.processes import refuse_several
+    from balora.study.launch import refuse_distributed
     from balora.study.terminal import quiet_libraries, report_errors
 
     quiet_libraries()
     if name != "train":
-        return report_errors(lambda: (refuse_several(name), commands[name](arguments)))
+        return report_errors(lambda: (refuse_distributed(name), commands[name](arguments)))
     return report_errors(lambda: train(arguments))
 
 
 def train(arguments: list[str]) -> None:
     """One method, one seed."""
-    from balora.arguments import parse
+    from balora.recipe.parse import parse
     from balora.study import run_cell
+    from balora.study.launch import distributed_run
+    from balora.study.output_dir import claimed
     from balora.study.plan import single
-    from balora.study.processes import is_main, together
-    from balora.study.run_dir import claimed
+    from balora.utils.distributed import is_main_process
 
     recipe, _ = parse("train", arguments)
     task = single(recipe)
-    with together(task), claimed(recipe) as directory:
+    with distributed_run(task), claimed(recipe) as directory:
         run = run_cell(task, recipe.method, recipe.seed, directory)
-    if is_main():
+    if is_main_process():
         show(task, [run], f"adapter: {recipe.output_dir}")
 
 
 def compare(arguments: list[str], command: str = "compare") -> None:
     """Tasks × methods × seeds; as `sweep`, of the combinations of some settings' values."""
-    from balora.arguments import parse
     from balora.errors import BALoraError
+    from balora.recipe.parse import parse
     from balora.study import compare as run_study
 
     recipe, _ = parse(command, arguments)
@@ -100,7 +101,7 @@ def evaluate(arguments: list[str]) -> None:
     """An adapter that is there already."""
     from rich.console import Console
 
-    from balora.arguments import parse
+    from balora.recipe.parse import parse
     from balora.report.table import metrics_grid, rich_grid
     from balora.study.evaluate import EvaluationSettings
     from balora.study.evaluate import evaluate as work
@@ -130,8 +131,8 @@ def calibrate(arguments: list[str]) -> None:
     """Measure gradients, search the common factor, write the weights."""
     from rich.console import Console
 
-    from balora.arguments import parse
     from balora.errors import BALoraError
+    from balora.recipe.parse import parse
     from balora.report.calibration import calibration_table
     from balora.study import calibrate as work
 

@@ -4,6 +4,8 @@
 without a traceback and exits with status 2; a library user catches it as the `ValueError` it is.
 """
 
+import signal
+
 
 class BALoraError(ValueError):
     """A mistake in what the user gave: a recipe, a file, a model, a setting."""
@@ -11,3 +13,20 @@ class BALoraError(ValueError):
 
 class NonFiniteLossError(BALoraError):
     """A loss, gradient or weight became NaN or infinite; training stopped before the step was applied."""
+
+
+class Interrupted(Exception):
+    """A signal stopped a run after its checkpoint was saved.
+
+    Attributes:
+        number: The signal's.
+        step: Optimizer steps done.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}" + (f" after step {step}" if step else ""))
+        self.number, self.step = number, step
+
+
+class WorkerDone(Exception):
+    """Raised in every process but the main one once its part of a distributed run is done."""

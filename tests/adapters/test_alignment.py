@@ -15,7 +15,7 @@ from torch import Tensor
 from trl import SFTConfig
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
-from balora.adapters.task_alignment import alignment_term, task_distance
+from balora.adapters.task_adapters import alignment_term, task_distance
 from balora.adapters.teacher import lora_layers
 from balora.training.sft import BALoraSFTTrainer
 

@@ -13,10 +13,10 @@ from tiny_models import CLASSIFIERS, SEQ2SEQ, inputs_for, make, off_its_start, w
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
-from balora.adapters import bias_pass
+from balora.adapters import bias_path
 from balora.adapters.bias_path import embedding_length, input_embeddings
+from balora.config.presets import PRESETS
 from balora.losses import counterfactual_direction
-from balora.presets import PRESETS
 
 OFF = {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
 ON = {"consistency_weight": 0.7, "diversity_weight": 0.3, "spectral_weight": 0.2, "spectral_k": 3}
@@ -264,7 +264,7 @@ def test_sampled_rows_give_the_whole_on_average(name, monkeypatch):
     whole = term(adapted(name), inputs)
     for pair in itertools.combinations(range(4), 2):
         picked = torch.tensor([row in pair for row in range(4)])
-        monkeypatch.setattr(bias_pass, "pick_examples", lambda count, rate, picked=picked: picked)
+        monkeypatch.setattr(bias_path, "pick_examples", lambda count, rate, picked=picked: picked)
         terms.append(term(model, inputs))
     assert sum(terms) / 6 == pytest.approx(whole, rel=1e-6)
     assert min(terms) < 0.99 * whole

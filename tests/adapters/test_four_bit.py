@@ -12,8 +12,8 @@ from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.four_bit import layers_to_quantize, trained_in_full
-from balora.adapters.lean import LeanLinear
-from balora.adapters.starts import principal_factors
+from balora.adapters.fused_linear import FusedLinear
+from balora.adapters.initialization import principal_factors
 from balora.adapters.teacher import lora_layers
 from balora.data import expand_path
 from balora.training import BALoraTrainer
@@ -370,7 +370,7 @@ def test_what_transformers_loaded_merges_once_it_is_dequantized(name, saved):
     with pytest.raises(BALoraError, match="merge_adapter: the base is in 4 bits"):
         model.merge_adapter()
     model.dequantize()
-    assert all(type(layer) is LeanLinear for layer in lora_layers(model).values())
+    assert all(type(layer) is FusedLinear for layer in lora_layers(model).values())
     assert not model.get_base_model().is_quantized
     torch.testing.assert_close(model.merge_and_unload()(**inputs).logits, student, **EXACT)
 

@@ -7,7 +7,7 @@ from tiny_models import inputs_for, make, train_steps
 from transformers import TrainingArguments
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
-from balora.adapters.lean import LeanLinear
+from balora.adapters.fused_linear import FusedLinear
 from balora.adapters.teacher import lora_layers
 from balora.training import BALoraTrainer
 
@@ -85,7 +85,7 @@ def test_no_layer_keeps_its_input_for_a_frozen_a():
     kept = {}
     for method in ("lora", "lora-fa"):
         layer = next(iter(lora_layers(adapted(method=method)).values()))
-        assert type(layer) is LeanLinear
+        assert type(layer) is FusedLinear
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(tuple(t.shape)) or t, lambda t: t):
             layer(torch.randn(50, 32, requires_grad=True)).sum().backward()

@@ -16,9 +16,9 @@ from torch import Tensor
 from trl import SFTConfig
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
-from balora.adapters.semantic import gated_layers
+from balora.adapters.selora import gated_layers
 from balora.adapters.teacher import lora_layers
-from balora.evaluation.drift import measure_drift
+from balora.model.drift import measure_drift
 from balora.training.sft import BALoraSFTTrainer
 
 D = 6

@@ -7,7 +7,6 @@ import pytest
 import transformers as hf
 
 from balora import BALoraConfig, BALoraError, get_balora_model
-from balora.arguments import keyword_arguments
 from balora.counterfactual import Swaps, read_word_groups
 from balora.data import expand_path
 from balora.evaluation.benchmarks import BENCHMARKS, BIAS, CLASSIFIER_BENCHMARKS, Classifying, Writing
@@ -20,6 +19,7 @@ from balora.evaluation.bias import (
     sample_continuations,
 )
 from balora.evaluation.bias.templates import CONTINUATIONS, OCCUPATIONS, PEOPLE, read_texts
+from balora.recipe.parse import keyword_arguments
 from balora.report.glossary import better_direction
 
 

@@ -5,8 +5,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import make
 
 from balora import BALoraConfig, get_balora_model
+from balora.baselines import make_rival
 from balora.evaluation import parameter_overhead
-from balora.rivals import make_rival
 
 QUERIES = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
 

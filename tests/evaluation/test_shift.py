@@ -11,7 +11,7 @@ from tiny_models import inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, get_balora_model
 from balora.evaluation import linear_cka, measure_representation_shift, representation_shift
-from balora.losses.bias import mean_of_tokens
+from balora.losses.bias_path import mean_of_tokens
 
 
 @st.composite

@@ -129,7 +129,7 @@ def test_gradients_below_half_precision_s_smallest_number_survive():
     for dtype in (torch.float32, torch.float16):
         h = hidden.to(dtype, copy=True).requires_grad_()
         head = balora.fused.Head(weight.to(dtype))
-        loss, _ = balora.fused.chunks.head_loss(h, head, None, None, rows, balora.fused.rows.RowObjective())
+        loss, _ = balora.fused.chunks.head_loss(h, head, None, None, rows, balora.fused.row_gradients.RowObjective())
         (loss * 2.0**24).backward()
         gradients[dtype] = h.grad.float()
     torch.testing.assert_close(gradients[torch.float16], gradients[torch.float32], rtol=2e-2, atol=1e-4)

@@ -6,7 +6,7 @@ from shared_paths import VECTORS
 from vectors import CASES, assert_meets, named
 
 import balora.fused.chunks
-import balora.fused.rows
+import balora.fused.row_gradients
 import balora.fused.spectrum
 from balora import BALoraConfig
 from balora.fused import Head, HeadSpectrum, fused_generation_loss
@@ -22,8 +22,8 @@ def chunking(request, monkeypatch):
     if request.param == "many small chunks":
         monkeypatch.setattr(balora.fused.chunks, "CHUNK_ELEMENTS", {"cpu": 0})
         monkeypatch.setattr(balora.fused.chunks, "FEWEST_ROWS", 5)
-        monkeypatch.setattr(balora.fused.rows, "BLOCK_ELEMENTS", 200)
-        monkeypatch.setattr(balora.fused.rows, "COLUMNS", 2)
+        monkeypatch.setattr(balora.fused.row_gradients, "BLOCK_ELEMENTS", 200)
+        monkeypatch.setattr(balora.fused.row_gradients, "COLUMNS", 2)
         monkeypatch.setattr(balora.fused.spectrum, "VOCABULARY_CHUNK", 20)
 
 

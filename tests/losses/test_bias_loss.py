@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balora.losses import bias_path_loss, counterfactual_direction
-from balora.losses.bias import mean_of_tokens
+from balora.losses.bias_path import mean_of_tokens
 
 
 def drawn(seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_folder import WORDS, tiny
 
 from balora import BALoraConfig, BALoraModel, get_balora_model
-from balora.adapters.reading import read_weights
+from balora.adapters.folder import read_weights
 from balora.audit.kinds import kind_of, label_names_of
 from balora.audit.models import load_audited
 from balora.data import load_sentence_encoder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from balora.audit.run import _check_folder, _read
 from balora.report import Run, read_results, write_markdown, write_page, write_results
-from balora.study.cell import HISTORY_FILE, RESULT_FILE, history_of, result_of
+from balora.study.run import HISTORY_FILE, RESULT_FILE, history_of, result_of
 
 RUN = Run("lora", 1, "t", {"accuracy": 0.5, "perplexity": 3.0}, 1.0, 10.0, 100)
 HISTORY = [{"loss": 1.5, "step": 1, "epoch": 0.5}, {"loss": 1.0, "step": 2}, {"train_runtime": 1.0, "step": 2}]

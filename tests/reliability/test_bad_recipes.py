@@ -13,15 +13,15 @@ from bad_inputs import ODD, PIECES, complaint, encoded, hold, mutated, mutated_b
 from hypothesis import strategies as st
 from right_recipes import NAMES, RECIPES, WORKS, planned
 
-from balora.arguments import parse, read_recipe
 from balora.audit.arguments import parse_audit
 from balora.audit.settings import AuditSettings
 from balora.data import load_table
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.recipe_edit import with_settings
+from balora.recipe.edit import with_settings
+from balora.recipe.parse import parse, read_recipe
+from balora.study.output_dir import claimed
 from balora.study.plan import plan
-from balora.study.run_dir import claimed
 
 
 def not_null(schema: type) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 
 from balora.report import figure_svg, save_figure
-from balora.report.figures import COLOURS
 from balora.report.imbalance import confusion_figure, tsne_figure
+from balora.report.style import COLOURS
 
 NAMES = ["contradiction", "entailment", "neutral"]
 ODD_NAMES = ["_hidden", "$x_1", r"a $\bad{$ b"]

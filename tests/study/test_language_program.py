@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from balora import BALoraModel
-from balora.arguments import parse
 from balora.cli import main
+from balora.recipe.parse import parse
 from balora.report import read_results
 from balora.study.workload import prepare
 

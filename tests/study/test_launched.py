@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from balora.arguments import parse
 from balora.cli import main
+from balora.recipe.parse import parse
 from balora.study.plan import single
 
 SCALE = Path(__file__).resolve().parents[2] / "recipes" / "scale"

@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from balora import BALoraConfig
-from balora.arguments import parse
 from balora.cli import main
+from balora.config.presets import PRESETS
 from balora.errors import BALoraError
-from balora.presets import PRESETS
 from balora.recipe import Recipe
+from balora.recipe.parse import parse
 from balora.study.method_config import balora_config
 from balora.study.plan import plan, single
 

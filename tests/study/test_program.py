@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from balora.cli import main
 from balora.errors import BALoraError
 from balora.report import read_results
-from balora.study import cell
+from balora.study import run as run_module
 
 WORDS = ["<unk>", "<s>", "</s>"]
 WORDS += re.findall(r"\S+", "the cat dog sat ran on a mat hill yes no who ? where and so")
@@ -235,7 +235,7 @@ def test_stopped_after_its_last_step_it_trains_none_more(settings, tmp_path, mon
         arguments = ["train", path, f"--output_dir={tmp_path / name}"]
         if name == "cut":
             with monkeypatch.context() as patched:
-                patched.setattr(cell, "measure", stop)
+                patched.setattr(run_module, "measure", stop)
                 assert main(arguments) == 2
             assert not (tmp_path / name / "result.json").exists()
         assert main(arguments) == 0

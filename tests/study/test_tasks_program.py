@@ -10,7 +10,7 @@ from datasets import Dataset
 from tiny_models import T5, word_tokenizer
 
 from balora.cli import main
-from balora.presets import PRESETS
+from balora.config.presets import PRESETS
 from balora.report import read_results
 
 WORDS = ["a", "b", "c", "d"]

@@ -30,8 +30,8 @@ from transformers.integrations import unset_hf_deepspeed_config
 import balora
 from balora.anchors import Anchors
 from balora.errors import BALoraError
-from balora.sharding import whole
 from balora.training import BALoraTrainer
+from balora.utils.distributed import whole
 
 #: Accelerate has FSDP on accelerators alone; told that these are some, it shards on a CPU just as well.
 FSDP2 = {

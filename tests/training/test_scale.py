@@ -18,8 +18,8 @@ from tiny_models import inputs_for, make
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
 from balora.fused import why_not_fused
-from balora.gather import gathered_rows
 from balora.training.sharded import refuse_deepspeed, refuse_fsdp
+from balora.utils.distributed import gathered_rows
 
 SCALE = Path(__file__).resolve().parents[2] / "recipes" / "scale"
 SCRIPT = Path(__file__).with_name("many_processes.py")

@@ -2,16 +2,16 @@
 
 b enters where the model looks its tokens up, as the output of its input embeddings: what a model scales inside that
 layer (Gemma, BART) is scaled already, positions and norms come after it. In a sequence-to-sequence model the input is
-the encoder's. `balora.adapters.bias_pass` compares the passes with it and without.
+the encoder's. `balora.adapters.bias_path` compares the passes with it and without.
 
 Nothing here is needed for inference, so what is saved is the adapter that it would be without, and b beside it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,8 @@ from transformers import PreTrainedModel
 from balora.adapters.saving import SETTINGS_FILE
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
-
-if TYPE_CHECKING:
-    from balora.adapters.adapted import AdaptedModel
+from balora.losses import bias_path_loss
+from balora.utils.batches import pick_examples, select_examples
 
 #: Rows of the embeddings that are looked up at a time.
 CHUNK = 4096
@@ -73,6 +72,61 @@ class BiasEmbedding(nn.Module):
             return self.radius * self.direction
         b = self.radius * F.normalize(self.direction, dim=0)
         return 2 * b.detach() - b  # b to the bit, with the sign of its gradient turned
+
+    def set_direction(self, direction: Tensor, *, like: Tensor) -> None:
+        """Set u to a given vector `(d,)`, normalized.
+
+        Args:
+            direction: Of any length but 0.
+            like: A weight of the embeddings, for device and precision.
+
+        Raises:
+            BALoraError: If the shape is wrong, or the entries are not finite or all 0.
+        """
+        if direction.shape != (self.width,) or not torch.isfinite(direction).all() or not direction.any():
+            raise BALoraError(
+                f"set_bias_direction: expected a finite vector of {self.width} entries, not all 0, as the input "
+                f"embeddings have; this one has shape {tuple(direction.shape)}"
+            )
+        wide = torch.promote_types(like.dtype, torch.float32)
+        self.direction = F.normalize(direction.detach().to(like.device, wide), dim=0)
+
+    def save_direction(self, directory: Path, state: dict[str, Tensor] | None) -> None:
+        """Write u, if it is set, to `bias_path.safetensors`.
+
+        Args:
+            directory: The adapter's folder.
+            state: The whole model's state dict, where a sharded trainer gathered it.
+        """
+        directions = self.state_dict() if state is None else state
+        direction = directions.get("direction" if state is None else f"{PREFIX}direction")
+        if direction is not None:
+            save_file({"direction": direction.detach().clone()}, directory / FILE)
+
+    def load_direction(self, directory: str | os.PathLike, *, like: Tensor) -> None:
+        """Read u back, to resume training; in `counterfactual` a missing file leaves it to be set again.
+
+        Raises:
+            BALoraError: If the file is missing, or of another model's width.
+        """
+        path = Path(directory) / FILE
+        if not path.is_file():
+            if self.mode == "counterfactual":
+                return
+            raise BALoraError(
+                f"{path} is missing, and training resumes from its bias embedding; copy it there, or set "
+                f"bias_path_weight to 0 in the {SETTINGS_FILE} beside it"
+            )
+        direction = load_file(path)["direction"]
+        if direction.shape != (self.width,):
+            raise BALoraError(
+                f"{path} has shape {tuple(direction.shape)}, and this model's embeddings {self.width} entries"
+            )
+        if self.mode == "counterfactual":
+            self.set_direction(direction, like=like)
+        else:
+            with torch.no_grad():
+                self.direction.copy_(direction)
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module:
@@ -136,64 +190,81 @@ def bias_added(model: PreTrainedModel, b: Tensor, inputs: dict[str, Any]) -> Ite
         )
 
 
-def set_direction(model: "AdaptedModel", direction: Tensor) -> None:
-    """As `AdaptedModel.set_bias_direction`."""
-    bias = model.lora_bias_path
-    if bias is None or bias.mode != "counterfactual":
-        raise BALoraError(
-            f"bias_path_mode: {model.balora_config.bias_path_mode} finds its own direction, or there is no bias path; "
-            "use bias_path_mode='counterfactual' and a bias_path_weight"
-        )
-    if direction.shape != (bias.width,) or not torch.isfinite(direction).all() or not direction.any():
-        raise BALoraError(
-            f"set_bias_direction: expected a finite vector of {bias.width} entries, not all 0, as the input "
-            f"embeddings have; this one has shape {tuple(direction.shape)}"
-        )
-    weight = input_embeddings(model.get_base_model()).weight
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    bias.direction = F.normalize(direction.detach().to(weight.device, wide), dim=0)
-
-
 def without_bias_path(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """An adapter's state dict as stock PEFT knows it: PEFT takes what has `bias` in its name for the adapter's."""
     return {key: tensor for key, tensor in state.items() if not key.startswith(PREFIX)}
 
 
-def save_direction(model: "AdaptedModel", directory: Path, state: dict[str, Tensor] | None) -> None:
-    """Write u, if there is one yet, to `bias_path.safetensors`.
+RandomState = list[Tensor]
+
+
+def random_state() -> RandomState:
+    """Of what dropout draws from: the CPU's generator and every GPU's."""
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def _restore(state: RandomState) -> None:
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1:])
+
+
+@contextmanager
+def replayed(state: RandomState) -> Iterator[None]:
+    """Within, random numbers are those that followed `state`; afterwards they go on as if nothing had been drawn."""
+    present = random_state()
+    _restore(state)
+    try:
+        yield
+    finally:
+        _restore(present)
+
+
+def bias_path_term(
+    base: PreTrainedModel,
+    bias: BiasEmbedding,
+    represent: Callable[[dict[str, Any], Tensor], Tensor],
+    inputs: dict[str, Any],
+    plain: Tensor,
+    weights: Tensor,
+    before: RandomState,
+    *,
+    config: BALoraConfig,
+    sharded: bool,
+) -> Tensor:
+    """The unweighted bias path of a micro-batch whose ordinary pass is done, scalar.
+
+    Both passes drop the same out. Masks are drawn for the whole batch, so of some of its rows there are none to draw
+    again: where anything was drawn, these make an ordinary pass of their own too.
 
     Args:
-        model: With a bias path.
-        directory: The adapter's folder.
-        state: The whole model's state dict, where a sharded trainer gathered it.
+        base: The base model, whose input embeddings b is added to.
+        bias: b.
+        represent: From the model's inputs for the rows picked, `(B,)` bool, to their f, `(n, d)`.
+        inputs: Of the whole micro-batch.
+        plain: f of the ordinary pass, `(B, d)`.
+        weights: `(B,)`, the tokens of each row. A row weighs by them, so that with its micro-batch's share it has the
+            same weight however a batch is split.
+        before: The random state that the ordinary pass began with.
+        config: `bias_path_sample_rate` and `bias_path_reduction`.
+        sharded: Whether processes gather the weights together, so that all must run the same passes.
     """
-    directions = model.lora_bias_path.state_dict() if state is None else state
-    direction = directions.get("direction" if state is None else f"{PREFIX}direction")
-    if direction is not None:
-        save_file({"direction": direction.detach().clone()}, directory / FILE)
-
-
-def load_direction(model: "AdaptedModel", directory: str | os.PathLike) -> None:
-    """Read it back, to go on training.
-
-    Raises:
-        BALoraError: If it is not there, or of another model's width.
-    """
-    path, bias = Path(directory) / FILE, model.lora_bias_path
-    if not path.is_file():
-        if bias.mode == "counterfactual":  # to be set again
-            return
-        raise BALoraError(
-            f"{path} is missing, and training goes on from its bias embedding; copy it there, or set bias_path_weight "
-            f"to 0 in the {SETTINGS_FILE} beside it"
-        )
-    direction = load_file(path)["direction"]
-    if direction.shape != (bias.width,):
-        raise BALoraError(
-            f"{path} has shape {tuple(direction.shape)}, and this model's embeddings {bias.width} entries"
-        )
-    if bias.mode == "counterfactual":
-        set_direction(model, direction)
-    else:
-        with torch.no_grad():
-            bias.direction.copy_(direction)
+    b = bias()
+    drew = not all(torch.equal(was, now) for was, now in zip(before, random_state(), strict=True))
+    picked = pick_examples(len(plain), config.bias_path_sample_rate).to(plain.device)
+    part = select_examples(inputs, picked)
+    if not picked.any():
+        if not sharded:
+            return 0.0 * b.sum()  # in the graph, as processes that train together want of every parameter
+        # All run the same passes; this row counts for nothing.
+        picked = torch.arange(len(picked), device=picked.device) == 0
+        weights = torch.zeros_like(weights)
+        part = select_examples(inputs, picked)
+    plain = plain[picked]
+    if drew and (not picked.all() or (sharded and config.bias_path_sample_rate < 1)):
+        with replayed(before):
+            plain = represent(part, picked)
+    with replayed(before), bias_added(base, b, part) as shifted_inputs:
+        shifted = represent(shifted_inputs, picked)
+    loss = bias_path_loss(shifted, plain, weights=weights[picked], reduction=config.bias_path_reduction)
+    chance = config.bias_path_sample_rate * weights.sum().clamp(min=1)
+    return loss * weights[picked].sum() / chance

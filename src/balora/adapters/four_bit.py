@@ -26,7 +26,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import is_bitsandbytes_available
 
-from balora.adapters.lean import make_lean
+from balora.adapters.fused_linear import use_fused_linear
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 
@@ -143,7 +143,7 @@ def dequantize(model: PeftModel) -> None:
         if isinstance(module, Linear4bit):
             module.__class__ = Linear
             module.base_layer.requires_grad_(False)
-    make_lean(model)
+    use_fused_linear(model)
 
 
 def _quantizer(settings: dict) -> HfQuantizer:

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from balora.adapters import semantic
-from balora.adapters.task_rows import TaskIds, ids_of
+from balora.adapters import selora
+from balora.adapters.adapted import AdaptedModel
+from balora.adapters.task_adapters import TaskIds, ids_of
 from balora.errors import BALoraError
-
-if TYPE_CHECKING:
-    from balora.model import BALoraModel
 
 
 @contextmanager
-def guided(model: "BALoraModel", s: Tensor | None, inputs: dict[str, Any], *, keep: bool = False) -> Iterator[None]:
+def guided(model: AdaptedModel, s: Tensor | None, inputs: dict[str, Any], *, keep: bool = False) -> Iterator[None]:
     """Within, these sentence vectors gate SeLoRA's layers; without any, a layer that needs its own says so.
 
     Args:
@@ -28,23 +26,23 @@ def guided(model: "BALoraModel", s: Tensor | None, inputs: dict[str, Any], *, ke
         BALoraError: If there is not one for each row, or the method has none.
     """
     if s is not None:
-        semantic.check_sentences(s, inputs, model.balora_config)
+        selora.check_sentences(s, inputs, model.balora_config)
     if model.lora_gate is None:
         yield
         return
-    semantic.set_gates(model, None if s is None else model.lora_gate(s))
+    selora.set_gates(model, None if s is None else model.lora_gate(s))
     model.sentences = s
     try:
         yield
     finally:
         if not keep:
-            semantic.set_gates(model, None)
+            selora.set_gates(model, None)
             model.sentences = None
 
 
 @contextmanager
 def routed(
-    model: "BALoraModel", task_ids: TaskIds | None, inputs: dict[str, Any], *, keep: bool = False
+    model: AdaptedModel, task_ids: TaskIds | None, inputs: dict[str, Any], *, keep: bool = False
 ) -> Iterator[None]:
     """Within, each row goes through the adapter of its task; with none given, a layer that needs one says so.
 
@@ -63,7 +61,7 @@ def routed(
         yield
         return
     given = model.evaluated_task if task_ids is None and not model.training else task_ids
-    model.task_rows.set(None if given is None else ids_of(given, model.task_rows.names, semantic.rows_of(inputs)))
+    model.task_rows.set(None if given is None else ids_of(given, model.task_rows.names, selora.rows_of(inputs)))
     try:
         yield
     finally:

@@ -24,12 +24,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 
+from balora.adapters.folder import PEFT_FILE, read_json, read_peft_settings
 from balora.adapters.matrices import expert_count
-from balora.adapters.reading import PEFT_FILE, read_json, read_peft_settings
 from balora.adapters.teacher import lora_layers
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
-from balora.loading import MISFITS, first_line
+from balora.utils.loading import MISFITS, first_line
 
 SETTINGS_FILE = "balora_config.json"
 #: SeLoRA's type for PEFT, whose `KeyError` shows it.

@@ -17,7 +17,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 
 from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
-from balora.modes import evaluation_mode
+from balora.utils.modules import evaluation_mode
 
 STUDENT = "default"
 TEACHER = "teacher"

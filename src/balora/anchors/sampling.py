@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.data.lengths import check_max_length, context_length
 from balora.errors import BALoraError
-from balora.files import digest_of, write_tensors
-from balora.sampling import sample_tokens, seeded
+from balora.utils.files import digest_of, write_tensors
+from balora.utils.lengths import check_max_length, context_length
+from balora.utils.sampling import sample_tokens, seeded
 
 
 @dataclass(frozen=True)

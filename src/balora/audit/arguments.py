@@ -3,9 +3,9 @@
 from argparse import ArgumentError
 from itertools import takewhile
 
-from balora.arguments import cause, command_parser, files_given, read_settings, without_nulls
 from balora.audit.settings import AuditSettings
 from balora.errors import BALoraError
+from balora.recipe.parse import cause, command_parser, files_given, read_settings, without_nulls
 
 
 def parse_audit(arguments: list[str]) -> AuditSettings:

@@ -12,10 +12,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from balora.adapters.reading import read_peft_settings
+from balora.adapters.folder import read_peft_settings
 from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
 from balora.errors import BALoraError
-from balora.loading import MISFITS, first_line, load
+from balora.utils.loading import MISFITS, first_line, load
 
 CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
 #: By the end of an architecture's name.

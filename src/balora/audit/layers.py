@@ -8,7 +8,7 @@ from torch import Tensor
 
 from balora.audit.figures import Figure, Units, measured, ratio_of_sums
 from balora.audit.models import Audited
-from balora.losses.bias import mean_of_tokens
+from balora.losses.bias_path import mean_of_tokens
 
 FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 

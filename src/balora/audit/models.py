@@ -19,12 +19,12 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.adapters.reading import put_on, read_weights
+from balora.adapters.folder import put_on, read_weights
 from balora.adapters.teacher import student_aside
 from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
 from balora.errors import BALoraError
-from balora.loading import load
+from balora.utils.loading import load
 
 Model = PreTrainedModel | PeftModel
 

@@ -13,7 +13,7 @@ from balora import report
 from balora.audit.definitions import DEFINITIONS, DRAWN, SECTIONS
 from balora.audit.figures import Estimate, Figure
 from balora.audit.settings import AuditSettings
-from balora.report.figures import COLOURS, MUTED, figure_style, figure_svg
+from balora.report.style import COLOURS, MUTED, figure_style, figure_svg
 from balora.report.versions import versions
 
 

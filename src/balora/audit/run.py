@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from balora.adapters.reading import read_json
+from balora.adapters.folder import read_json
 from balora.audit.figures import Figure, figure_of
 from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
 from balora.audit.models import Audited, load_audited
@@ -17,7 +17,7 @@ from balora.audit.settings import AuditSettings
 from balora.data import expand_path
 from balora.errors import BALoraError
 from balora.report.versions import versions
-from balora.study.run_dir import write_text
+from balora.utils.files import write_text
 
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
 #: Settings on which everything depends.

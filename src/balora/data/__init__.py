@@ -13,7 +13,6 @@ from balora.data.causal_lm import to_causal_lm_rows
 from balora.data.classification import to_classification_rows
 from balora.data.expand import expand_path
 from balora.data.hotpotqa import hotpotqa_rows
-from balora.data.lengths import check_lengths, check_max_length, context_length
 from balora.data.mixture import MixedBatchSampler, mix_tasks, stack_tasks
 from balora.data.oasst import oasst_conversations, split_oasst
 from balora.data.qa import to_qa_rows
@@ -24,6 +23,7 @@ from balora.data.squad import squad_rows
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
 from balora.data.timestamps import count_by_time, thin_by_time
 from balora.data.tokenization import tokenize_classification
+from balora.utils.lengths import check_lengths, check_max_length, context_length
 
 __all__ = [
     "MixedBatchSampler",

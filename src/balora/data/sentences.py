@@ -24,9 +24,9 @@ from transformers.utils import cached_file
 
 from balora.data.expand import expand_path
 from balora.errors import BALoraError
-from balora.files import digest_of, write_tensors
-from balora.loading import load
-from balora.modes import evaluation_mode
+from balora.utils.files import digest_of, write_tensors
+from balora.utils.loading import load
+from balora.utils.modules import evaluation_mode
 
 COLUMN = "sentence_embeds"
 KEY_BYTES = 16

@@ -15,8 +15,8 @@ from torch.utils.data import IterableDataset
 
 from balora.data.causal_lm import choose_form, is_conversational, standard_columns
 from balora.data.columns import quoted, says_nothing
-from balora.data.lengths import check_lengths
 from balora.errors import BALoraError
+from balora.utils.lengths import check_lengths
 
 #: Column that carries a row's number, from 1, for the errors of those who meet it later.
 ROW = "row"

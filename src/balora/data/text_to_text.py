@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from balora.data.columns import column_list
-from balora.data.lengths import check_lengths, check_max_length
 from balora.errors import BALoraError
+from balora.utils.lengths import check_lengths, check_max_length
 
 #: Regression targets are rounded to multiples of its inverse, 0.2, so that there are few of them to write.
 STEPS_PER_UNIT = 5

@@ -5,8 +5,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from balora.data.lengths import check_lengths, check_max_length
 from balora.errors import BALoraError
+from balora.utils.lengths import check_lengths, check_max_length
 
 
 def tokenize_classification(

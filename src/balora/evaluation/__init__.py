@@ -1,8 +1,8 @@
 """Measurements: what a fine-tune learned, kept and lost."""
 
-from balora.evaluation.drift import measure_drift
 from balora.evaluation.overhead import parameter_overhead
 from balora.evaluation.shift import linear_cka, measure_representation_shift, representation_shift
+from balora.model.drift import measure_drift
 
 __all__ = [
     "linear_cka",

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.modes import evaluation_mode
+from balora.utils.modules import evaluation_mode
 
 
 @dataclass(frozen=True)

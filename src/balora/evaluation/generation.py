@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
-from balora.modes import evaluation_mode
-from balora.sampling import AS_IT_IS
+from balora.utils.lengths import context_length
+from balora.utils.modules import evaluation_mode
+from balora.utils.sampling import AS_IT_IS
 
 
 @torch.no_grad()

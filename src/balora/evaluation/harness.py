@@ -20,9 +20,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.data.lengths import check_max_length, context_length
 from balora.errors import BALoraError
-from balora.modes import evaluation_mode
+from balora.utils.lengths import check_max_length, context_length
+from balora.utils.modules import evaluation_mode
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from balora.batches import with_decoder_inputs
-from balora.modes import evaluation_mode
+from balora.utils.batches import with_decoder_inputs
+from balora.utils.modules import evaluation_mode
 
 IGNORED = -100
 

@@ -15,10 +15,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from balora.batches import with_decoder_inputs
 from balora.errors import BALoraError
 from balora.evaluation.language import IGNORED
-from balora.modes import evaluation_mode
+from balora.utils.batches import with_decoder_inputs
+from balora.utils.modules import evaluation_mode
 
 NoiseKind = Literal["token", "embedding"]
 NOISE_KINDS: tuple[NoiseKind, ...] = ("token", "embedding")

@@ -13,11 +13,11 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_samples
 from torch import Tensor, nn
 
-from balora.agreement import agree
 from balora.errors import BALoraError
 from balora.evaluation.classification import scarcest_class
-from balora.modes import evaluation_mode
 from balora.teacher_cache.features import deciding_vectors, kinds_of
+from balora.utils.linalg import agree
+from balora.utils.modules import evaluation_mode
 
 
 def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | None = None) -> dict[str, float]:

@@ -13,9 +13,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.batches import inputs_and_mask
-from balora.losses.bias import mean_of_tokens
-from balora.modes import evaluation_mode
+from balora.losses.bias_path import mean_of_tokens
+from balora.utils.batches import inputs_and_mask
+from balora.utils.modules import evaluation_mode
 
 
 def representation_shift(before: np.ndarray, after: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.evaluation.classification import class_scores, classification_metrics
-from balora.modes import evaluation_mode
+from balora.utils.modules import evaluation_mode
 
 #: Inputs that generation takes.
 READ = ("input_ids", "attention_mask", "sentence_embeds")

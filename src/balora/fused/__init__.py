@@ -1,4 +1,4 @@
-"""The generation objective without logits: the same numbers as `balora.objective`, from hidden states and the head.
+"""The generation objective without logits: the same numbers as `balora.model.terms`, from hidden states and the head.
 
 `head` takes the LM head out of the model's forward, `chunks` walks the tokens, `rows` turns a block of logits into its
 gradient (`triton_rows` the same on a GPU), `spectrum` has the spectral term, and `generation` puts them together.

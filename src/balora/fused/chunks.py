@@ -1,8 +1,8 @@
 """One pass over the LM head, a chunk of tokens at a time: loss and gradient, and never all the logits.
 
-For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in place (`balora.fused.rows`), and dh = dz·W:
-three products with the head where autograd needs eight, and one or two chunks of logits where it keeps several whole
-ones.
+For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in place (`balora.fused.row_gradients`), and
+dh = dz·W: three products with the head where autograd needs eight, and one or two chunks of logits where it keeps
+several whole ones.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from balora.counterfactual.teacher import Others, mixed_logits
 from balora.fused.head import Head
-from balora.fused.rows import RowObjective, RowWeights, differentiate_rows
+from balora.fused.row_gradients import RowObjective, RowWeights, differentiate_rows
 
 #: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
 CHUNK_ELEMENTS = {"cpu": 11 * 2**20, "cuda": 2**26}

@@ -9,9 +9,9 @@ from balora.config import BALoraConfig
 from balora.counterfactual.teacher import Others
 from balora.fused.chunks import head_loss
 from balora.fused.head import Head
-from balora.fused.rows import RowObjective, RowWeights
+from balora.fused.row_gradients import RowObjective, RowWeights
 from balora.fused.spectrum import HeadSpectrum
-from balora.gather import gathered_rows
+from balora.utils.distributed import gathered_rows
 
 
 @dataclass
@@ -47,7 +47,7 @@ def fused_generation_loss(
     total_items: Tensor | int,
     share: Tensor | float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Task loss plus weighted regularizers, as `balora.objective` has them, without `(B, S, V)` logits.
+    """Task loss plus weighted regularizers, as `balora.model.terms` has them, without `(B, S, V)` logits.
 
     Args:
         hidden: `(B, S, d)`, the student's, as the head gets them.

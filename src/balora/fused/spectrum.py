@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from balora.fused.head import Head
-from balora.linalg import leading_left
+from balora.utils.linalg import leading_left
 
 #: Rows up to which singular vectors are exact; beyond, by a seeded randomized range finder with so many iterations.
 EXACT_ROWS = 256

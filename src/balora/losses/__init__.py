@@ -5,7 +5,7 @@ state, know nothing of models, and are the oracle against which every faster pat
 """
 
 from balora.losses.alignment import alignment_loss
-from balora.losses.bias import bias_path_loss, counterfactual_direction
+from balora.losses.bias_path import bias_path_loss, counterfactual_direction
 from balora.losses.consistency import consistency_loss
 from balora.losses.diversity import covariance_diversity_loss, topk_entropy_loss
 from balora.losses.semantic import semantic_loss

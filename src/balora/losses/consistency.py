@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from balora.losses.rows import mean_of_rows, select_rows
+from balora.losses.masking import mean_of_rows, select_rows
 
 
 def consistency_loss(

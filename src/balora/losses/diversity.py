@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balora.losses.rows import mean_of_rows, select_rows
+from balora.losses.masking import mean_of_rows, select_rows
 
 
 def covariance_diversity_loss(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from balora.losses.rows import select_rows
+from balora.losses.masking import select_rows
 
 
 def spectral_loss(

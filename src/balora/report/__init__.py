@@ -4,13 +4,13 @@ Needs the `program` extra (Matplotlib, Rich, Jinja2).
 """
 
 from balora.report.curves import loss_figure
-from balora.report.figures import figure_svg, save_figure
 from balora.report.markdown import write_markdown
 from balora.report.page import write_page
 from balora.report.paired import Difference, paired_difference, sentence
 from balora.report.results import PRETRAINED, Run, read_results, write_results
 from balora.report.scatter import tradeoff_figure
 from balora.report.sentence import headline
+from balora.report.style import figure_svg, save_figure
 from balora.report.suite import suite_grid
 from balora.report.suite_figure import suite_figure
 from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary, summarize

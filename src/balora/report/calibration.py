@@ -4,7 +4,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from balora.calibration import Calibration
+from balora.model.calibration import Calibration
 
 COLUMNS = ("gradient", "weight now", "share now", "weight", "share")
 

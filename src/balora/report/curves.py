@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balora.report.figures import INK, MUTED, figure_style, method_styles
 from balora.report.results import Run
+from balora.report.style import INK, MUTED, figure_style, method_styles
 
 _COLUMNS = 3
 _FEW_POINTS = 12  # up to here each logged point is worth a marker

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balora.report.figures import COLOURS, INK, MARKERS, MUTED, figure_style
+from balora.report.style import COLOURS, INK, MARKERS, MUTED, figure_style
 
 _COLUMNS = 4
 _MAP = 2.4  # inches, width and height of a map

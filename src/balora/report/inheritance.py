@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balora.report.figures import INK, MUTED, figure_style, method_styles
 from balora.report.glossary import better_direction, with_arrow
 from balora.report.results import PRETRAINED, Run
+from balora.report.style import INK, MUTED, figure_style, method_styles
 from balora.report.sweep import spans
 
 _PANEL = (3.6, 3.4)  # inches

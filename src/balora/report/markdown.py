@@ -7,10 +7,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from balora.report.figures import method_styles, save_figure
 from balora.report.results import Run
 from balora.report.scatter import tradeoff_figure
 from balora.report.sentence import baseline_of, comparisons, headline
+from balora.report.style import method_styles, save_figure
 from balora.report.suite import suite_grid
 from balora.report.suite_figure import SUITE_CAPTION, suite_figure
 from balora.report.summary import summarize

@@ -9,11 +9,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from balora.report.curves import History, loss_figure
-from balora.report.figures import figure_svg, method_styles
 from balora.report.glossary import format_value, known
 from balora.report.results import PRETRAINED, Run
 from balora.report.scatter import tradeoff_figure
 from balora.report.sentence import baseline_of, comparisons, headline
+from balora.report.style import figure_svg, method_styles
 from balora.report.suite import suite_grid
 from balora.report.suite_figure import SUITE_CAPTION, suite_figure
 from balora.report.summary import TaskSummary, summarize

@@ -6,7 +6,6 @@ scoring could not produce (NaN, infinite) is written as null and read back as Na
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from balora.data.columns import shortened
 from balora.errors import BALoraError
+from balora.utils.files import write_text
 
 PRETRAINED = "pretrained"
 """The method name under which a study records the untouched model."""
@@ -85,10 +85,7 @@ def write_results(path: str | Path, runs: Iterable[Run]) -> None:
             name: value if math.isfinite(value) else None for name, value in record["metrics"].items()
         }
     text = json.dumps({"runs": records}, indent=2, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, text + "\n")
 
 
 def _reject_constant(name: str) -> None:

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from balora.report.figures import INK, MUTED, figure_style, method_styles
 from balora.report.glossary import better_direction
-from balora.report.labels import Label, place_labels
+from balora.report.label_placement import Label, place_labels
 from balora.report.results import PRETRAINED, Run
+from balora.report.style import INK, MUTED, figure_style, method_styles
 
 
 def tradeoff_figure(

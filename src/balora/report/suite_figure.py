@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from balora.report.figures import INK, MUTED, figure_style, method_styles
 from balora.report.glossary import with_arrow
 from balora.report.paired import ENOUGH_PAIRS, Difference, paired_difference
 from balora.report.results import Run
+from balora.report.style import INK, MUTED, figure_style, method_styles
 from balora.report.task_metric import TaskMetric, metric_for, tasks_of
 
 SUITE_CAPTION = (

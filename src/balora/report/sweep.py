@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balora.report.figures import COLOURS, INK, MARKERS, MUTED, figure_style
 from balora.report.glossary import with_arrow
 from balora.report.results import Run
+from balora.report.style import COLOURS, INK, MARKERS, MUTED, figure_style
 
 #: From this ratio of the largest value to the smallest on, the axis is logarithmic.
 LOGARITHMIC_FROM = 8

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from balora.report.figures import COLOURS, INK, MUTED, figure_style
+from balora.report.style import COLOURS, INK, MUTED, figure_style
 
 
 def violin_figure(samples: Mapping[str, Sequence[float]], name: str, *, middle: float | None = None) -> Figure:

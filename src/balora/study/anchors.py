@@ -1,9 +1,9 @@
 """A study's anchors: what the pretrained model writes, sampled once and kept, or the user's own texts."""
 
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
-from balora.files import cache_folder
-from balora.study.processes import from_main
 from balora.study.workload import Workload
+from balora.utils.distributed import from_main_process
+from balora.utils.files import cache_folder
 
 
 def anchors_of(workload: Workload) -> Anchors:
@@ -15,7 +15,7 @@ def anchors_of(workload: Workload) -> Anchors:
     recipe, tokenizer = workload.recipe, workload.tokenizer
     if workload.anchors:
         return texts_as_anchors(workload.anchors, tokenizer, length=recipe.anchor_length)
-    return from_main(
+    return from_main_process(
         lambda: sample_anchors(
             workload.load_model(on_device=True),
             tokenizer,

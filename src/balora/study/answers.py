@@ -15,12 +15,12 @@ from balora.evaluation.qa import qa_metrics
 from balora.evaluation.text_to_text import write_texts
 from balora.report import PRETRAINED, Run
 from balora.report.by_level import ByLevel, by_level_figure
-from balora.study.kept import Drawn, Finished, with_file
+from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.questions import answer_tokens, perturbed, with_prompts
-from balora.study.run_dir import write_text
 from balora.study.sentences import sentence_vectors, with_sentences
 from balora.study.trainers import batches_in_order
 from balora.study.workload import Workload
+from balora.utils.files import write_text
 
 ANSWERS_FILE = "answers.jsonl"
 ROBUSTNESS_FILE = "robustness.json"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.arguments import keyword_arguments
 from balora.data import context_length
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import (
@@ -17,6 +16,7 @@ from balora.evaluation.benchmarks import (
     Writing,
 )
 from balora.recipe import Recipe
+from balora.recipe.parse import keyword_arguments
 from balora.study.sets import Sets
 
 #: Folder of what a run's model wrote.

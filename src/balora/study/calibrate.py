@@ -12,20 +12,20 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from balora.calibration import FACTORS, FRACTIONS, TERMS, UNMEASURED, Calibration, calibrate
 from balora.errors import BALoraError
-from balora.methods import RUN_METHODS
+from balora.model.calibration import FACTORS, FRACTIONS, TERMS, UNMEASURED, Calibration, calibrate
 from balora.recipe import Recipe
-from balora.recipe_edit import with_settings
+from balora.recipe.edit import with_settings
+from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED, Run
 from balora.report.glossary import better_direction
 from balora.study.compare import compare, task_metrics
 from balora.study.plan import single
 from balora.study.progress import ProgressCallback
-from balora.study.run_dir import write_text
 from balora.study.student import build_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
+from balora.utils.files import write_text
 
 #: Share of the training rows that judge the factors.
 HELD_OUT = 0.2

@@ -8,15 +8,15 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
 from balora.report.sweep import sweep_figure
 from balora.study.answers import robustness_figures
-from balora.study.cases import case_figures
-from balora.study.cell import RESULT_FILE, history_of, result_of
+from balora.study.artifacts import Finished
 from balora.study.geometry import geometry_figures
-from balora.study.kept import Finished
+from balora.study.hatecheck import case_figures
 from balora.study.noise import noise_figures
+from balora.study.output_dir import claimed
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.progress import ProgressCallback, console
-from balora.study.run_dir import claimed
+from balora.study.run import RESULT_FILE, history_of, result_of
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
 from balora.study.workload import prepare

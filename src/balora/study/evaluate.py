@@ -4,19 +4,19 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from balora.baselines import trainable_parameters
 from balora.errors import BALoraError
-from balora.files import full_disk_named
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
-from balora.rivals import trainable_parameters
-from balora.study.cell import RESULT_FILE
 from balora.study.measure import measure
+from balora.study.output_dir import named_folder
 from balora.study.plan import single
 from balora.study.progress import ProgressCallback
-from balora.study.run_dir import named_folder, write_text
+from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload, prepare
+from balora.utils.files import full_disk_named, write_text
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from balora.evaluation.confusion import confusion
 from balora.evaluation.representation import final_representation, project, silhouettes
 from balora.report.imbalance import confusion_figure, tsne_figure
-from balora.study.kept import Drawn, Finished, with_file
+from balora.study.artifacts import Drawn, Finished, with_file
 
 GEOMETRY_FILE = "geometry.npz"
 MAPS = (

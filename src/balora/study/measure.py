@@ -10,19 +10,20 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
-from balora.adapters.task_alignment import task_distance
+from balora.adapters.task_adapters import task_distance
+from balora.errors import WorkerDone
 from balora.evaluation.classification import classification_metrics, predict
-from balora.evaluation.drift import drift_of, measure_drift
 from balora.evaluation.language import held_out_loss
 from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.model.drift import drift_of, measure_drift
 from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks
 from balora.study.geometry import measure_geometry
 from balora.study.noise import measure_noise
-from balora.study.processes import PartDone, is_main, spread
 from balora.study.student import teacher_of
 from balora.study.trainers import batches_in_order, evaluation_batches
 from balora.study.workload import Workload, preservation_metrics
+from balora.utils.distributed import is_main_process, is_sharded_launch
 
 Metrics = dict[str, float]
 
@@ -39,12 +40,12 @@ def measure(
         directory: The run's folder, for what the report draws of the classes' geometry.
 
     Raises:
-        PartDone: In every process but the first, where each has the whole model.
+        WorkerDone: In every process but the first, where each has the whole model.
     """
-    if is_main():
+    if is_main_process():
         return _measured(workload, trainer, model, directory)
-    if not spread():
-        raise PartDone
+    if not is_sharded_launch():
+        raise WorkerDone
     # Every process runs the same passes on all rows, since no one of them has the whole model.
     with TemporaryDirectory(prefix="balora-") as scratch:
         return _measured(workload, trainer, model, Path(scratch))

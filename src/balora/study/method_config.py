@@ -7,8 +7,8 @@ from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, trained_in_full
 from balora.config import RESIDUAL, SELORA, BALoraConfig, four_bit_settings
-from balora.methods import RUN_METHODS
 from balora.recipe import Recipe
+from balora.recipe.methods import RUN_METHODS
 
 #: What recipes and `LoraConfig` call alike.
 SAME_NAMES = ("r", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")

@@ -16,12 +16,12 @@ from balora.evaluation.noise import noisy_inputs, predicted, stability
 from balora.evaluation.shift import measure_representation_shift
 from balora.report import Run
 from balora.report.by_level import ByLevel, by_level_figure
+from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.benchmarks import run_bias_benchmarks
-from balora.study.kept import Drawn, Finished, with_file
-from balora.study.run_dir import write_text
 from balora.study.student import Teacher
 from balora.study.trainers import evaluation_batches
 from balora.study.workload import Workload
+from balora.utils.files import write_text
 
 NOISE_FILE = "noise.json"
 DRAWN = ("stability", "representation_shift")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import BALoraError
-from balora.methods import RUN_PRESETS
 from balora.recipe import Recipe
+from balora.recipe.methods import RUN_PRESETS
 from balora.report import PRETRAINED
 from balora.study.sweep import swept
 from balora.study.worlds import with_worlds

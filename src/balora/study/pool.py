@@ -18,10 +18,10 @@ from types import FrameType
 
 import torch
 
-from balora.errors import BALoraError
-from balora.study.cell import Interrupted, run_cell
+from balora.errors import BALoraError, Interrupted
 from balora.study.plan import Cell
 from balora.study.progress import without_bars
+from balora.study.run import run_cell
 from balora.study.terminal import quiet_libraries, report_errors
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from balora.study.processes import is_main
+from balora.utils.distributed import is_main_process
 
 console = Console(stderr=True)
 
@@ -22,7 +22,7 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self._shown = is_main()
+        self._shown = is_main_process()
         self._draws = self._shown and console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),

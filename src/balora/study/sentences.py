@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 from balora.data import add_sentence_embeds, input_embedding_encoder
 from balora.data.sentences import SentenceEncoder, embed_texts
 from balora.errors import BALoraError
-from balora.files import cache_folder
-from balora.model import BALoraModel
+from balora.model.base import BALoraModel
 from balora.study.workload import Workload
+from balora.utils.files import cache_folder
 
 #: Columns that say what a row asks, without its answer: the first that is there. Text does beside a label.
 ASKING = ("question", "prompt", "text")

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from balora.arguments import keyword_arguments
 from balora.data import load_table, oasst_conversations, stream_table, to_causal_lm_rows, to_classification_rows
 from balora.data.columns import column_values, says_nothing
 from balora.data.glue import glue_columns, glue_files, glue_header, glue_on_hub
 from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.recipe.parse import keyword_arguments
 from balora.study.questions import read_questions
 
 #: Column that says which rows are held out together, while they are being read.

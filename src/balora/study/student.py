@@ -13,27 +13,28 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from balora.adapters.averaging import check_averaging
-from balora.adapters.reading import put_on, read_peft_settings, read_weights, refuse_partial
+from balora.adapters.folder import put_on, read_peft_settings, read_weights, refuse_partial
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import as_teacher
-from balora.build import get_balora_model
+from balora.baselines import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
+from balora.baselines.adalora import refuse_parameters
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
-from balora.methods import RUN_METHODS
-from balora.model import BALoraModel
-from balora.modes import evaluation_mode
+from balora.errors import WorkerDone
+from balora.model.base import BALoraModel
+from balora.model.build import get_balora_model
+from balora.model.task_type import task_of
 from balora.recipe import Recipe
+from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
-from balora.rivals import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
-from balora.rivals.adalora import refuse_parameters
 from balora.study.anchors import anchors_of
 from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
-from balora.study.processes import PartDone, from_main, is_main
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
-from balora.tasks import task_of
+from balora.utils.distributed import from_main_process, is_main_process
+from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
 
@@ -101,7 +102,7 @@ def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
         batches = list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
-        return from_main(lambda: batches)  # each process has its own part of the rows
+        return from_main_process(lambda: batches)  # each process has its own part of the rows
 
 
 def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -192,12 +193,12 @@ def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
     """An adapter as PEFT keeps it, a fully tuned model as Transformers does, of other rivals what they trained.
 
     Raises:
-        PartDone: In every process but the first, once what it holds of the model is gathered.
+        WorkerDone: In every process but the first, once what it holds of the model is gathered.
     """
     if isinstance(student, BALoraModel):
-        student.save_pretrained(directory, is_main_process=is_main())
-    if not is_main():
-        raise PartDone
+        student.save_pretrained(directory, is_main_process=is_main_process())
+    if not is_main_process():
+        raise WorkerDone
     if isinstance(student, BALoraModel):
         return
     trained = {name: p.detach().contiguous() for name, p in student.named_parameters() if p.requires_grad}

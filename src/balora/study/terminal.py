@@ -9,9 +9,9 @@ import datasets
 import transformers
 
 from balora.errors import BALoraError
-from balora.study.cell import Interrupted
-from balora.study.processes import is_main
 from balora.study.progress import console
+from balora.study.run import Interrupted
+from balora.utils.distributed import is_main_process
 
 
 def quiet_libraries() -> None:
@@ -21,7 +21,7 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if not is_main():
+    if not is_main_process():
         warnings.filterwarnings("ignore")
 
 
@@ -33,7 +33,7 @@ def report_errors(action: Callable[[], object]) -> int:
         console.print(f"balora: error: {one_line(error)}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except Interrupted as stop:
-        if is_main():
+        if is_main_process():
             console.print(f"balora: {stop}; the same command goes on from there", markup=False, highlight=False)
         return 128 + stop.number
     except KeyboardInterrupt:

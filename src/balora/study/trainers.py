@@ -27,15 +27,15 @@ from balora.data import (
 from balora.data.qa import QA_FEATURES
 from balora.data.streaming import Passes
 from balora.errors import BALoraError
-from balora.model import BALoraModel
+from balora.model.base import BALoraModel
 from balora.recipe import Recipe
-from balora.study.processes import several
 from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sft import BALoraSFTTrainer
+from balora.utils.distributed import is_distributed
 
 #: Fields of TrainingArguments that a recipe has under the same name.
 SAME_NAMES = (
@@ -131,7 +131,7 @@ def build_trainer(
 
 def evaluation_batches(trainer: Trainer, tokens: Dataset) -> DataLoader:
     """All evaluation batches, in this process, of however many."""
-    return batches_in_order(trainer, tokens) if several() else trainer.get_eval_dataloader(tokens)
+    return batches_in_order(trainer, tokens) if is_distributed() else trainer.get_eval_dataloader(tokens)
 
 
 def batches_in_order(trainer: Trainer, tokens: Dataset) -> DataLoader:

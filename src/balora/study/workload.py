@@ -27,14 +27,14 @@ from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
-from balora.loading import MISFITS, first_line, load
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.paths import with_paths
-from balora.study.processes import spread
 from balora.study.questions import read_questions, with_prompts
 from balora.study.sets import read_sets
 from balora.study.split import with_glue_data
+from balora.utils.distributed import is_sharded_launch
+from balora.utils.loading import MISFITS, first_line, load
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -92,7 +92,7 @@ class Workload:
         model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
-        if spread() if on_device is None else not on_device:
+        if is_sharded_launch() if on_device is None else not on_device:
             return model
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
         return model.to(device)  # where an adapter that starts from a decomposition is computed

@@ -3,13 +3,12 @@
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from balora.batches import select_examples
-from balora.hooks import noted_inputs
+from balora.adapters.adapted import AdaptedModel
 from balora.teacher_cache.features import (
     deciding_kind,
     deciding_vectors,
@@ -20,9 +19,8 @@ from balora.teacher_cache.features import (
     times_written,
 )
 from balora.teacher_cache.store import FeatureStore
-
-if TYPE_CHECKING:
-    from balora.model import BALoraModel
+from balora.utils.batches import select_examples
+from balora.utils.modules import noted_inputs
 
 
 class TeacherCache:
@@ -43,7 +41,7 @@ class TeacherCache:
         self._written: int | None = None  # of the teacher's weights, when the store was opened
         self._store: FeatureStore | None = None
 
-    def teacher_logits(self, model: "BALoraModel", inputs: dict[str, Any]) -> Tensor:
+    def teacher_logits(self, model: AdaptedModel, inputs: dict[str, Any]) -> Tensor:
         """Teacher logits `(B, D)` through the live head, without gradient."""
         if self._written != times_written(model):
             self._start(model, inputs)
@@ -67,7 +65,7 @@ class TeacherCache:
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _start(self, model: "BALoraModel", inputs: dict[str, Any]) -> None:
+    def _start(self, model: AdaptedModel, inputs: dict[str, Any]) -> None:
         """Find out on a first batch what to keep; no store, and a warning, if nothing can be."""
         self._written, self._store = times_written(model), None
         head = live_head(model)
@@ -88,11 +86,11 @@ class TeacherCache:
         )
 
     @staticmethod
-    def _vectors(model: "BALoraModel", head_input: Tensor, kind: str, inputs: dict[str, Any]) -> Tensor:
+    def _vectors(model: AdaptedModel, head_input: Tensor, kind: str, inputs: dict[str, Any]) -> Tensor:
         return deciding_vectors(head_input, kind, inputs, model.get_base_model().config.pad_token_id)
 
 
-def teacher_pass(model: "BALoraModel", head: nn.Sequential, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def teacher_pass(model: AdaptedModel, head: nn.Sequential, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """A teacher pass: its logits, and what the head was given, `None` if it was not called just once."""
     with noted_inputs(head[0]) as received:
         logits = model.teacher_forward(**inputs).logits

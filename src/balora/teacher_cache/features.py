@@ -13,8 +13,8 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from balora.agreement import agree
-from balora.modes import evaluation_mode
+from balora.utils.linalg import agree
+from balora.utils.modules import evaluation_mode
 
 #: Elements of each weight that the fingerprint reads.
 SAMPLED = 4096

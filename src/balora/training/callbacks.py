@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from balora.model import BALoraModel
+from balora.model.base import BALoraModel
 
 
 class ScheduleCallback(TrainerCallback):

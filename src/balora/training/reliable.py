@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from balora.errors import BALoraError, NonFiniteLossError
-from balora.files import write_tensors
 from balora.training.resumable import ResumableTrainerMixin
+from balora.utils.files import write_tensors
 
 STOP, SKIP = "stop", "skip"
 #: Steps left out one after the other at which even `skip` stops: nothing is learned any more.

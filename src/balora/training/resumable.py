@@ -17,7 +17,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from balora.errors import BALoraError
-from balora.files import full_disk_named, write_tensors
 from balora.training.checkpoints import (
     UNFINISHED,
     last_whole_checkpoint,
@@ -26,6 +25,7 @@ from balora.training.checkpoints import (
     rotate,
     seal,
 )
+from balora.utils.files import full_disk_named, write_tensors
 
 
 class ResumableTrainerMixin:

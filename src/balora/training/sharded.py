@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
-from balora.sharding import as_on_first_process
+from balora.utils.distributed import as_on_first_process
 
 
 def prepare_sharding(trainer: Trainer) -> None:

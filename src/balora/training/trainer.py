@@ -13,12 +13,12 @@ from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
-from balora.evaluation.drift import measure_drift
-from balora.sharding import whole_state
+from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
+from balora.utils.distributed import whole_state
 
 #: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
 ROW_INPUTS = {

@@ -15,7 +15,6 @@ world-<fingerprint>/
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from balora.errors import BALoraError
-from balora.files import cache_folder, write_jsonl, write_whole
+from balora.utils.files import cache_folder, write_jsonl, write_whole
 from balora.world.config import WorldConfig
 from balora.world.language import (
     capital_prompt,
@@ -152,10 +151,7 @@ def _write_pretraining_text(world: World) -> None:
     """All at once, since processes may read this world already."""
     language = make_language(world.config)
     texts = pretraining_texts(world.config, language, make_tokenizer(language), _PRETRAINING_LINES)
-    with tempfile.TemporaryDirectory(dir=world.directory) as scratch:
-        part = Path(scratch) / world.pretraining_file.name
-        write_jsonl(part, ({"text": text} for text in texts))
-        os.replace(part, world.pretraining_file)
+    write_jsonl(world.pretraining_file, ({"text": text} for text in texts))
 
 
 def _row(prompt: str, word: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from balora.modes import evaluation_mode
+from balora.utils.modules import evaluation_mode
 from balora.world import words
 from balora.world.build import World
 from balora.world.language import fact_places

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual import Swaps
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
 from balora.evaluation.bias.counterfactual_rows import padded_inputs, read_rows, whole_partners
 from balora.evaluation.bias.score import mean_with_interval
-from balora.modes import evaluation_mode
+from balora.utils.lengths import context_length
+from balora.utils.modules import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
 from balora.evaluation.bias.bold import Prompt
 from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
 from balora.evaluation.generation import check_room
-from balora.sampling import sample_tokens, seeded, text_ends
+from balora.utils.lengths import context_length
+from balora.utils.sampling import sample_tokens, seeded, text_ends
 
 
 def sample_continuations(

@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual import Swaps
 from balora.counterfactual.teacher import aligned, others_of
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
 from balora.evaluation.bias.counterfactual_rows import padded_inputs, read_rows, whole_partners
 from balora.evaluation.bias.score import mean_with_interval
-from balora.modes import evaluation_mode
+from balora.utils.lengths import context_length
+from balora.utils.modules import evaluation_mode
 
 
 @torch.no_grad()

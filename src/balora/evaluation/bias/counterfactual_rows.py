@@ -8,8 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual import Swaps
-from balora.data.lengths import check_lengths
 from balora.errors import BALoraError
+from balora.utils.lengths import check_lengths
 
 
 def read_rows(

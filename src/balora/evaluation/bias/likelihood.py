@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from balora.data.lengths import check_lengths, context_length
 from balora.errors import BALoraError
 from balora.evaluation.language import IGNORED, padded_batches
-from balora.modes import evaluation_mode
+from balora.utils.lengths import check_lengths, context_length
+from balora.utils.modules import evaluation_mode
 
 
 def log_likelihoods(

@@ -7,11 +7,11 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from balora.data.lengths import check_lengths, context_length
 from balora.errors import BALoraError
 from balora.evaluation.bias.likelihood import labelled_log_likelihoods
 from balora.evaluation.bias.pairs import SentencePair
 from balora.evaluation.language import IGNORED
+from balora.utils.lengths import check_lengths, context_length
 
 
 def masked_pair_log_odds(

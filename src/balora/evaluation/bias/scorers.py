@@ -13,9 +13,9 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
 
 from balora.data.expand import expand_path
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
-from balora.loading import load
+from balora.utils.lengths import context_length
+from balora.utils.loading import load
 
 #: From N texts to their scores `(N,)`.
 Scorer = Callable[[Sequence[str]], np.ndarray]

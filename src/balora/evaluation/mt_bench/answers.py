@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.data.lengths import context_length
 from balora.errors import BALoraError
 from balora.evaluation.mt_bench.questions import Answer, Conversation, Question, answer_question
-from balora.modes import evaluation_mode
+from balora.utils.lengths import context_length
+from balora.utils.modules import evaluation_mode
 
 #: By category; 0 is greedy.
 TEMPERATURES = {

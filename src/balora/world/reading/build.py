@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from balora.files import cache_folder, write_jsonl, write_whole
+from balora.utils.files import cache_folder, write_jsonl, write_whole
 from balora.world.reading.config import ReadingConfig
 from balora.world.reading.pretrain import pretrain
 from balora.world.reading.questions import make_row

@@ -1,0 +1,83 @@
+"""Build a `BALoraModel` from a pretrained model and a configuration."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+from peft import TaskType
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from balora.adapters import four_bit, targets
+from balora.adapters.assembly import assemble
+from balora.adapters.data_initialization import start_corda, start_lora_ga
+from balora.adapters.initialization import start_residual
+from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
+from balora.config import FROM_DATA, SELORA, BALoraConfig
+from balora.errors import BALoraError
+from balora.model.base import MODEL_CLASSES, BALoraModel
+from balora.model.schedule import weights_at
+from balora.model.task_type import task_of
+from balora.utils.distributed import refuse_missing_weights
+
+
+def get_balora_model(
+    model: PreTrainedModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
+) -> BALoraModel:
+    """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
+
+    Args:
+        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place. In 4 bits
+            if Transformers loaded it so; in full precision for a residual method, which quantizes what it leaves
+            (`BALoraConfig.quantization_config`).
+        config: Left as it is; the model keeps a copy with the task type and the published values filled in.
+        start_batches: Model inputs that `lora-ga` and `corda` start from, read once; other methods read none. A run on
+            several processes gives each the same ones.
+
+    Raises:
+        BALoraError: If the model's task is not supported, a target module matches nothing, the method's batches are
+            missing, or a weight is quantized that would have to be split.
+    """
+    if config.method in FROM_DATA and start_batches is None:
+        raise BALoraError(
+            f"start_batches: {config.method} starts from data; give get_balora_model some batches of model inputs"
+        )
+    config = replace(config)
+    config.resolve(config.task_type or task_of(model))
+    if config.task_type == TaskType.SEQ_CLS:
+        _warn_of_constant_terms(model, config)
+    if config.method == SELORA and config.target_modules is None:
+        config.target_modules = targets.attention_projections(model)
+    in_four_bits = four_bit.layers_to_quantize(model, config)
+    adapted = assemble(MODEL_CLASSES, model, config)
+    if config.residual:
+        refuse_missing_weights(lora_layers(adapted), config.method)
+        if config.method == "lora-ga":
+            start_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
+        elif config.method == "corda":
+            start_corda(adapted, start_batches, corda_method=config.corda_method)
+        else:
+            start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
+        attach_teacher(adapted)
+    four_bit.quantize(adapted, in_four_bits)
+    return adapted
+
+
+def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:
+    classes = model.config.num_labels
+    if model.config.problem_type == "multi_label_classification" and any(weights_at(config, None).values()):
+        raise BALoraError(
+            "problem_type: the regularizers compare softmax distributions over classes, which multi-label outputs are "
+            "not; set consistency_weight, diversity_weight and spectral_weight to 0"
+        )
+    if classes == 1 and any(weights_at(config, None).values()):
+        warnings.warn(
+            "balora: with one output the regularizers are constants; consistency is the squared error to the "
+            "teacher's score instead, diversity and spectral are off"
+        )
+    elif config.spectral_weight and config.spectral_k >= classes > 1:
+        done = f"k = {classes - 1} is used" if config.clip_spectral_k else "clip_spectral_k=True would use a smaller k"
+        warnings.warn(
+            f"balora: spectral_k = {config.spectral_k} with {classes} classes makes the spectral term −1 whatever the "
+            f"logits; {done}"
+        )

@@ -1,0 +1,50 @@
+"""What the teacher says of sequences: its hidden states where the objective takes those, else its logits.
+
+With swaps set it says what the pretrained model says on average over whom a text is about
+(`balora.counterfactual.teacher`).
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from balora.counterfactual.teacher import aligned, mixed_logits, others_of
+from balora.fused import Taught, head_aside, head_of
+from balora.model.base import BALoraModel
+
+
+def taught_hidden(model: BALoraModel, inputs: dict[str, Any], picked: Tensor, rate: float) -> Taught:
+    """The teacher's hidden states for these sequences, and with swaps those for the same about others.
+
+    Args:
+        model: One that writes text.
+        inputs: Of the n sequences.
+        picked: As in `Taught`.
+        rate: As there.
+    """
+    base, about = model.get_base_model(), [] if model.swaps is None else others_of(model.swaps, inputs)
+    hidden = []
+    for given in (inputs, *(other.inputs for other in about)):
+        with head_aside(base) as received:
+            model.teacher_forward(**given)
+        hidden.append(received[0])
+    others = aligned(about, hidden[1:]) if about else None
+    return Taught(hidden[0], head_of(base, pretrained=True), picked, rate, others)
+
+
+def taught_logits(model: BALoraModel, inputs: dict[str, Any], temperature: float) -> Tensor:
+    """The teacher's logits `(n, S, V)`, with swaps those whose softmax at the temperature is the average.
+
+    Args:
+        model: One that writes text.
+        inputs: Of the n sequences.
+        temperature: Of the divergence that they are for.
+    """
+    logits = model.teacher_forward(**inputs).logits
+    if model.swaps is None:
+        return logits
+    about = others_of(model.swaps, inputs)
+    said = aligned(about, [model.teacher_forward(**other.inputs).logits for other in about])
+    flat = [other.flatten(0, 1) for other in said.hidden]
+    mixed = mixed_logits(logits.flatten(0, 1), flat, said.partners, said.valid.flatten(), temperature)
+    return mixed.view_as(logits)

@@ -1,0 +1,376 @@
+"""LoRA-GA and CorDA: what data makes of a start, against naive code and PEFT's own, and exact like other starts."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraGAConfig, preprocess_loraga
+from peft.tuners.lora.config import CordaConfig
+from tiny_models import CAUSAL, inputs_for, make, train_steps, without_labels
+
+from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
+from balora.adapters.data_initialization import input_covariances
+from balora.adapters.initialization import minor_factors, oriented_factors, principal_factors
+from balora.adapters.teacher import lora_layers
+
+METHODS = ["lora-ga", "corda"]
+ADAPTER = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+EXACT = {"rtol": 0, "atol": 1e-5}
+pytestmark = pytest.mark.filterwarnings("ignore:balora")
+both = pytest.mark.parametrize("method", METHODS)
+
+
+def base_model(name: str) -> torch.nn.Module:
+    """Without dropout, which LoRA-GA leaves on."""
+    model = make(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def batches_for(name: str, number: int = 2) -> list[dict[str, torch.Tensor]]:
+    return [inputs_for(name, seed=seed) for seed in range(1, number + 1)]
+
+
+def adapted(name: str, method: str, **changed) -> BALoraModel:
+    batches = changed.pop("batches", batches_for(name))
+    return get_balora_model(base_model(name), BALoraConfig(method=method, **{**ADAPTER, **changed}), iter(batches))
+
+
+def weight_gradients(name: str, batches: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Of the untouched model's loss in its linear weights `(out, in)`, the mean over batches."""
+    model = make(name)
+    for batch in batches:
+        model(**batch).loss.backward()
+    modules = dict(model.named_modules())
+    layers = lora_layers(get_peft_model(make(name), LoraConfig(**ADAPTER)))
+    gradients = {key: modules[key].weight.grad / len(batches) for key in layers}
+    return {key: (g.T if layers[key].fan_in_fan_out else g).double().numpy() for key, g in gradients.items()}
+
+
+# ------------------------------------------------------------------ both
+
+
+@both
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5-untied"])
+def test_it_starts_as_the_pretrained_model_and_what_is_saved_loads(name, method, tmp_path):
+    inputs = without_labels(inputs_for(name))
+    expected = make(name)(**inputs).logits
+    model = adapted(name, method).eval()
+    torch.testing.assert_close(model(**inputs).logits, expected, **EXACT)
+    torch.testing.assert_close(model.teacher_forward(**inputs).logits, expected, **EXACT)
+    product = next(iter(lora_layers(model).values())).get_delta_weight("default")
+    assert product.abs().max() > 0, "nothing has moved into the adapter"
+
+    train_steps(model, inputs_for(name))
+    trained = model(**inputs).logits
+    assert (trained - expected).abs().max() > 1e-3
+    model.save_pretrained(tmp_path)
+    stock = PeftModel.from_pretrained(make(name), tmp_path).eval()
+    torch.testing.assert_close(stock(**inputs).logits, trained, **EXACT)
+    assert stock.peft_config["default"].r == 8
+    # No data is needed to load, and the teacher is there.
+    reloaded = BALoraModel.from_pretrained(make(name), tmp_path)
+    assert torch.equal(reloaded(**inputs).logits, trained)
+    torch.testing.assert_close(
+        reloaded.teacher_forward(**inputs).logits, model.teacher_forward(**inputs).logits, **EXACT
+    )
+    if name in CAUSAL:
+        torch.testing.assert_close(model.unload()(**inputs).logits, expected, **EXACT)
+
+
+@both
+def test_nothing_but_the_factors_is_left_behind(method):
+    model, plain = adapted("llama", method), get_balora_model(make("llama"), BALoraConfig(**ADAPTER))
+    for (name, module), (other_name, other) in zip(model.named_modules(), plain.named_modules(), strict=True):
+        assert name == other_name
+        assert vars(module).keys() == vars(other).keys(), name
+        assert module.training == other.training, name
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+            assert len(getattr(module, hooks)) == len(getattr(other, hooks)), name
+    for (name, parameter), (_, other) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        assert parameter.requires_grad == other.requires_grad, name
+        assert parameter.dtype == other.dtype, name
+        assert parameter.grad is None, name
+
+
+@both
+def test_the_start_repeats_and_leaves_the_global_generator_alone(method):
+    """What PEFT draws before the start is written over; the start itself draws by its own seed."""
+    factors, states = [], []
+    for noise, seed in ((1, 3), (2, 3), (1, 4)):
+        bases = make("gpt2"), make("gpt2")  # with dropout
+        for started, base in zip((method, "olora"), bases, strict=True):
+            torch.manual_seed(noise)
+            config = BALoraConfig(method=started, **ADAPTER, seed=seed)
+            model = get_balora_model(base, config, batches_for("gpt2"))
+            states.append(torch.get_rng_state())
+            if started == method:
+                factors.append([layer.lora_A["default"].weight for layer in lora_layers(model).values()])
+        assert torch.equal(states[-2], states[-1])
+    assert all(torch.equal(a, b) for a, b in zip(factors[0], factors[1], strict=True))
+    differs = any(not torch.equal(a, b) for a, b in zip(factors[0], factors[2], strict=True))
+    assert differs == (method == "lora-ga")
+
+
+@both
+def test_a_bfloat16_base_gets_float32_factors_within_its_rounding(method):
+    inputs = without_labels(inputs_for("llama"))
+    expected = make("llama").bfloat16()(**inputs).logits.float()
+    config = BALoraConfig(method=method, **ADAPTER)
+    model = get_balora_model(make("llama").bfloat16(), config, batches_for("llama"))
+    assert all(layer.lora_A["default"].weight.dtype == torch.float32 for layer in lora_layers(model).values())
+    logits = model.teacher_forward(**inputs).logits.float()
+    assert (logits - expected).norm() < 2**-7 * expected.norm()
+
+
+@both
+def test_batches_that_cannot_be_started_from_are_refused(method):
+    with pytest.raises(BALoraError, match=rf"start_batches: {method} starts from data; give get_balora_model"):
+        get_balora_model(make("llama"), BALoraConfig(method=method, **ADAPTER))
+    with pytest.raises(BALoraError, match=rf"start_batches: {method} was given none"):
+        adapted("llama", method, batches=[])
+    with pytest.raises(BALoraError, match="start_batches: a batch has no labels"):
+        adapted("t5-untied", method, batches=[without_labels(inputs_for("t5-untied"))])
+    with pytest.raises(BALoraError, match="embed_tokens is a Embedding"):
+        adapted("llama", method, target_modules=["embed_tokens"])
+
+
+@both
+@pytest.mark.parametrize("trouble", ["unused", "not finite"])
+def test_a_layer_that_data_say_nothing_of_is_named(method, trouble):
+    model = make("llama")
+    if trouble == "unused":
+        model.model.layers[1].spare = torch.nn.Linear(32, 32)
+        targets, named = ["q_proj", "spare"], "layers.1.spare"
+    else:
+        with torch.no_grad():
+            model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+        targets, named = ["up_proj"], r"layers.\d.mlp.up_proj"
+    config = BALoraConfig(method=method, r=4, target_modules=targets)
+    with pytest.raises(BALoraError, match=rf"start_batches: .*{named}.* leave it out of target_modules"):
+        get_balora_model(model, config, batches_for("llama"))
+
+
+def test_methods_that_start_from_the_weight_read_no_batches():
+    def unread():
+        pytest.fail("read")
+        yield
+
+    get_balora_model(make("llama"), BALoraConfig(method="pissa", **ADAPTER), unread())
+
+
+# ------------------------------------------------------------------ LoRA-GA
+
+
+def aligned(rows: torch.Tensor, others: np.ndarray) -> np.ndarray:
+    """The other rows, each with the sign that its singular vector has among the first ones."""
+    return others * np.sign((rows.detach().double().numpy() * others).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_lora_ga_takes_the_gradient_s_leading_directions(name):
+    model, gradients = adapted(name, "lora-ga"), weight_gradients(name, batches_for(name))
+    for key, layer in lora_layers(model).items():
+        u, s, vh = np.linalg.svd(gradients[key], full_matrices=False)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        c = layer.get_base_layer().weight.shape[0] ** 0.25 / 4  # PEFT's γ = 16
+        np.testing.assert_allclose(a.detach(), aligned(a, vh[:4]), rtol=0, atol=2e-2)
+        columns = aligned(b.T, c * s[4:8, None] * u[:, 4:8].T)
+        np.testing.assert_allclose(b.T.detach(), columns, rtol=0, atol=2e-2 * c * s[4])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("chosen", [None, LoraGAConfig(direction="ArBr", scale="unit")], ids=["default", "ArBr"])
+def test_lora_ga_s_factors_are_peft_s(name, chosen, monkeypatch):
+    def exact(matrix, q, niter):
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, :q], s[:q], vh[:q].T
+
+    # In place of the randomized one, which would differ by its draws.
+    monkeypatch.setattr(torch, "svd_lowrank", exact)
+    ours, batches = adapted(name, "lora-ga", lora_ga_config=chosen), batches_for(name)
+    settings = {**ADAPTER, "target_modules": list(lora_layers(ours)), "fan_in_fan_out": name == "gpt2"}
+    config = LoraConfig(init_lora_weights="lora_ga", lora_ga_config=chosen or LoraGAConfig(), **settings)
+    base = base_model(name)
+    preprocess_loraga(base, config, lambda: [base(**batch).loss.backward() for batch in batches])
+    theirs = get_peft_model(base, config)
+    for layer, other in zip(lora_layers(ours).values(), lora_layers(theirs).values(), strict=True):
+        for a, b in (
+            (layer.lora_A["default"].weight, other.lora_A["default"].weight),
+            (layer.lora_B["default"].weight.T, other.lora_B["default"].weight.T),
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * b.abs().max().item())
+        torch.testing.assert_close(layer.get_base_layer().weight, other.get_base_layer().weight, rtol=0, atol=1e-6)
+
+
+def first_step(name: str, method: str, batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """What one small step of gradient descent on the task's loss does to each weight, `(out, in)`."""
+    model = adapted(name, method, batches=[batch])
+    before = {key: layer.get_delta_weight("default").detach() for key, layer in lora_layers(model).items()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    loss = model.get_base_model()(**batch).loss
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+            parameter -= 0.1 * gradient
+    return {
+        key: (layer.get_delta_weight("default").detach() - before[key]).double().numpy()
+        for key, layer in lora_layers(model).items()
+    }
+
+
+def test_lora_ga_s_first_step_goes_where_the_full_gradient_does():
+    """As near to −G as rank r allows, ‖S[:r]‖/‖S‖ in cosine (Eckart and Young); LoRA's random A is far from that."""
+    batch = inputs_for("llama")
+    gradients = weight_gradients("llama", [batch])
+    cosines = {}
+    for method in ("lora", "lora-ga"):
+        steps = first_step("llama", method, batch)
+        cosines[method] = {
+            key: -(steps[key] * g).sum() / np.linalg.norm(steps[key]) / np.linalg.norm(g)
+            for key, g in gradients.items()
+        }
+    for key, g in gradients.items():
+        s = np.linalg.svd(g, compute_uv=False)
+        best = np.linalg.norm(s[:4]) / np.linalg.norm(s)
+        assert cosines["lora-ga"][key] > 0.99 * best, key
+        assert cosines["lora"][key] < 0.7 * best, key
+
+
+def test_lora_ga_refuses_a_weight_narrower_than_twice_the_rank():
+    with pytest.raises(BALoraError, match=r"r: lora-ga starts from 2r .*k_proj has 16; use at most 8 there"):
+        adapted("llama", "lora-ga", r=9)
+
+
+def test_lora_ga_s_settings_are_kept_beside_the_adapter(tmp_path):
+    model = adapted("llama", "lora-ga", lora_ga_config=LoraGAConfig(scale="unit"))
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_ga_config"]["scale"] == "unit"
+    assert BALoraModel.from_pretrained(make("llama"), tmp_path).balora_config.lora_ga_config.scale == "unit"
+
+
+# ------------------------------------------------------------------ CorDA
+
+
+def naive_covariances(name: str, layers: list[str], batches: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Of the untouched model, row by row and token by token, padding cut off by hand."""
+    model = make(name)
+    modules, inputs = dict(model.named_modules()), {}
+    for key in layers:
+        modules[key].register_forward_hook(lambda m, x, y, key=key: inputs.update({key: x[0].detach()}))
+    found = {key: [] for key in layers}
+    for batch in batches:
+        for i in range(len(batch["input_ids"])):
+            length = int(batch["attention_mask"][i].sum())
+            model(input_ids=batch["input_ids"][i : i + 1, :length])
+            for key in layers:
+                tokens = inputs[key].reshape(-1, inputs[key].shape[-1]).double().numpy()
+                tokens = tokens / abs(tokens.max())
+                found[key].append(sum(np.outer(token, token) for token in tokens))
+    return {key: np.mean(each, axis=0) for key, each in found.items()}
+
+
+@pytest.mark.parametrize("corda_method", ["ipm", "kpm"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_corda_takes_components_of_the_weight_times_the_covariance(name, corda_method):
+    model, batches = adapted(name, "corda", corda_method=corda_method), batches_for(name)
+    layers, pretrained = lora_layers(model), dict(make(name).named_modules())
+    for key, c in naive_covariances(name, list(layers), batches).items():
+        weight = pretrained[key].weight.detach().double().numpy()
+        weight = weight.T if layers[key].fan_in_fan_out else weight
+        damped = c + 0.01 * np.trace(c) / len(c) * np.eye(len(c))
+        u, s, vh = np.linalg.svd(weight @ damped, full_matrices=False)
+        part = slice(4) if corda_method == "ipm" else slice(-4, None)
+        adapted_part = (u[:, part] * s[part]) @ vh[part] @ np.linalg.inv(damped)
+        delta = layers[key].get_delta_weight("default").detach()
+        delta = delta.T if layers[key].fan_in_fan_out else delta
+        np.testing.assert_allclose(delta, adapted_part, rtol=0, atol=2e-3 * np.abs(adapted_part).max())
+
+
+@pytest.fixture
+def peft_corda(monkeypatch):
+    """PEFT's module, which wants one decorator of a package that PEFT does not ask for."""
+    if importlib.util.find_spec("attr") is None:
+        monkeypatch.setitem(sys.modules, "attr", types.SimpleNamespace(dataclass=dataclasses.dataclass))
+    return importlib.import_module("peft.tuners.lora.corda")
+
+
+@pytest.mark.parametrize("corda_method", ["ipm", "kpm"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_corda_s_factors_are_peft_s(name, corda_method, peft_corda):
+    ours, batches = adapted(name, "corda", corda_method=corda_method), batches_for(name)
+    settings = {**ADAPTER, "target_modules": list(lora_layers(ours)), "fan_in_fan_out": name == "gpt2"}
+    config = LoraConfig(init_lora_weights="corda", corda_config=CordaConfig(corda_method=corda_method), **settings)
+    base = make(name)
+
+    def run() -> None:
+        for batch in batches:
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                base(input_ids=ids[None, mask.bool()])
+
+    peft_corda.preprocess_corda(base, config, run_model=run)
+    theirs = get_peft_model(base, config)
+    for layer, other in zip(lora_layers(ours).values(), lora_layers(theirs).values(), strict=True):
+        for a, b in (
+            (layer.lora_A["default"].weight, other.lora_A["default"].weight),
+            (layer.lora_B["default"].weight.T, other.lora_B["default"].weight.T),
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-3 * b.abs().max().item())
+        torch.testing.assert_close(layer.get_base_layer().weight, other.get_base_layer().weight, rtol=0, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(out=st.integers(1, 9), inner=st.integers(1, 9), share=st.integers(0, 9), seed=st.integers(0, 1000))
+def test_first_and_last_components_make_up_the_weight(out, inner, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out, inner, generator=generator, dtype=torch.float64)
+    x = torch.randn(40, inner, generator=generator, dtype=torch.float64)
+    rank = min(out, inner)
+    first = 1 + share % rank
+    (a, b), (rest_a, rest_b) = (
+        oriented_factors(weight, x.T @ x, r, scaling=2.0, corda_method=corda_method)
+        for r, corda_method in ((first, "ipm"), (max(rank - first, 1), "kpm"))
+    )
+    assert (a.shape, b.shape) == ((first, inner), (out, first))
+    whole = 2 * b @ a + (2 * rest_b @ rest_a if first < rank else 0)
+    # A wide weight's rows need not span the inputs' directions, so W·C·C⁻¹ is W up to rounding alone.
+    torch.testing.assert_close(whole, weight, rtol=0, atol=1e-8)
+
+
+def test_inputs_alike_in_every_direction_give_pissa_s_and_milora_s_components():
+    weight = torch.randn(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for corda_method, plain in (("ipm", principal_factors), ("kpm", minor_factors)):
+        a, b = oriented_factors(weight, torch.eye(9), 3, corda_method=corda_method)
+        expected_a, expected_b = plain(weight, 3)
+        torch.testing.assert_close(b @ a, expected_b @ expected_a)
+
+
+def test_corda_beyond_the_weight_s_rank_takes_all_of_it():
+    inputs = without_labels(inputs_for("llama"))
+    model = adapted("llama", "corda", r=48, lora_alpha=48).eval()
+    torch.testing.assert_close(model(**inputs).logits, make("llama")(**inputs).logits, **EXACT)
+
+
+def test_padding_and_batching_do_not_change_what_corda_sees():
+    rows = inputs_for("llama")
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora", **ADAPTER))
+    together = input_covariances(model, [without_labels(rows)])
+    left = {key: torch.roll(value, 4, dims=1) if key != "labels" else value for key, value in rows.items()}
+    apart = [{"input_ids": rows["input_ids"][i : i + 1]} for i in range(1, 4)]
+    first = {key: value[:1] for key, value in left.items()}  # its padding is on the left now
+    for key, covariance in input_covariances(model, [first, *apart]).items():
+        torch.testing.assert_close(covariance, together[key], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use 'ipm' or 'kpm'"):
+        BALoraConfig(method="corda", corda_method="ipa")
