@@ -15,7 +15,6 @@ from bad_inputs import PATIENCE, PIECES, complaint
 from right_recipes import NAMES, RECIPES, planned
 from right_rows import READERS, written
 
-from balora.recipe.edit import with_settings
 from balora.recipe.parse import read_recipe
 
 TARGETS = ("recipe", *READERS)
@@ -73,7 +72,4 @@ def _recipe(path: Path) -> str | None:
     said = complaint(lambda: read_recipe(path), path)
     if said is not None:
         return said
-    # What can be read can be calibrated, or says why not.
-    text = path.read_text(encoding="utf-8")
-    complaint(lambda: with_settings(text, {"consistency_weight": 0.1}), "recipe")
     return complaint(lambda: planned(path), path, *NAMES, "Recipe", "recipe", "settings")

@@ -17,7 +17,7 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
   balora sweep RECIPE [--key value …]      the same at every combination of some settings' values, or in several worlds
   balora evaluate RECIPE --adapter DIR     measure a saved adapter as the recipe measures what it trains
   balora audit MODEL [ADAPTER]             what anybody's fine-tune kept, lost and skewed: one page
-  balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them into a recipe
+  balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them to a file
   balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
 
 A recipe is a YAML file of settings; every one can be given on the command line instead. `balora COMMAND --help`
@@ -138,7 +138,7 @@ def calibrate(arguments: list[str]) -> None:
 
     recipe, settings = parse("calibrate", arguments, work.CalibrationSettings)
     if not arguments or arguments[0].startswith("-"):
-        raise BALoraError("recipe: `balora calibrate` writes into a copy of one, so name its file first")
+        raise BALoraError("recipe: missing; `balora calibrate RECIPE` writes the weights to a file beside it")
     source = Path(arguments[0])
     target = work.calibrated_recipe(source, settings)
     with TemporaryDirectory(prefix="balora-") as scratch:
@@ -149,7 +149,7 @@ def calibrate(arguments: list[str]) -> None:
         factor, runs = work.search_factor(recipe, calibration, settings.factors)
         show(recipe, runs, f"common factor: {factor:g}, best on rows held out from training")
     work.write_calibrated(source, target, calibration.settings(factor))
-    Console().print(f"calibrated recipe: {target}", highlight=False, soft_wrap=True)
+    Console().print(f"next: balora train {source} --recipe {target}", highlight=False, soft_wrap=True)
 
 
 def show(recipe: "Recipe", runs: list["Run"], where: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
 from balora.adapters import bias_path
 from balora.adapters.bias_path import embedding_length, input_embeddings
-from balora.config.presets import PRESETS
+from balora.config.published import PRESETS
 from balora.losses import counterfactual_direction
 
 OFF = {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
@@ -461,15 +461,15 @@ def test_a_folder_without_b_is_for_inference_alone(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bias_path_weight": -1.0}, "bias_path_weight: -1.0 is not a weight"),
+        ({"bias_path_weight": -1.0}, "bias_path_weight: -1.0 is out of range"),
         ({"bias_path_mode": "free"}, "bias_path_mode: unknown 'free'; use adversarial, minimised or counterfactual"),
-        ({"bias_path_radius": 0.0}, "bias_path_radius: 0.0 is not a length"),
-        ({"bias_path_radius": float("inf")}, "bias_path_radius: inf is not a length"),
-        ({"bias_path_sample_rate": 0.0}, "bias_path_sample_rate: 0.0 is not a share"),
-        ({"bias_path_reduction": "max"}, "bias_path_reduction: unknown 'max'; use 'mean' or 'sum'"),
+        ({"bias_path_radius": 0.0}, "bias_path_radius: 0.0 is out of range"),
+        ({"bias_path_radius": float("inf")}, "bias_path_radius: inf is not a finite number"),
+        ({"bias_path_sample_rate": 0.0}, "bias_path_sample_rate: 0.0 is out of range"),
+        ({"bias_path_reduction": "max"}, "bias_path_reduction: unknown 'max'; use mean or sum"),
         (
             {"method": "selora", "sentence_dim": 3, "bias_path_weight": 0.1, "bias_path_sample_rate": 0.5},
-            "bias_path_sample_rate: 0.5 leaves rows out, and selora's",
+            "bias_path_sample_rate: 0.5 would leave rows out, but the layers hold a sentence embedding",
         ),
     ],
     ids=str,

@@ -372,5 +372,5 @@ def test_padding_and_batching_do_not_change_what_corda_sees():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use 'ipm' or 'kpm'"):
+    with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use ipm or kpm"):
         BALoraConfig(method="corda", corda_method="ipa")

@@ -263,8 +263,8 @@ def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, mo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"anchor_weight": -1.0}, "anchor_weight: -1.0 is not a weight"),
-        ({"anchor_share": 0.0}, "anchor_share: 0.0 is not positive"),
+        ({"anchor_weight": -1.0}, "anchor_weight: -1.0 is out of range"),
+        ({"anchor_share": 0.0}, "anchor_share: 0.0 is out of range"),
         ({"anchor_weight": 1.0, "method": "selora", "sentence_dim": 3}, "a sentence vector of its own"),
         ({"anchor_weight": 1.0, "method": "lora", "task_names": ["a", "b"]}, "a task of its own"),
     ],

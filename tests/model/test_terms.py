@@ -263,7 +263,7 @@ def test_a_loop_that_never_tells_progress_gets_full_weights_and_one_warning():
         ({"r": 0}, r"r: 0"),
         ({"pissa_niter": -1}, r"pissa_niter: -1"),
         ({"temperature": 0.0}, r"temperature: 0.0"),
-        ({"consistency_direction": "back"}, r"consistency_direction: 'back'"),
+        ({"consistency_direction": "back"}, r"consistency_direction: unknown 'back'"),
         ({"spectral_schedule": "linear"}, r"spectral_schedule: unknown 'linear'"),
         ({"bias": "all"}, r"bias: 'all' trains the base's own biases"),
     ],

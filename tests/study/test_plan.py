@@ -7,7 +7,7 @@ import yaml
 
 from balora import BALoraConfig
 from balora.cli import main
-from balora.config.presets import PRESETS
+from balora.config.published import PRESETS
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import parse
@@ -86,7 +86,7 @@ def test_a_study_of_one_task_has_plain_folders():
         ({"tasks": {"cola": {"glue_task": "kola"}}}, "glue_task: unknown 'kola'; there are cola, sst2"),
         ({"tasks": {"cola": {}}}, "train_file, dataset_name: one of the two is missing"),
         ({"tasks": {"../cola": {}}}, "tasks: '../cola' names a folder too, so it"),
-        ({"jobs": 0}, "jobs: 0 must be at least 1"),
+        ({"jobs": 0}, "jobs: 0 is out of range; use at least 1"),
         ({"methods": ["spectral only"], "method_settings": {"spectral only": {"method": "x"}}}, "unknown method 'x'"),
     ],
 )

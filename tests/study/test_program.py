@@ -270,10 +270,10 @@ def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, caps
         ({"train_file": None}, r"train_file, dataset_name: one of the two is missing"),
         ({"training_arguments": {"optimizer": "adam"}}, r"training_arguments: .*optimizer"),
         ({"perplexity_column": "story"}, r"perplexity_column: .*story.txt has no column 'story'; there are text"),
-        ({"learning_rate": -1.0}, r"learning_rate: -1.0 must be positive"),
-        ({"packing": True, "label_column": "label"}, r"packing: rows of a causal language model alone can be joined"),
+        ({"learning_rate": -1.0}, r"learning_rate: -1.0 is out of range"),
+        ({"packing": True, "label_column": "label"}, r"packing: only rows of a causal language model can be joined"),
         ({"packing": True, "max_length": None}, r"packing: rows are joined up to max_length, which is missing"),
-        ({"sample_rate": 0.0}, r"sample_rate: 0\.0 is not a share"),
+        ({"sample_rate": 0.0}, r"sample_rate: 0\.0 is out of range"),
         ({"world": {"fact": 3}}, r"world: unknown key 'fact'; did you mean 'facts'\?"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -315,7 +315,7 @@ def test_a_label_out_of_range_is_named(settings, tmp_path, capsys):
 def test_a_folder_that_is_not_ours_is_left_alone(settings, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    assert "holds files that are no run of balora" in failing(settings, tmp_path, capsys)
+    assert "holds files that no run of balora wrote" in failing(settings, tmp_path, capsys)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 

@@ -10,7 +10,8 @@ from datasets import Dataset
 from tiny_models import T5, word_tokenizer
 
 from balora.cli import main
-from balora.config.presets import PRESETS
+from balora.config.published import PRESETS
+from balora.recipe.parse import parse
 from balora.report import read_results
 
 WORDS = ["a", "b", "c", "d"]
@@ -188,8 +189,12 @@ def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
     assert "× 0.5" in printed
     assert "common factor: " in printed
     calibrated = yaml.safe_load((tmp_path / "recipe.calibrated.yaml").read_text())
+    assert set(calibrated) <= {"consistency_weight", "diversity_weight", "spectral_weight"}
     assert calibrated["consistency_weight"] > 0
-    assert {key: calibrated[key] for key in study} == study
+    assert f"balora train {tmp_path / 'recipe.yaml'} --recipe {tmp_path / 'recipe.calibrated.yaml'}" in printed
+    both, _ = parse("train", [str(tmp_path / "recipe.yaml"), "--recipe", str(tmp_path / "recipe.calibrated.yaml")])
+    assert both.consistency_weight == calibrated["consistency_weight"]
+    assert both.max_steps == study["max_steps"]
     assert run(study, tmp_path, "calibrate", *extra) == 2
     assert "recipe.calibrated.yaml is there already" in capsys.readouterr().err
 

@@ -186,7 +186,7 @@ def test_replay_and_averages_train_in_a_study(settings, tmp_path):
 @pytest.mark.parametrize(
     ("method", "share", "message"),
     [
-        ("lora", 0.0, r"wise_ft: 0\.0 is not a share"),
+        ("lora", 0.0, r"wise_ft: 0\.0 is out of range"),
         ("dora", 0.5, "wise_ft: method 'dora' cannot be averaged"),
         ("full", 0.5, "wise_ft: method 'full' is none of the low-rank ones"),
     ],

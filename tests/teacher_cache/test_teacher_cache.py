@@ -165,7 +165,7 @@ def test_bfloat16_features_keep_their_precision():
 
 
 def test_memory_below_zero_is_refused():
-    with pytest.raises(BALoraError, match="teacher_cache_mb: -1 is negative"):
+    with pytest.raises(BALoraError, match="teacher_cache_mb: -1 is out of range"):
         BALoraConfig(teacher_cache_mb=-1)
     with pytest.raises(BALoraError, match=r"sample_rate: 0\.5 is for generation"):
         get_balora_model(hf.BertForSequenceClassification(hf.BertConfig(**SMALL)), BALoraConfig(sample_rate=0.5))

@@ -14,9 +14,8 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     Raises:
         BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
     """
-    parser = command_parser("audit", "MODEL [ADAPTER]")
+    parser = command_parser("audit", "MODEL [ADAPTER]", [AuditSettings])
     parser.add_argument("--config", action="config", help="A YAML file of these settings.")
-    parser.add_class_arguments(AuditSettings)
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
     further = arguments[len(named) :]

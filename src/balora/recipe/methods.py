@@ -1,10 +1,10 @@
-"""What can be trained, by the names that tables show: low-rank methods, with and without regularizers, and rivals."""
+"""The methods that can be trained, by the names that tables show."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from balora.config import METHODS
-from balora.config.presets import PRESETS
+from balora.config.published import PRESETS
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,49 @@
-"""From the command line to a recipe: its file first, then what the arguments set, every value checked for its type."""
+"""Parse a command line into a recipe: its files first, then what the arguments set, every value checked for its type.
+
+Several files may be given, `balora train mine.yaml --recipe mine.calibrated.yaml`; later ones win.
+"""
 
 import re
-from argparse import ArgumentError
-from collections.abc import Callable
+from argparse import SUPPRESS, Action, ArgumentError
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader, set_parsing_settings
 
-from balora.data.columns import shortened
+from balora.config import Initialization, Regularizers
 from balora.errors import BALoraError
-from balora.recipe import Recipe
-from balora.recipe.checks import refuse_unknown
+from balora.recipe.adapter import Adapter
+from balora.recipe.dataset import AnchorTexts
+from balora.recipe.recipe import PARTS, Recipe, refuse_unknown
+from balora.recipe.training import Training
 from balora.world import WorldConfig
 from balora.world.reading import ReadingConfig
 
-#: How deep settings may lie in one another, and how many there may be, an alias's counted wherever it stands.
-DEEPEST, LARGEST = 32, 100_000
-#: A NUL, which ends a path, and half of a surrogate pair, which YAML can spell and UTF-8 cannot.
-UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 #: Settings whose entries hold settings themselves.
 GROUPS = ("tasks", "method_settings")
-#: Settings that are the knobs of a world.
+#: Settings that are the parameters of a world.
 WORLDS = {"world": WorldConfig, "reading_world": ReadingConfig}
+
+_TRAINING_ONLY = {
+    f.name for part in (Adapter, Initialization, Regularizers, AnchorTexts, Training) for f in fields(part)
+} - {"method", "per_device_eval_batch_size", "bf16", "training_arguments", "quantization_config", "task_names"}
+#: Settings that a command does not use, which its `--help` leaves out. A recipe may have them all the same, so that
+#: one file serves several commands.
+UNUSED = {
+    "train": {"methods", "baseline", "seeds", "jobs", "sweep", "worlds", "task_metric", "drift_metric"},
+    "calibrate": {"methods", "baseline", "sweep", "worlds", "drift_metric"},
+    "evaluate": {"methods", "baseline", "seeds", "jobs", "sweep", "worlds", "task_metric", "drift_metric"}
+    | _TRAINING_ONLY,
+    **{command: {"method", "seed", "task"} for command in ("compare", "sweep", "quickstart")},
+}
 
 
 def parse(command: str, arguments: list[str], extra: type | None = None) -> tuple[Recipe, Any]:
-    """The recipe that the arguments give, and the command's own settings beside it.
+    """Parse the recipe that the arguments give, and the command's own settings.
 
     Args:
         command: Name of the command, for its help.
@@ -37,16 +51,13 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         extra: Dataclass of settings that the command has beside a recipe's.
 
     Returns:
-        The recipe, and an instance of `extra`, `None` where there is none.
+        The recipe, and an instance of `extra`; `None` without one.
 
     Raises:
         BALoraError: If a key is unknown or a value has the wrong type.
     """
-    parser = command_parser(command, "RECIPE")
-    if extra is not None:
-        parser.add_class_arguments(extra)
-    parser.add_class_arguments(Recipe)
-    parser.add_argument("--recipe", action="config", help="The recipe's file; RECIPE in first place is the same.")
+    parser = command_parser(command, "RECIPE", [*([extra] if extra else []), *PARTS], UNUSED[command])
+    parser.add_argument("--recipe", action="config", help="A recipe file; RECIPE in first place is the same.")
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--recipe", arguments[0], *arguments[1:]]
     for path in files_given(arguments, "--recipe"):
@@ -57,76 +68,100 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         own = None
         if extra is not None:
             own = extra(**without_nulls(extra, {field.name: settings.pop(field.name) for field in fields(extra)}))
-        for name, knobs in WORLDS.items():
+        for name, schema in WORLDS.items():
             if settings[name] is not None:
-                settings[name] = knobs(**without_nulls(knobs, settings[name]))
+                settings[name] = schema(**without_nulls(schema, settings[name]))
         recipe = Recipe(**without_nulls(Recipe, settings))
         typed = {group: _typed(parser, group, getattr(recipe, group)) for group in GROUPS}
         typed["auxiliary"] = _typed(parser, "auxiliary", {"rows": recipe.auxiliary})["rows"]
-        # A sweep has lists of what elsewhere stands alone.
+        # A sweep lists values of settings that elsewhere have one value.
         typed["sweep"] = {
             key: [_typed(parser, "sweep", {key: {key: value}})[key].get(key) for value in values]
             for key, values in recipe.sweep.items()
         }
         for key, values in typed["sweep"].items():
             if None in values and not _takes_null(Recipe, key):
-                raise BALoraError(f"sweep: {key}: null is none of its values; take it out of the list")
+                raise BALoraError(f"sweep: {key}: null is not a value of it; take it out of the list")
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
 
 
 def files_given(arguments: list[str], option: str) -> list[str]:
-    """The files that follow an option, apart or joined by `=`."""
+    """Return the files that follow an option, as its own argument or joined by `=`."""
     joined = [argument.removeprefix(f"{option}=") for argument in arguments if argument.startswith(f"{option}=")]
     return joined + [path for name, path in pairwise(arguments) if name == option]
 
 
-def command_parser(command: str, positional: str) -> ArgumentParser:
-    """A parser for the settings of a command, which are read as YAML.
+class _HelpFormatter(DefaultHelpFormatter):
+    """Show a bounded number as `int, at least 1`, not as the `Annotated` type that declares it."""
+
+    def _expand_help(self, action: Action) -> str:
+        text = super()._expand_help(action).replace('Annotated[str, "path"]', "path")
+        text = re.sub(r"Annotated\[str, 'path'\]", "path", text)
+        return re.sub(r"Annotated\[(\w+), ((?:[^\[\]()]|[\[(][^\[\]()]*[\])])*)\]", r"\1, \2", text)
+
+
+def command_parser(
+    command: str, positional: str, parts: Collection[type], unused: Collection[str] = ()
+) -> ArgumentParser:
+    """Build a command's parser, which reads values as YAML.
 
     Args:
-        command: Its name.
-        positional: What stands in first place, for the help.
+        command: Name of the command.
+        positional: The positional arguments, for the help.
+        parts: Dataclasses of the settings, a group of options each, their texts read from attribute docstrings.
+        unused: Settings that the help leaves out.
     """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Values are read as YAML, in which a column called "#1 String" would be a comment and so null.
     yaml_loader = get_loader("yaml")
     set_loader(
         "recipe",
-        lambda text: text if text.startswith("#") and "\n" not in text else refuse_endless(yaml_loader(text)),
-        # Of a template with colons, say, which is then text as it stands, as a 31st of February is.
+        lambda text: text if text.startswith("#") and "\n" not in text else yaml_loader(text),
+        # A template with colons, or a date that does not exist, is then text as it stands.
         exceptions=(yaml.YAMLError, ValueError, RecursionError),
     )
     usage = f"balora {command} {positional} [--key value …]"
-    return ArgumentParser(prog=f"balora {command}", usage=usage, exit_on_error=False, parser_mode="recipe")
+    parser = ArgumentParser(
+        prog=f"balora {command}",
+        usage=usage,
+        exit_on_error=False,
+        parser_mode="recipe",
+        formatter_class=_HelpFormatter,
+    )
+    for part in parts:
+        parser.add_class_arguments(part, as_group=True)
+    for action in parser._actions:
+        if action.dest.split(".")[0] in unused:
+            action.help = SUPPRESS
+    return parser
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The settings written in a recipe file, unknown keys refused.
+    """Read the settings in a recipe file.
 
     Raises:
-        BALoraError: If the file is missing, is not YAML, or has a key no recipe has.
+        BALoraError: If the file is missing, is not YAML, or has an unknown key.
     """
     settings = read_settings(path, Recipe)
-    for name, knobs in WORLDS.items():
+    for name, schema in WORLDS.items():
         if isinstance(settings.get(name), dict):
-            refuse_unknown(f"{path}: {name}", settings[name], knobs)
+            refuse_unknown(f"{path}: {name}", settings[name], schema)
     return settings
 
 
 def read_settings(path: str | Path, schema: type) -> dict[str, Any]:
-    """The settings written in a file, such as a recipe, keys that are no field of the schema refused.
+    """Read a YAML file of settings, such as a recipe.
 
     Raises:
-        BALoraError: If the file is missing, is not YAML, or has another key.
+        BALoraError: If the file is missing, is not YAML, or has a key that is not a field of the schema.
     """
     what, example = ("recipe", "learning_rate: 0.001") if schema is Recipe else ("file", "own_texts: 64")
     try:
-        settings = refuse_endless(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BALoraError(f"{path}: cannot read this {what} ({error.strerror})") from error
-    except BALoraError as error:
-        raise BALoraError(f"{path}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BALoraError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
@@ -135,31 +170,8 @@ def read_settings(path: str | Path, schema: type) -> dict[str, Any]:
     return settings
 
 
-def refuse_endless(settings: Any) -> Any:
-    """The same settings, unless aliases make them endless or huge, or a text in them can stand in no file.
-
-    Raises:
-        BALoraError: If so.
-    """
-    waiting, seen = [(settings, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        seen += 1
-        if depth > DEEPEST or seen > LARGEST:
-            raise BALoraError(
-                f"settings within settings, more than {DEEPEST} deep or {LARGEST:,} in all; no alias (*name) may "
-                "stand inside what it stands for, nor multiply it"
-            )
-        if isinstance(value, dict | list):
-            inner = [*value, *value.values()] if isinstance(value, dict) else value
-            waiting.extend((one, depth + 1) for one in inner)
-        elif isinstance(value, str) and UNWRITABLE.search(value):
-            raise BALoraError(f"{shortened(value)} holds a character that no file can hold; leave it out")
-    return settings
-
-
 def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings inside tasks or methods, read as those at the top level are."""
+    """Parse the settings inside tasks or methods as those at the top level are."""
     typed = {}
     for name, own in entries.items():
         try:
@@ -171,11 +183,11 @@ def _typed(parser: ArgumentParser, group: str, entries: dict[str, dict[str, Any]
 
 
 def without_nulls(schema: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that are null and cannot be, as a key with nothing behind it: their defaults stand.
+    """Leave out settings that are null and cannot be, like a key without a value: their defaults apply.
 
     Args:
         schema: The dataclass that the settings are for.
-        settings: As parsed, where jsonargparse lets any of them be null.
+        settings: As parsed; jsonargparse lets any of them be null.
     """
     return {name: value for name, value in settings.items() if value is not None or _takes_null(schema, name)}
 
@@ -185,12 +197,12 @@ def _takes_null(schema: type, name: str) -> bool:
 
 
 def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: set[str]) -> dict[str, Any]:
-    """Settings as a function's keyword arguments, checked for their names and types, its defaults filled in.
+    """Validate settings as a function's keyword arguments, and fill in its defaults.
 
     Args:
         function: With typed arguments, each described in its docstring.
         settings: By the arguments' names.
-        given: Arguments that are none of the settings.
+        given: Arguments that are not settings.
 
     Raises:
         BALoraError: If a name is unknown, an argument is missing, or a value has the wrong type.
@@ -204,7 +216,7 @@ def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: se
 
 
 def cause(message: str) -> str:
-    """jsonargparse's explanation in one line: the first cause it lists, behind the key it is about."""
+    """Shorten jsonargparse's explanation to one line: the key and the first cause."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     causes = [line[2:] for line in lines if line.startswith("- ")]
     said = " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)

@@ -1,4 +1,4 @@
-"""`balora calibrate`: weights that suit a recipe's task, measured, searched, and written into a copy of the recipe.
+"""`balora calibrate`: find the weights that suit a recipe's task, and write them as an overlay of the recipe.
 
 BA-LoRA's tuning recipe (appendix D.1): scale each λ on a calibration batch so that its gradient is a set fraction of
 the task's, keep the ratios, search one common factor.
@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from balora.errors import BALoraError
 from balora.model.calibration import FACTORS, FRACTIONS, TERMS, UNMEASURED, Calibration, calibrate
 from balora.recipe import Recipe
-from balora.recipe.edit import with_settings
 from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED, Run
 from balora.report.glossary import better_direction
@@ -43,7 +43,8 @@ class CalibrationSettings:
         fractions: Share of the task's gradient that each term's is to have; 0 turns a term off.
         factors: Common factors to try, each by training on 4/5 of the training rows with the recipe's seeds and
             scoring the rest, in output_dir; [1] tries none.
-        calibrated_recipe: File to write; null puts `.calibrated` into the name of the recipe's.
+        calibrated_recipe: File to write, to give as a second `--recipe`; null puts `.calibrated` into the recipe's
+            name.
     """
 
     calibration_warmup: float | None = None
@@ -143,10 +144,12 @@ def calibrated_recipe(source: Path, settings: CalibrationSettings) -> Path:
 
 
 def write_calibrated(source: Path, target: Path, weights: dict[str, float]) -> None:
-    """The recipe's text with these weights in it, as a file of its own.
+    """Write the weights as an overlay: a recipe file to give beside the one that they were found for.
 
-    Raises:
-        BALoraError: If the text does not take them.
+    Args:
+        source: The recipe.
+        target: The file to write.
+        weights: By setting.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, with_settings(source.read_text(encoding="utf-8"), weights))
+    heading = f"# Weights that `balora calibrate` found. Train with: balora train {source} --recipe {target}\n"
+    write_text(target, heading + yaml.safe_dump(weights, sort_keys=False))

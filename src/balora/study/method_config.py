@@ -1,29 +1,35 @@
-"""From a recipe to the configuration of its method: what the adapter is, and what precision its base is loaded in."""
+"""Build the configuration of a recipe's method, and the settings that its base is loaded with."""
 
+from dataclasses import fields
 from typing import Any
 
+from peft import LoraConfig
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, trained_in_full
-from balora.config import RESIDUAL, SELORA, BALoraConfig, four_bit_settings
+from balora.config import RESIDUAL, SELORA, BALoraConfig, Initialization, Regularizers, four_bit_settings
+from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.recipe.adapter import Adapter
 from balora.recipe.methods import RUN_METHODS
 
-#: What recipes and `LoraConfig` call alike.
-SAME_NAMES = ("r", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
+#: Recipe keys that are fields of PEFT's LoraConfig, lora_alpha aside, whose default is r.
+SAME_NAMES = tuple({f.name for f in fields(Adapter)} & {f.name for f in fields(LoraConfig)} - {"lora_alpha"})
+#: Recipe keys that are balora's own fields of BALoraConfig.
+OWN_NAMES = tuple(f.name for part in (Initialization, Regularizers) for f in fields(part))
 TERMS = ("consistency", "diversity", "spectral", "bias_path", "anchor")
-#: What a method without regularizers has of them.
+#: Settings of a method without regularizers.
 NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0) | {"counterfactual_words": None}
 
 
 def adapter_settings(recipe: Recipe) -> dict[str, Any]:
-    """Those of PEFT's settings that a recipe has."""
+    """Return the fields of PEFT's LoraConfig that are recipe keys."""
     return {name: getattr(recipe, name) for name in SAME_NAMES} | {"lora_alpha": recipe.lora_alpha or recipe.r}
 
 
 def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) -> BALoraConfig:
-    """The configuration of a low-rank method of ours.
+    """Build the configuration of one of balora's low-rank methods.
 
     Args:
         recipe: The settings.
@@ -34,8 +40,8 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
         BALoraError: If a setting is out of range.
     """
     method = RUN_METHODS[recipe.method]
-    own = [name for name in BALoraConfig().settings() if name in vars(recipe)]
-    settings = adapter_settings(recipe) | {name: getattr(recipe, name) for name in own}
+    settings = adapter_settings(recipe) | recipe.adapter_arguments
+    settings |= {name: getattr(recipe, name) for name in OWN_NAMES}
     settings |= {"method": method.start, "seed": seed, "quantization_config": None}
     if method.four_bit and method.start in RESIDUAL:  # quantized after the split
         settings["quantization_config"] = _four_bit(recipe)
@@ -45,14 +51,17 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
         del settings["semantic_weight"]
     if not method.regularized:
         settings |= NO_WEIGHTS
-    return BALoraConfig(**settings)
+    try:
+        return BALoraConfig(**settings)
+    except (TypeError, ValueError) as error:  # PEFT's, of two of its settings that exclude each other
+        raise error if isinstance(error, BALoraError) else BALoraError(f"adapter_arguments: {error}") from error
 
 
 def loading_settings(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe's method wants of `from_pretrained`: a base in 4 bits, where it is quantized as it is read.
+    """Return the arguments of `from_pretrained` that the recipe's method needs: 4-bit quantization, or none.
 
     Raises:
-        BALoraError: If it cannot be.
+        BALoraError: If bitsandbytes is missing, or a setting is wrong.
     """
     method = RUN_METHODS.get(recipe.method)
     if method is None or not method.four_bit:
@@ -63,7 +72,7 @@ def loading_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _four_bit(recipe: Recipe) -> dict[str, Any]:
-    """QLoRA's settings (Dettmers et al. 2023, section 3), with the recipe's over them."""
+    """Return QLoRA's settings (Dettmers et al. 2023, section 3), overridden by the recipe's."""
     settings = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",

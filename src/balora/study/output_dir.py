@@ -1,9 +1,9 @@
-"""The output folder: it belongs to one recipe, and only that recipe may go on in it."""
+"""The output folder: it belongs to one recipe, and only that recipe may resume in it."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,21 @@ import yaml
 from balora.data.columns import shortened
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.recipe.parse import WORLDS, refuse_endless
+from balora.recipe.parse import GROUPS, WORLDS
+from balora.recipe.recipe import OF_THE_STUDY, default_settings
 from balora.utils.distributed import barrier, is_main_process
 from balora.utils.files import full_disk_named, write_text
 
 RECIPE_FILE = "recipe.yaml"
-#: Settings that say which runs a study has and how they are run: a study may grow.
-FREE = ("output_dir", "methods", "baseline", "seeds", "jobs", "tasks", "task", "method_settings")
-GROUPS = ("tasks.", "method_settings.")
-#: The same, by what they vary.
-VARIED = ("sweep", "worlds")
+#: Settings that a study may change and still resume in its folder: which runs it has, and how they are run.
+FREE = set(OF_THE_STUDY) - {"name", "seed"}
 
 
 @contextmanager
 def claimed(recipe: Recipe) -> Iterator[Path]:
-    """The recipe's output folder, new, or as the same recipe left it, perhaps with fewer methods, seeds or tasks.
+    """Context manager: the recipe's output folder, made or resumed, recorded as this recipe's.
 
-    A mistake that shows before anything was trained leaves no folder behind, so that the mended command finds it free.
+    If the recipe turns out to be wrong before anything is trained, the folder is removed again.
 
     Raises:
         BALoraError: If no folder is named, it holds something else, or the disk is full.
@@ -48,7 +46,7 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
 
 
 def named_folder(recipe: Recipe) -> Path:
-    """The recipe's output folder, there or not.
+    """Return the recipe's output folder, existing or not.
 
     Raises:
         BALoraError: If it names none.
@@ -64,9 +62,9 @@ def _check(recipe: Recipe) -> Path:
     if directory.exists() and not directory.is_dir():
         raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
-        # A setting, or a world's knob, that was not there when the folder was begun had its default.
+        # A setting that did not exist yet when the folder was made had its default, a world's parameter likewise.
         try:
-            held = _defaults() | refuse_endless(yaml.safe_load(record.read_text(encoding="utf-8")))
+            held = default_settings() | yaml.safe_load(record.read_text(encoding="utf-8"))
             worlds = {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]}
             held = _comparable(held | worlds)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -80,16 +78,14 @@ def _check(recipe: Recipe) -> Path:
             )
             raise BALoraError(
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
-                "--output_dir, or give the same settings to go on with that run"
+                "--output_dir, or give the same settings to resume that run"
             )
-    # A process killed at its very first file leaves a part of that.
+    # A process killed while it wrote its first file leaves a part of it.
     elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
-        raise BALoraError(f"output_dir: {directory} holds files that are no run of balora; choose an empty folder")
+        raise BALoraError(
+            f"output_dir: {directory} holds files of something else than a run of balora; choose an empty folder"
+        )
     return directory
-
-
-def _defaults() -> dict[str, Any]:
-    return {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(Recipe)}
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +98,8 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether runs that are there already depend on a setting: not on which others there will be."""
-    if key.startswith(GROUPS):
+    """Whether the runs of a folder depend on a setting; what they do not depend on is which other runs there are."""
+    setting, _, inner = key.partition(".")
+    if setting in GROUPS and inner:
         return key in held and key in wanted
-    return key not in FREE and not key.startswith(VARIED)
+    return setting not in FREE

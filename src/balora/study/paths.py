@@ -1,24 +1,18 @@
 """Paths in a recipe, as `balora.data.expand_path` has them, and `world:NAME` for a file of its controlled world."""
 
 from dataclasses import replace
+from typing import get_type_hints
 
 from balora.data import expand_path
 from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.recipe.paths import is_path
 from balora.world import World
 
-#: Settings that are paths.
+#: Settings that are paths, or may be: counterfactual_words names a list of balora's or a file.
 PATHS = (
-    "model_name_or_path",
-    "glue_dir",
-    "train_file",
-    "validation_file",
-    "mismatched_file",
-    "perplexity_file",
-    "anchor_file",
+    *(name for name, hint in get_type_hints(Recipe, include_extras=True).items() if is_path(hint)),
     "counterfactual_words",
-    "chat_template_path",
-    "sentence_encoder",
 )
 WORLD = "world:"
 

@@ -14,7 +14,7 @@ from balora.data.streaming import read_whole, stream_causal_lm_rows
 from balora.data.timestamps import thin_by_time
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.recipe.rows import AUXILIARY_SETTINGS, MIXED_TASKS
+from balora.recipe.dataset import AUXILIARY_SETTINGS, MIXED_TASKS
 from balora.study.questions import with_prompts
 from balora.study.split import (
     GROUP,

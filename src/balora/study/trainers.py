@@ -1,5 +1,6 @@
 """From a workload to the trainer that runs it: TRL's for language models, Transformers' for classification."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
+from balora.recipe.training import Training
 from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
 from balora.training import BALoraTrainer
@@ -37,24 +39,8 @@ from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sft import BALoraSFTTrainer
 from balora.utils.distributed import is_distributed
 
-#: Fields of TrainingArguments that a recipe has under the same name.
-SAME_NAMES = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "train_sampling_strategy",
-    "per_device_eval_batch_size",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "gradient_checkpointing",  # which TRL would turn on
-    "bf16",
-    "logging_steps",
-    "save_steps",
-)
+#: Recipe keys that are fields of TrainingArguments, gradient_checkpointing among them, which TRL would turn on.
+SAME_NAMES = tuple({f.name for f in fields(Training)} & {f.name for f in fields(TrainingArguments)})
 
 
 class RivalTrainer(ReliableTrainerMixin, Trainer):

@@ -1,28 +1,10 @@
-"""Settings by name: what a method sets in PEFT, what papers print for a task, and whole published methods."""
+"""Published settings: what the papers print for a task, and whole methods by name."""
 
 from typing import Any
 
 from peft import TaskType
 
-#: What each method sets in PEFT's `LoraConfig`. Adapters of `RESIDUAL` methods start from part of the weight, which
-#: is then taken out of the base: the base alone is no longer the pretrained model. Those `FROM_DATA` need batches to
-#: start from.
-METHODS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
-    "pissa": {},
-    "olora": {},
-    "milora": {},
-    "lora-fa": {},
-    "lora-ga": {},
-    "corda": {},
-    "selora": {},
-}
-RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
-FROM_DATA = frozenset({"lora-ga", "corda"})
-#: The method whose weights depend on each row's sentence vector.
-SELORA = "selora"
+from balora.config.initialization import SELORA
 
 #: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
 _GENERATION: dict[str, Any] = {
@@ -49,9 +31,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Whole methods: settings that say what is trained and how it is regularized, to give to `BALoraConfig` beside r,
-#: targets and, for `se-lora`, `sentence_dim`. `structural` is structural regularization with a bias path, of which no
-#: weight is published: these are ours (`docs/decisions/bias-path.md`).
+#: Whole methods: settings of `BALoraConfig` beside r, targets and, for `se-lora`, `sentence_dim`. `structural` is
+#: structural regularization with a bias path; no weight of it is published, and these are balora's
+#: (`docs/decisions/bias-path.md`).
 PRESETS: dict[str, dict[str, Any]] = {
     "ba-lora": {"method": "pissa"},
     "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},

@@ -1,0 +1,185 @@
+"""`BALoraConfig`: PEFT's `LoraConfig` plus the method that starts the adapter and the regularizers."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from peft import LoraConfig, TaskType
+from transformers import BitsAndBytesConfig
+
+from balora.config.initialization import METHODS, RESIDUAL, SELORA, Initialization
+from balora.config.published import PUBLISHED
+from balora.config.quantization import four_bit_settings
+from balora.config.ranges import Count, validate_types
+from balora.config.regularizers import Regularizers
+from balora.errors import BALoraError
+
+
+@dataclass
+class BALoraConfig(Regularizers, Initialization, LoraConfig):
+    """Configuration of a BA-LoRA model. Every field of PEFT's `LoraConfig` keeps its name and meaning.
+
+    The experts of a mixture are one parameter in Transformers, which `target_parameters` names
+    (`mlp.experts.gate_up_proj`); each expert gets factors of its own.
+
+    Fields left at `None` take the value the paper prints for the model's task (`balora.config.PUBLISHED`). The fields
+    of regularizers and initialization are described in `balora.config.regularizers` and
+    `balora.config.initialization`, and are recipe keys of the same names.
+
+    Raises:
+        BALoraError: If a value is out of range, a name is unknown, or two settings do not fit each other.
+    """
+
+    method: str = "pissa"
+    """How the adapter starts: `lora`, `rslora`, `dora`, or `lora-fa`, which is LoRA with A frozen; from part of the
+    weight: `pissa` from its principal components, `milora` from its minor ones, `olora` from its QR decomposition;
+    from batches that `get_balora_model` is given: `lora-ga` from the leading directions of the loss's gradient
+    (settings in PEFT's `lora_ga_config`), `corda` from the weight's components as the layer's inputs weigh them.
+    `selora` starts as `lora`, and each row's sentence embedding gates it, in every attention projection unless
+    `target_modules` is given (`balora.adapters.selora`)."""
+    seed: int = 0
+    """Seed of the randomized SVD (PiSSA's, LoRA-GA's) and of dropout while LoRA-GA's gradient is taken."""
+    quantization_config: BitsAndBytesConfig | dict[str, Any] | None = None
+    """Transformers' `BitsAndBytesConfig` with `load_in_4bit`, or its settings as a dict (which it becomes): for a base
+    that was loaded in full precision, whose linear layers are quantized once a residual method has taken its part
+    (QPiSSA). The teacher is then the function that the student starts from: the pretrained one up to the residual's
+    rounding. A base that Transformers loaded in 4 bits needs no such setting, and is its own teacher."""
+    sentence_dim: Count | None = None
+    """For `selora`, the length of the sentence embeddings, `sentence_embeds`, that forward and `generate` are
+    given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_method(self.method, self.sentence_dim)
+        validate_types(self)
+        self._check_lora()
+        self._check_task_adapters()
+        self._check_row_inputs()
+        if self.quantization_config is not None:
+            self.quantization_config = four_bit_settings(self.quantization_config)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the base weight loses what the adapter starts from."""
+        return self.method in RESIDUAL
+
+    @property
+    def gated(self) -> bool:
+        """Whether sentence embeddings gate the adapter."""
+        return self.method == SELORA
+
+    def resolve(self, task_type: str) -> None:
+        """Fill fields left at `None` with the published value for the task, in place.
+
+        Raises:
+            BALoraError: If the settings do not fit the task, or it has no regularizers defined.
+        """
+        self._check_task(task_type)
+        self.task_type = task_type
+        if self.semantic_weight is None:
+            self.semantic_weight = 0.5 if self.gated else 0.0
+        for name, value in PUBLISHED[task_type].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def lora_config(self) -> LoraConfig:
+        """Return the plain PEFT configuration of the trained adapter."""
+        settings = {f.name: getattr(self, f.name) for f in fields(LoraConfig) if f.init}
+        # PEFT writes into these where it finds a mixture of experts.
+        settings |= {name: dict(settings[name]) for name in ("rank_pattern", "alpha_pattern")}
+        return LoraConfig(**{**settings, **METHODS[self.method]})
+
+    def settings(self) -> dict[str, Any]:
+        """Return balora's own fields as JSON types: the content of `balora_config.json`."""
+        inherited = {f.name for f in fields(LoraConfig)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
+
+    def _check_lora(self) -> None:
+        if self.r < 1:
+            raise BALoraError(f"r: {self.r} is out of range; use at least 1")
+        if not isinstance(self.init_lora_weights, bool):
+            raise BALoraError(
+                f"init_lora_weights: {self.init_lora_weights!r} is set by `method`; use one of {', '.join(METHODS)} "
+                "there, or leave it out"
+            )
+        if self.bias != "none":
+            raise BALoraError(
+                f"bias: {self.bias!r} trains the base's own biases, after which the pretrained model can no longer be "
+                "recovered by disabling the adapter; use 'none', or lora_bias=True for biases inside the adapter"
+            )
+
+    def _check_task_adapters(self) -> None:
+        if self.task_names is None:
+            if self.alignment_weight:
+                raise BALoraError(
+                    "alignment_weight: a single adapter has nothing to align with; name the tasks in task_names, or "
+                    "use 0"
+                )
+            return
+        check_task_names(self.task_names)
+        if len(self.task_names) < 2:
+            raise BALoraError(f"task_names: {self.task_names}; give at least two different names")
+        if {"default", "teacher"} & set(self.task_names):
+            raise BALoraError(
+                "task_names: 'default' and 'teacher' are balora's own names for adapters; use another name"
+            )
+        if self.method not in ("lora", "rslora"):
+            raise BALoraError(
+                f"method: {self.method} has one adapter for all rows, and task_names one for each task; use lora or "
+                "rslora"
+            )
+        for name in ("use_dora", "lora_bias", "modules_to_save", "target_parameters"):
+            if getattr(self, name):
+                raise BALoraError(
+                    f"{name}: not supported with task_names, whose adapters are plain LoRA; leave it out"
+                )
+
+    def _check_row_inputs(self) -> None:
+        """Validate the terms that cannot handle inputs of each row's own: sentence embeddings and task ids."""
+        if self.semantic_weight and not self.gated:
+            raise BALoraError(f"semantic_weight: {self.method} has no sentence embeddings; use method='selora'")
+        own = "a sentence embedding" if self.gated else "a task" if self.task_names else None
+        if own is not None and self.bias_path_weight and self.bias_path_sample_rate < 1:
+            raise BALoraError(
+                f"bias_path_sample_rate: {self.bias_path_sample_rate} would leave rows out, but the layers hold {own} "
+                "for every row of the batch; use 1.0"
+            )
+        if own is not None and self.anchor_weight:
+            raise BALoraError(f"anchor_weight: each row needs {own}, which anchors do not have; use 0")
+
+    def _check_task(self, task_type: str) -> None:
+        if task_type not in PUBLISHED:
+            raise BALoraError(f"task_type: {task_type!r} is not supported; there are {', '.join(map(str, PUBLISHED))}")
+        if self.counterfactual_words is not None and task_type == TaskType.SEQ_2_SEQ_LM:
+            raise BALoraError("counterfactual_words: only for causal language models and classifiers; leave it out")
+        if self.anchor_weight and task_type != TaskType.CAUSAL_LM:
+            raise BALoraError("anchor_weight: only causal language models can generate anchors; use 0")
+        if task_type == TaskType.SEQ_CLS and self.task_names:
+            raise BALoraError(
+                "task_names: in classification each task would need a head of its own; use a model that generates its "
+                "answers"
+            )
+        if task_type != TaskType.SEQ_CLS and self.diversity_loss == "covariance":
+            raise BALoraError(
+                "diversity_loss: a covariance of next-token logits would be vocabulary × vocabulary; use 'entropy'"
+            )
+        if task_type == TaskType.SEQ_CLS and self.sample_rate != 1:
+            raise BALoraError(
+                f"sample_rate: {self.sample_rate} is for generation; in classification the teacher sees each example "
+                "once anyway (teacher_cache_mb)"
+            )
+
+
+def check_task_names(names: Sequence[str]) -> None:
+    """Validate names of tasks, which are names of folders too.
+
+    Raises:
+        BALoraError: If one is not such a name, or two are equal.
+    """
+    right = isinstance(names, list) and all(isinstance(one, str) and re.fullmatch(r"\w[\w-]*", one) for one in names)
+    if not right or len(set(names)) < len(names):
+        raise BALoraError(
+            f"task_names: {str(names)[:200]}; give at least two different names of letters, digits, _ and -, which "
+            "their folders will have"
+        )
