@@ -196,7 +196,7 @@ def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
     assert both.consistency_weight == calibrated["consistency_weight"]
     assert both.max_steps == study["max_steps"]
     assert run(study, tmp_path, "calibrate", *extra) == 2
-    assert "recipe.calibrated.yaml is there already" in capsys.readouterr().err
+    assert "recipe.calibrated.yaml exists already" in capsys.readouterr().err
 
 
 def test_calibrate_refuses_what_has_no_regularizers(study, tmp_path, capsys):

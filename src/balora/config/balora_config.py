@@ -61,12 +61,12 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
 
     @property
     def residual(self) -> bool:
-        """Whether the base weight loses what the adapter starts from."""
+        """Return whether the base weight loses what the adapter starts from."""
         return self.method in RESIDUAL
 
     @property
     def gated(self) -> bool:
-        """Whether sentence embeddings gate the adapter."""
+        """Return whether sentence embeddings gate the adapter."""
         return self.method == SELORA
 
     def resolve(self, task_type: str) -> None:

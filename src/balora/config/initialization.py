@@ -1,4 +1,4 @@
-"""How an adapter starts: the methods, what each sets in PEFT, and the settings of the starts."""
+"""Initialization methods: their names, what each sets in PEFT, and their settings."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Settings of what is measured after training."""
+"""Settings of the measurements after training."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from balora.recipe.paths import RecipePath
 
 @dataclass
 class Measures:
-    """What is measured after training."""
+    """Measurements after training."""
 
     benchmarks: dict[str, dict] = field(default_factory=dict)
     """Benchmarks, by name, each with its settings. A language model: gsm8k, math, humaneval, mbpp, mt_bench,

@@ -9,10 +9,10 @@ from balora.config.published import PRESETS
 
 @dataclass(frozen=True)
 class RunMethod:
-    """A low-rank method of ours as a recipe names it.
+    """A low-rank method of balora by its name in recipes.
 
     Attributes:
-        start: How the adapter starts: `BALoraConfig.method`.
+        start: Initialization of the adapter: `BALoraConfig.method`.
         regularized: Whether the regularizers are on.
         four_bit: Whether the base is in 4 bits.
     """

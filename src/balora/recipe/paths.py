@@ -7,5 +7,5 @@ RecipePath = Annotated[str, "path"]
 
 
 def is_path(hint: object) -> bool:
-    """Whether a type hint is `RecipePath`, or that or null."""
+    """Return whether a type hint is `RecipePath`, or that or null."""
     return hint == RecipePath or any(inner == RecipePath for inner in get_args(hint))

@@ -55,22 +55,22 @@ class Recipe(*reversed(PARTS)):
 
     @property
     def has_labels(self) -> bool:
-        """Whether rows are texts with a class or a number."""
+        """Return whether rows are texts with a class or a number."""
         return self.label_column is not None or self.glue_task is not None or self.task_type == "SEQ_CLS"
 
     @property
     def is_chat(self) -> bool:
-        """Whether rows are conversations, which a chat template renders."""
+        """Return whether rows are conversations, which a chat template renders."""
         return self.messages_column is not None or self.oasst is not None
 
     @property
     def is_classification(self) -> bool:
-        """Whether a model with a classification (or regression) head is trained."""
+        """Return whether a model with a classification (or regression) head is trained."""
         return self.has_labels if self.task_type is None else self.task_type == "SEQ_CLS"
 
     @property
     def is_seq2seq(self) -> bool:
-        """Whether a sequence-to-sequence model is trained, which generates classes as text."""
+        """Return whether a sequence-to-sequence model is trained, which generates classes as text."""
         return self.task_type == "SEQ_2_SEQ_LM"
 
     def to_yaml(self) -> str:

@@ -65,7 +65,7 @@ class CalibrationSettings:
 
 
 class _StopAt(TrainerCallback):
-    """Ends training when a share of it is done, its learning-rate schedule being that of the whole."""
+    """Stop training when a share of it is done; the learning-rate schedule is that of the whole."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -77,7 +77,7 @@ class _StopAt(TrainerCallback):
 
 
 def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: Path) -> Calibration:
-    """Train for a while on the task alone, then hold each term's gradient against the task's.
+    """Train for a while on the task alone, then compare each term's gradient with the task's.
 
     Raises:
         BALoraError: If the recipe's method has no regularizers, the student has not left the teacher yet, or something
@@ -85,7 +85,7 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
     """
     recipe = single(recipe)
     if recipe.method not in RUN_METHODS or not RUN_METHODS[recipe.method].regularized:
-        raise BALoraError(f"method: {recipe.method} takes no regularizers; use ba-lora or one that ends in +reg")
+        raise BALoraError(f"method: {recipe.method} has no regularizers; use ba-lora or a method that ends in +reg")
     if recipe.streaming and len(settings.factors) > 1:
         raise BALoraError("factors: a stream has no rows to hold out and judge them by; give [1], or no streaming")
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
@@ -111,7 +111,7 @@ def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]
     """Train with each common factor, on part of the training rows, and score on the rest.
 
     Args:
-        recipe: Its `output_dir` holds the study, which the same call goes on with.
+        recipe: Its `output_dir` holds the study, which the same call resumes.
         calibration: The weights that the factors multiply.
         factors: Tried in this order; the first of equals wins.
 
@@ -132,14 +132,14 @@ def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]
 
 
 def calibrated_recipe(source: Path, settings: CalibrationSettings) -> Path:
-    """The file to write, which must not be there yet.
+    """Return the file to write, which must not exist yet.
 
     Raises:
-        BALoraError: If it is.
+        BALoraError: If it does.
     """
     target = Path(settings.calibrated_recipe or source.with_suffix(f".calibrated{source.suffix}"))
     if target.exists():
-        raise BALoraError(f"calibrated_recipe: {target} is there already; name another file")
+        raise BALoraError(f"calibrated_recipe: {target} exists already; name another file")
     return target
 
 

@@ -1,4 +1,4 @@
-"""Paths in a recipe, as `balora.data.expand_path` has them, and `world:NAME` for a file of its controlled world."""
+"""Expand the paths in a recipe: variables, `~`, `package:NAME/…`, and `world:NAME` for a file of its world."""
 
 from dataclasses import replace
 from typing import get_type_hints
@@ -18,11 +18,11 @@ WORLD = "world:"
 
 
 def with_paths(recipe: Recipe, world: World | None) -> Recipe:
-    """The recipe with its own paths and its auxiliary task's expanded.
+    """Return the recipe with its own paths and its auxiliary task's expanded.
 
     Args:
         recipe: The recipe.
-        world: The controlled world that it asks for, which names no folder that one could write into a recipe.
+        world: The controlled world that it asks for; its folder is not known before it is built.
 
     Raises:
         BALoraError: If a path cannot be expanded.
@@ -40,10 +40,10 @@ def _expanded(setting: str, value: str, world: World | None) -> str:
         return expand_path(value)
     if world is None:
         raise BALoraError(
-            f"{setting}: {value} is a file of the controlled world, and the recipe has none; set `world`"
+            f"{setting}: {value} is a file of the controlled world, which the recipe does not have; set `world`"
         )
     file = world.directory / value.removeprefix(WORLD)
     if not file.is_file():
         names = ", ".join(sorted(path.name for path in world.directory.glob("*.jsonl")))
-        raise BALoraError(f"{setting}: {value} is no file of the controlled world; there are {names}")
+        raise BALoraError(f"{setting}: {value} is not a file of the controlled world; there are {names}")
     return str(file)

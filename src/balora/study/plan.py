@@ -1,4 +1,4 @@
-"""What a recipe's study consists of: its cells, each a task, a method and a seed, with the settings it runs under."""
+"""The runs of a recipe's study: each a task, a method and a seed, with the settings of the run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from balora.report import PRETRAINED
 from balora.study.sweep import swept
 from balora.study.worlds import with_worlds
 
-#: The untouched model has one answer to all tasks.
+#: Settings of the untouched model, which has no adapters of several tasks.
 UNTRAINED = {"task_names": None, "alignment_weight": 0.0}
 
 
@@ -36,10 +36,10 @@ class Cell:
 
 
 def task_recipes(recipe: Recipe) -> list[Recipe]:
-    """The recipe of each task: one, or those that `tasks` names, or one for each of its `worlds`.
+    """Return the recipe of each task: one, or those that `tasks` names, or one for each of its `worlds`.
 
     Raises:
-        BALoraError: If a task's settings make no recipe.
+        BALoraError: If a task's settings are wrong.
     """
     recipe = with_worlds(recipe)
     if not recipe.tasks:
@@ -48,10 +48,10 @@ def task_recipes(recipe: Recipe) -> list[Recipe]:
 
 
 def single(recipe: Recipe) -> Recipe:
-    """The one task that `balora train` and `balora calibrate` work on, with the settings of the recipe's method.
+    """Return the recipe of the one task to train, with the settings of its method.
 
     Raises:
-        BALoraError: If the recipe has several tasks and names none of them, or one that is not there.
+        BALoraError: If the recipe has several tasks and `task` does not name one of them.
     """
     recipe = with_worlds(recipe)
     tasks = {task.name: task for task in task_recipes(recipe)}
@@ -62,10 +62,12 @@ def single(recipe: Recipe) -> Recipe:
 
 
 def plan(recipe: Recipe) -> list[Cell]:
-    """All cells: the untouched model on each task, then by seed every task and method, so that a part is a fair part.
+    """Plan all runs: the untouched model on each task, then every task and method, seed by seed.
+
+    In this order the runs that are done at any time compare the methods fairly.
 
     Raises:
-        BALoraError: If the settings of a task or a method make no recipe.
+        BALoraError: If the settings of a task or a method are wrong.
     """
     recipe = with_worlds(swept(recipe))
     tasks = task_recipes(recipe)
@@ -80,7 +82,7 @@ def plan(recipe: Recipe) -> list[Cell]:
 
 
 def _settings_of(recipe: Recipe, label: str) -> dict[str, Any]:
-    """What a method's name stands for: its settings over those of the preset that it is, or is made from."""
+    """Return the settings that a method's name stands for, over those of its preset."""
     own = {"method": label, **recipe.method_settings.get(label, {})}
     preset = RUN_PRESETS.get(own["method"])
     return own if preset is None else {**preset, **own, "method": preset["method"]}

@@ -1,4 +1,4 @@
-"""A sweep: every method at every combination of some settings' values, as variants that a study runs like others."""
+"""A sweep: every method at every combination of some settings' values, as methods of a study."""
 
 from dataclasses import replace
 from itertools import product
@@ -9,7 +9,7 @@ from balora.report.sweep import value_name
 
 
 def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By label, each method and the values it is trained at, in the order they run."""
+    """Return each method and the values it is trained at, by label, in the order they run."""
     combinations = [dict(zip(recipe.sweep, values, strict=True)) for values in product(*recipe.sweep.values())]
     points = product(combinations, recipe.methods)
     return {_label(method, combination): (method, combination) for combination, method in points}
@@ -20,7 +20,7 @@ def _label(method: str, combination: dict[str, Any]) -> str:
 
 
 def swept(recipe: Recipe) -> Recipe:
-    """The recipe with a sweep's points as its methods; as it is where there is no sweep."""
+    """Return the recipe with the points of its sweep as methods; unchanged without a sweep."""
     if not recipe.sweep:
         return recipe
     points = sweep_points(recipe)

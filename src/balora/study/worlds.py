@@ -1,8 +1,8 @@
-"""What is inherited: a study in worlds that differ in one knob of pretraining each, and what is drawn of it.
+"""Studies of inheritance: worlds that differ in one parameter of pretraining each, and the figures of them.
 
-Each world is a task of the study (`balora.study.plan`), so that its pretrained model is measured too: that is what
-a method's flaws are held against. Architecture, data order and fine-tuning rows are those of the base world
-throughout, each knob having a random stream of its own.
+Each world is a task of the study (`balora.study.plan`), so that its pretrained model is measured too and the methods
+are compared with it. Architecture, data order and fine-tuning rows are those of the base world throughout, since each
+parameter has a random stream of its own.
 """
 
 from dataclasses import replace
@@ -15,9 +15,9 @@ from balora.report import Run
 from balora.report.inheritance import Axis, inheritance_figure, pareto_figure
 from balora.world import WorldConfig
 
-#: The task in the world at the recipe's own knobs.
+#: Task in the world with the recipe's own parameters.
 BASE = "base"
-#: What each knob of pretraining leaves in a model, of `balora.world.measure_world`.
+#: Flaw that each parameter of pretraining plants in a model, as `balora.world.measure_world` names it.
 FLAWS = {
     "pronoun_skew": "skew",
     "pretraining_noise": "noise_share",
@@ -36,10 +36,10 @@ PARETO_CAPTION = (
 
 
 def worlds_of(recipe: Recipe) -> dict[str, WorldConfig]:
-    """By task, the worlds of a recipe that has `worlds`: the base, then knob by knob.
+    """Return the worlds of a recipe that has `worlds`, by task: the base, then parameter by parameter.
 
     Raises:
-        BALoraError: If a value is none that the knob can have.
+        BALoraError: If a value is out of the parameter's range.
     """
     worlds = {BASE: recipe.world}
     for knob, values in recipe.worlds.items():
@@ -52,7 +52,7 @@ def worlds_of(recipe: Recipe) -> dict[str, WorldConfig]:
 
 
 def with_worlds(recipe: Recipe) -> Recipe:
-    """The recipe with its worlds as its tasks; as it is where it has none."""
+    """Return the recipe with its worlds as tasks; unchanged without worlds."""
     if not recipe.worlds:
         return recipe
     return replace(recipe, worlds={}, tasks={name: {"world": world} for name, world in worlds_of(recipe).items()})
@@ -61,13 +61,13 @@ def with_worlds(recipe: Recipe) -> Recipe:
 def world_figures(
     recipe: Recipe, runs: list[Run], task_metric: str, drift_metric: str
 ) -> list[tuple[str, str, Figure]]:
-    """Planted against inherited flaw, and the trade in the base world, where a recipe has worlds.
+    """Draw planted against inherited flaws, and the trade-off in the base world; empty without worlds.
 
     Args:
         recipe: The study's.
         runs: All of them.
-        task_metric: Of what was learned.
-        drift_metric: Of what was lost, and the flaw of a knob that has none of its own in `FLAWS`.
+        task_metric: Metric of what was learned.
+        drift_metric: Metric of what was lost, and the flaw of a parameter that `FLAWS` does not list.
 
     Returns:
         Heading, caption and figure of each.
@@ -89,6 +89,6 @@ def world_figures(
 
 
 def _levels(recipe: Recipe, knob: str, values: list[float]) -> list[tuple[float, str]]:
-    """Each value of a knob and the task of the world that has it, the base's own among them."""
+    """Return each value of a parameter with the task of its world, the base's own value first."""
     own = getattr(recipe.world, knob)
     return [(own, BASE), *((value, f"{knob}={value}") for value in values if value != own)]
