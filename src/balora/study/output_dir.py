@@ -98,7 +98,7 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _binds(key: str, held: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Return whether the runs of a folder depend on a setting; what they do not depend on is which other runs there are."""
+    """Return whether the runs of a folder depend on a setting, and not only which runs there are."""
     setting, _, inner = key.partition(".")
     if setting in GROUPS and inner:
         return key in held and key in wanted
