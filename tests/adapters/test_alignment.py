@@ -395,14 +395,14 @@ def test_a_model_of_one_adapter_takes_no_tasks():
         ({"task_names": ["qa", "qa"]}, "at least two different names"),
         ({"task_names": ["a.b", "qa"]}, "of letters, digits"),
         ({"task_names": ["mlp", "qa"]}, "task_names: 'mlp' is also a part of this model's weights' names"),
-        ({"task_names": ["default", "qa"]}, "'default' is balora's own"),
-        ({"task_names": None, "alignment_weight": 0.1}, "alignment_weight: there is but one adapter"),
+        ({"task_names": ["default", "qa"]}, "'default' and 'teacher' are balora's own"),
+        ({"task_names": None, "alignment_weight": 0.1}, "alignment_weight: a single adapter"),
         ({"method": "pissa"}, "method: pissa has one adapter for all rows"),
         ({"method": "selora", "sentence_dim": 3}, "method: selora has one adapter"),
-        ({"use_dora": True}, "use_dora: task_names has plain LoRA"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save: task_names has plain LoRA"),
+        ({"use_dora": True}, "use_dora: not supported with task_names"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: not supported with task_names"),
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is a Embedding; task_names adapts linear"),
-        ({"bias_path_weight": 0.1, "bias_path_sample_rate": 0.5}, "bias_path_sample_rate: 0.5 leaves rows out"),
+        ({"bias_path_weight": 0.1, "bias_path_sample_rate": 0.5}, "bias_path_sample_rate: 0.5 would leave rows out"),
     ],
     ids=str,
 )
@@ -412,5 +412,5 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 
 def test_classifiers_which_would_have_a_head_for_each_task_are_refused():
-    with pytest.raises(BALoraError, match="task_names: in classification each task would have a head of its own"):
+    with pytest.raises(BALoraError, match="task_names: in classification each task would need a head of its own"):
         adapted("bert")

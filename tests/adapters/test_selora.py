@@ -553,14 +553,14 @@ def test_a_row_without_a_sentence_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sentence_dim": None}, "sentence_dim: selora needs"),
+        ({"sentence_dim": None}, "sentence_dim: missing; selora needs"),
         ({"sentence_dim": 0}, "sentence_dim: 0 is out of range"),
         ({"gate_hidden": 0}, "gate_hidden: 0 is out of range"),
         ({"gate": "both"}, "gate: unknown 'both'"),
         ({"semantic_weight": -1.0}, "semantic_weight: -1.0 is out of range"),
         ({"semantic_min_similarity": 2.0}, "semantic_min_similarity: 2.0 is out of range"),
         ({"semantic_reduction": "max"}, "semantic_reduction: unknown 'max'"),
-        ({"method": "lora", "semantic_weight": 1.0}, "semantic_weight: lora has no sentence vectors"),
+        ({"method": "lora", "semantic_weight": 1.0}, "semantic_weight: lora has no sentence embeddings"),
         ({"use_dora": True}, "q_proj has PEFT's DoraLinearVariant"),
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is a Embedding; selora gates linear layers"),
     ],

@@ -265,8 +265,8 @@ def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, mo
     [
         ({"anchor_weight": -1.0}, "anchor_weight: -1.0 is out of range"),
         ({"anchor_share": 0.0}, "anchor_share: 0.0 is out of range"),
-        ({"anchor_weight": 1.0, "method": "selora", "sentence_dim": 3}, "a sentence vector of its own"),
-        ({"anchor_weight": 1.0, "method": "lora", "task_names": ["a", "b"]}, "a task of its own"),
+        ({"anchor_weight": 1.0, "method": "selora", "sentence_dim": 3}, "each row needs a sentence embedding"),
+        ({"anchor_weight": 1.0, "method": "lora", "task_names": ["a", "b"]}, "each row needs a task"),
     ],
     ids=str,
 )
@@ -276,7 +276,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 
 def test_models_that_write_nothing_unasked_are_refused():
-    with pytest.raises(BALoraError, match="causal language models alone"):
+    with pytest.raises(BALoraError, match="only causal language models"):
         get_balora_model(make("bert"), BALoraConfig(anchor_weight=0.1))
 
 
