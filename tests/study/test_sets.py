@@ -190,14 +190,14 @@ def test_what_trees_cannot_be_is_refused(trees, settings, said):
     ("settings", "message"),
     [
         ({"validation_group_column": "template"}, "validation_group_column: .* set validation_share"),
-        ({"auxiliary": {"learning_rate": 1.0}}, "auxiliary: 'learning_rate' does not say where"),
+        ({"auxiliary": {"learning_rate": 1.0}}, "auxiliary: 'learning_rate' is not a setting about rows"),
         ({"auxiliary": {"label_column": "label"}}, "auxiliary: train_file, dataset_name: one of the two is missing"),
         ({"mixture_ratio": [1, 2, 3]}, r"mixture_ratio: \[1, 2, 3\] has 3 numbers"),
         ({"task_names": ["primary", "auxiliary"]}, "where it has an `auxiliary` task"),
         ({"task_names": ["a", "b"], "auxiliary": {"train_file": "x"}}, "rows are of the tasks primary, auxiliary"),
         (
             {"time_frequency": "daily", "streaming": True, "label_column": None},
-            "streaming: rows are mixed, or thinned",
+            "streaming: rows can be mixed, or thinned",
         ),
         ({**GROUPS, "validation_group_column": "kind"}, "no column 'kind'"),
         ({**GROUPS, "validation_group_column": "one"}, "has one value in 'one'"),

@@ -125,12 +125,12 @@ def test_a_row_beyond_the_context_is_named_by_its_place_in_the_file(settings, tm
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"max_steps": -1}, "max_steps: missing; streaming knows no length"),
+        ({"max_steps": -1}, "max_steps: missing; a stream has no length"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: group_by_length needs the length"),
         ({"validation_share": 0.1}, "validation_share: streaming cannot hold out"),
         ({"subset_seed": 1, "max_train_samples": 5}, "subset_seed: streaming takes the first max_train_samples rows"),
-        ({"label_column": "label"}, "streaming: rows of a causal language model alone"),
-        ({"task_type": "SEQ_2_SEQ_LM"}, "streaming: rows of a causal language model alone"),
+        ({"label_column": "label"}, "streaming: only rows of a causal language model"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "streaming: only rows of a causal language model"),
         ({"shuffle_buffer_size": 0}, "shuffle_buffer_size: 0 is out of range"),
     ],
 )

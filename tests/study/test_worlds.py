@@ -150,13 +150,13 @@ def test_the_pretraining_text_is_replayed_beside_the_task(settings):
     [
         (
             {"anchor_file": "world:pretrain.jsonl"},
-            "anchor_file: world:pretrain.jsonl is no .* heldout.jsonl, occ",
+            "anchor_file: world:pretrain.jsonl is not a .* heldout.jsonl, occ",
         ),
         (
             {"world": None, "model_name_or_path": "m", "train_file": "world:train.jsonl"},
-            "train_file: world:train.jsonl is a file of the controlled world, and the recipe has none; set `world`",
+            "train_file: world:train.jsonl is a file of the controlled world, which the recipe does not have; set `world`",
         ),
-        ({"auxiliary": {"train_file": "world:x"}}, "auxiliary: train_file: world:x is no file"),
+        ({"auxiliary": {"train_file": "world:x"}}, "auxiliary: train_file: world:x is not a file"),
     ],
 )
 def test_a_file_of_no_world_is_refused(settings, change, message):
@@ -188,7 +188,7 @@ def test_replay_and_averages_train_in_a_study(settings, tmp_path):
     [
         ("lora", 0.0, r"wise_ft: 0\.0 is out of range"),
         ("dora", 0.5, "wise_ft: method 'dora' cannot be averaged"),
-        ("full", 0.5, "wise_ft: method 'full' is none of the low-rank ones"),
+        ("full", 0.5, "wise_ft: only low-rank methods can be averaged, and 'full' is not one"),
     ],
 )
 def test_what_cannot_be_averaged_is_said_before_training(settings, tmp_path, capsys, method, share, message):
