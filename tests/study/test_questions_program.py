@@ -180,7 +180,7 @@ def test_a_causal_model_answers_too(tmp_path, data_dir, models_dir):
         ({"perturbation_strengths": [2.0]}, "perturbation_strengths"),
         ({"qa_format": None}, "reading_world: a T5 answers"),
         ({"task_type": "CAUSAL_LM"}, "reading_world: a T5 answers"),
-        ({"world": {}}, "world, reading_world: each has a model of its own"),
+        ({"world": {}}, "world, reading_world: each brings a model of its own"),
         ({"reading_world": {"chain": 3}}, "did you mean 'chains'"),
         ({"reading_world": {"chains": 1}}, "chains must be"),
         ({"glue_task": "sst2"}, "qa_format: questions have answers"),
