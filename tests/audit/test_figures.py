@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from balora.audit.figures import Estimate, Figure, Units, clustered, figure_of, mean, measured, ratio, ratio_of_sums
-from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
+from balora.evaluation.bias.score import mean_with_interval
+from balora.utils.bootstrap import RESAMPLES
 
 numbers = st.floats(-5, 5, allow_subnormal=False)
 

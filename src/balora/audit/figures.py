@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from balora.evaluation.bias.score import bootstrap_interval
+from balora.utils.bootstrap import bootstrap_interval
 
 #: Those attributes of a figure that are estimates.
 ESTIMATES = ("tuned", "base", "change")
