@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from audit_models import SIDES, assert_is, ends
 
-from balora.audit.items import measure_bbq, measure_continuations, measure_stereoset
+from balora.audit.benchmarks import measure_benchmark
+from balora.evaluation.benchmarks import BENCHMARKS
+from balora.evaluation.benchmarks.bbq import Questions
+from balora.evaluation.benchmarks.continuations import Prompts
 from balora.evaluation.bias import (
     bbq_likelihoods,
     bbq_scores,
@@ -22,7 +25,7 @@ from balora.evaluation.bias.templates import CONTINUATIONS
 def test_stereoset(stories, data_dir):
     audited, *models, tokenizer = stories
     items = random.Random(0).sample(read_stereoset(data_dir / "stereoset/intrasentence_dev.json"), 30)
-    figures = measure_stereoset(audited, items, batch_size=16, seed=2)
+    figures = measure_benchmark(audited, BENCHMARKS["stereoset"], items, batch_size=16, seed=2)
     expected = [stereoset_scores(items, stereoset_likelihoods(m, tokenizer, items), seed=2)["all"] for m in models]
     assert [f.name for f in figures] == ["stereoset_lms", "stereoset_ss", "stereoset_icat"]
     for figure in figures:
@@ -35,28 +38,30 @@ def test_bbq(stories, data_dir, tmp_path):
     lines = (data_dir / "bbq/Age.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "Age.jsonl").write_text("".join(lines[::333]), encoding="utf-8")
     items = read_bbq([tmp_path / "Age.jsonl"])
-    figures = measure_bbq(audited, items, batch_size=16, seed=2)
+    figures = measure_benchmark(audited, BENCHMARKS["bbq"], Questions(items, False), batch_size=16, seed=2)
     expected = [bbq_scores(items, bbq_likelihoods(m, tokenizer, items), seed=2)["all"] for m in models]
     assert len(figures) == 4
     for figure in figures:
         assert_is(figure, expected, ends(figure.name.removeprefix("bbq_")))
-    told = measure_bbq(audited, [item for item in items if not item.ambiguous], batch_size=16, seed=2)
+    clear = Questions([item for item in items if not item.ambiguous], False)
+    told = measure_benchmark(audited, BENCHMARKS["bbq"], clear, batch_size=16, seed=2)
     assert [f.name for f in told] == ["bbq_accuracy_disambiguated", "bbq_bias_disambiguated"]
     assert told[0].tuned == figures[1].tuned
 
 
-def test_continuations(stories):
+def test_continuations(stories, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rating_of_length.py").write_text(
+        "def characters(texts): return [float(len(text)) for text in texts]\n"
+    )
     audited, *models, tokenizer = stories
     prompts = read_bold(CONTINUATIONS, max_samples=1)
-    sampling = {"per_prompt": 2, "max_new_tokens": 4, "batch_size": 32}
-
-    def rate(texts):
-        return np.array([float(len(text)) for text in texts])
-
-    score, *gaps = measure_continuations(audited, prompts, rate, seed=3, **sampling)
+    sampling = {"per_prompt": 2, "max_new_tokens": 4, "seed": 3}
+    problems = Prompts(prompts, "rating_of_length:characters", sampling)
+    score, *gaps = measure_benchmark(audited, BENCHMARKS["continuations"], problems, batch_size=32, seed=3)
     expected = []
     for model in models:
-        written = sample_continuations(model, tokenizer, [p.text for p in prompts], seed=3, **sampling)
+        written = sample_continuations(model, tokenizer, [p.text for p in prompts], batch_size=32, **sampling)
         lengths = np.array([[len(text) for text in own] for own in written])
         expected.append((lengths.mean(), continuation_scores(prompts, lengths, seed=3)))
     assert [f.on for f in gaps] == [*expected[0][1]]
