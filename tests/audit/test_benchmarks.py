@@ -5,7 +5,7 @@ import pytest
 from audit_models import SIDES, assert_is, ends
 
 from balora.audit.benchmarks import measure_benchmark
-from balora.evaluation.benchmarks import BENCHMARKS
+from balora.evaluation.benchmarks import BENCHMARKS, benchmark
 from balora.evaluation.benchmarks.bbq import Questions
 from balora.evaluation.benchmarks.continuations import Prompts
 from balora.evaluation.bias import (
@@ -20,6 +20,7 @@ from balora.evaluation.bias import (
     stereoset_scores,
 )
 from balora.evaluation.bias.templates import CONTINUATIONS
+from balora.evaluation.wikitext import read_pages
 
 
 def test_stereoset(stories, data_dir):
@@ -70,3 +71,28 @@ def test_continuations(stories, tmp_path, monkeypatch):
         for figure in gaps:
             assert getattr(figure, side).value == pytest.approx(by_domain[figure.on]["gap"])
     assert sum(f.units for f in gaps) == score.units == len(prompts)
+
+
+def test_benchmarks_without_units_have_values_without_an_interval(stories, data_dir):
+    audited, *_ = stories
+    pages = read_pages(data_dir / "wikitext2/valid.txt")[:1]
+    words, _ = measure_benchmark(audited, BENCHMARKS["wikitext2"], pages, batch_size=4)
+    assert (words.name, words.on, words.units) == ("wikitext2_word_perplexity", "WikiText-2", 1)
+    assert words.change.value == words.tuned.value - words.base.value != 0
+    assert np.isnan([words.tuned.low, words.change.high]).all()
+    assert not words.changed
+
+
+def test_written_solutions_are_compared_problem_by_problem(stories, data_dir, monkeypatch):
+    audited, *_ = stories
+    exercises = BENCHMARKS["gsm8k"].read(file=str(data_dir / "gsm8k/test.jsonl"), max_samples=8, max_new_tokens=4)
+    right = list(exercises.answers)
+
+    def replay(model, tokenizer, prompts, **limits):
+        return right if model is audited.tuned else [*right[:6], "42.5", "no number"]
+
+    monkeypatch.setattr(benchmark, "generate_completions", replay)
+    accuracy, unanswered = measure_benchmark(audited, BENCHMARKS["gsm8k"], exercises, batch_size=4)
+    assert (accuracy.base.value, accuracy.tuned.value, unanswered.base.value) == (0.75, 1, 0.125)
+    assert (accuracy.units, accuracy.unit) == (8, "problems")
+    assert 0 == accuracy.change.low < accuracy.change.high <= 0.625
