@@ -2,9 +2,15 @@ import random
 
 from audit_models import assert_is, ends
 
-from balora.audit.hate import measure_hatecheck
+from balora.audit.benchmarks import measure_benchmark
+from balora.evaluation.benchmarks import CLASSIFIER_BENCHMARKS
+from balora.evaluation.benchmarks.hatecheck import Cases
 from balora.evaluation.bias import classifier_bias_score, hatecheck_scores, identity_pairs, read_hatecheck
 from balora.evaluation.classification import class_probabilities
+
+
+def measure_hatecheck(audited, cases, hateful, **how):
+    return measure_benchmark(audited, CLASSIFIER_BENCHMARKS["hatecheck"], Cases(cases, hateful), **how)
 
 
 def test_figures_are_those_of_the_evaluation(classifiers, data_dir):

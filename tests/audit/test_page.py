@@ -8,11 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from balora.audit import AuditSettings, Estimate, Figure
-from balora.audit.definitions import DEFINITIONS, DRAWN, SECTIONS
-from balora.audit.page import findings, shown, shown_change, shown_interval, write_audit_page
+from balora.audit import AuditSettings, Estimate, Metric
+from balora.audit.page import DRAWN, findings, shown, shown_change, shown_interval, write_audit_page
 from balora.audit.terminal import audit_table
+from balora.evaluation.metric import SECTIONS
+from balora.report.glossary import GLOSSARY
 
+#: Entries of the metrics that audits list.
+DEFINITIONS = {name: entry for name, entry in GLOSSARY.items() if entry.title}
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "br"}
 SETTINGS = AuditSettings("models/base", "adapters/mine", output_dir="out")
@@ -52,11 +55,11 @@ def estimate(value, width=0.1):
 
 
 def figure(name, before=1.0, after=1.5, width=0.1, on="texts"):
-    return Figure(name, on, estimate(after), estimate(before), estimate(after - before, width), 20, "texts")
+    return Metric(name, on, estimate(after), estimate(before), estimate(after - before, width), 20, "texts")
 
 
 def between(name, value=0.5, on="texts", units=20):
-    return Figure(name, on, estimate(value), None, None, units, "texts")
+    return Metric(name, on, estimate(value), None, None, units, "texts")
 
 
 def alone(name, value=0.5):
@@ -67,7 +70,7 @@ def alone(name, value=0.5):
 def page(tmp_path):
     def write(figures, settings=SETTINGS, kind="causal language model", notes=()):
         path = tmp_path / "deep" / "audit.html"
-        write_audit_page(path, settings=settings, kind=kind, figures=figures, notes=notes)
+        write_audit_page(path, settings=settings, kind=kind, metrics=figures, notes=notes)
         html = path.read_text(encoding="utf-8")
         return html, Outline(html)
 
@@ -90,7 +93,7 @@ def test_every_figure_there_is_stands_with_its_definition(page):
     ]
     assert outline.tags.count("details") == len(DEFINITIONS)
     for definition in DEFINITIONS.values():
-        assert definition.text in outline.texts
+        assert (definition.formula or definition.definition) in outline.texts
         assert definition.section in SECTIONS
     assert outline.tags.count("svg") == len(DRAWN)
     assert all(caption in outline.texts for caption in DRAWN.values())
@@ -208,7 +211,7 @@ class TestTerminal:
         console.print(audit_table(figures))
         return console.file.getvalue()
 
-    def test_a_row_for_each_figure_of_a_table(self):
+    def test_a_row_for_each_metric_of_a_table(self):
         text = self.printed([figure("perplexity", on="a[b].txt [bold]"), between("kl_to_base"), *drawn()])
         assert "a[b].txt [bold]" in text  # names are no markup
         assert "[0.40, 0.60]" in text
@@ -225,6 +228,14 @@ class TestTerminal:
         assert "change" not in text
 
 
+def test_a_metric_without_an_entry_is_shown_under_its_name(page):
+    _, outline = page([figure("made_up_metric", on="made up")])
+    assert {"made_up_metric", "It has no definition.", "made up"} <= set(outline.texts)
+    assert findings([figure("made_up_metric", on="made up")]) == {
+        "Neither": ["made_up_metric, on made up, rose from 1.000 to 1.500"]
+    }
+
+
 def test_shares_and_gaps_say_what_is_better():
-    assert {name for name, d in DEFINITIONS.items() if d.better not in ("", "lower", "higher")} == set()
-    assert all(d.text.endswith(".") and d.title for d in DEFINITIONS.values())
+    assert {name for name, d in DEFINITIONS.items() if d.better not in (None, "lower", "higher")} == set()
+    assert all((d.formula or d.definition).endswith(".") for d in DEFINITIONS.values())

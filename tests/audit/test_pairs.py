@@ -7,9 +7,11 @@ from audit_models import TARGETS, adapted, assert_is, ends, load
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 
+from balora.audit.benchmarks import measure_benchmark
 from balora.audit.models import load_audited
-from balora.audit.pairs import measure_pairs
 from balora.evaluation import harness
+from balora.evaluation.benchmarks import BENCHMARKS
+from balora.evaluation.benchmarks.sentence_pairs import Pairs
 from balora.evaluation.bias import (
     SentencePair,
     masked_pair_log_odds,
@@ -22,12 +24,18 @@ from balora.evaluation.bias import (
     winogender_pairs,
 )
 
+
+def measure_pairs(audited, pairs, *, per_token, batch_size, seed=0):
+    problems = Pairs(pairs, per_token)
+    return measure_benchmark(audited, BENCHMARKS["crows_pairs"], problems, batch_size=batch_size, seed=seed)
+
+
 NAMES = ("bias_score", "directed_bias", "stereotype_share")
 
 
 def compared(stories, pairs, *, per_token):
     audited, *models, tokenizer = stories
-    figures = measure_pairs(audited, pairs, per_token=per_token, on="x", batch_size=8, seed=4)
+    figures = measure_pairs(audited, pairs, per_token=per_token, batch_size=8, seed=4)
     assert tuple(f.name for f in figures) == NAMES
     for figure in figures:
         of_tokens = per_token and figure.name != "stereotype_share"
@@ -60,7 +68,7 @@ def test_masked_models_are_scored_token_by_token(folders, tmp_path, data_dir):
     folder, tuned = adapted(folders["masked"], tmp_path, config, kind=kind, scale=0.3)
     audited = load_audited(folders["masked"], folder)
     pairs = read_crows_pairs(data_dir / "crows_pairs/crows_pairs_anonymized.csv")[:8]
-    figures = measure_pairs(audited, pairs, per_token=True, on="x", batch_size=8)
+    figures = measure_pairs(audited, pairs, per_token=True, batch_size=8)
     odds = [masked_pair_log_odds(m, audited.tokenizer, pairs) for m in (load(folders["masked"], kind), tuned)]
     for figure in figures:
         assert_is(figure, [score_pairs(pairs, own)["all"] for own in odds], ends(figure.name), rel=1e-4)
@@ -71,7 +79,7 @@ def test_an_untouched_adapter_changes_no_answer(folders, tmp_path):
     get_peft_model(load(folders["causal"]), config).save_pretrained(tmp_path)
     pairs = [SentencePair("the nurse said she was tired", "the nurse said he was tired"), SentencePair("he", "she")]
     audited = load_audited(folders["causal"], str(tmp_path))
-    for figure in measure_pairs(audited, pairs, per_token=False, on="x", batch_size=2):
+    for figure in measure_pairs(audited, pairs, per_token=False, batch_size=2):
         assert (figure.change.value, figure.change.low, figure.change.high) == (0, 0, 0)
 
 
@@ -84,7 +92,7 @@ def test_crows_pairs_are_those_of_lm_evaluation_harness(stories, data_dir, monke
     monkeypatch.setattr(harness, "_tasks_of_the_harness", lambda: manager)
     published = DatasetDict(test=Dataset.from_list(rows))
     monkeypatch.setattr("datasets.load_dataset", lambda path, name: published if "crows_pairs" in path else None)
-    *_, share = measure_pairs(audited, pairs, per_token=True, on="x", batch_size=8)
+    *_, share = measure_pairs(audited, pairs, per_token=True, batch_size=8)
     for model, estimate in ((base, share.base), (tuned, share.tuned)):
         theirs = harness.evaluate_with_harness(model, tokenizer, ["crows_pairs_english"])["crows_pairs_english"]
         assert 0 < estimate.value < 1

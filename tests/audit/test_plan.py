@@ -131,3 +131,37 @@ def test_settings_that_no_file_is_needed_for(changes, match):
 
 def test_the_words_of_the_tests_are_in_the_vocabulary():
     assert len(WORDS) == len(set(WORDS)) == 97
+
+
+class TestBenchmarks:
+    """`benchmarks: {name: {settings}}`, as a recipe has them."""
+
+    def test_they_are_parts_beside_the_flat_settings(self, data_dir):
+        stereoset, age = (str(data_dir / f) for f in ("stereoset/intrasentence_dev.json", "bbq/Age.jsonl"))
+        own = {"stereoset": {"file": stereoset, "max_samples": 3}}
+        settings = AuditSettings("base", own_texts=0, words=None, benchmarks=own, bbq=[age], max_samples=5)
+        first, second = plan(settings, CAUSAL, [])
+        assert (first.name, second.name) == ("stereoset", "bbq")
+        assert first.settings == {"benchmarks": own["stereoset"], "max_samples": 5, "seed": 0}
+        assert second.settings == {"bbq": [age], "max_samples": 5, "seed": 0}
+        assert len(first.measure.keywords["problems"]) == 3
+        assert len(second.measure.keywords["problems"].items) == 5
+
+    @pytest.mark.parametrize(
+        ("kind", "settings", "match"),
+        [
+            (CAUSAL, {"benchmarks": {"stereo": {}}}, "^benchmarks: unknown 'stereo'; for a causal language model"),
+            (MASKED, {"benchmarks": {"bbq": {}}}, "^benchmarks: unknown 'bbq'; .* there are crows_pairs, winobias"),
+            (CAUSAL, {"benchmarks": {"bbq": {}}}, "^benchmarks: bbq: .*files"),
+            (CAUSAL, {"benchmarks": {"bbq": {"files": ["x"]}}, "bbq": ["x"]}, "^benchmarks: bbq is also given by bbq"),
+            (
+                CAUSAL,
+                {"benchmarks": {"wikitext2": {"file": "WIKITEXT2"}}, "wikitext2": "WIKITEXT2"},
+                "^benchmarks: wikitext2 is also given",
+            ),
+        ],
+    )
+    def test_mistakes(self, kind, settings, match, data_dir):
+        text = json.dumps(settings).replace("WIKITEXT2", str(data_dir / "wikitext2/valid.txt"))
+        with pytest.raises(BALoraError, match=match):
+            names(kind, **json.loads(text))

@@ -11,11 +11,12 @@ from audit_models import TARGETS, adapted, load, texts
 from peft import LoraConfig, get_peft_model
 
 from balora.audit import AuditSettings, audit, run
-from balora.audit.definitions import DEFINITIONS, DRAWN
-from balora.audit.figures import figure_of
+from balora.audit.metrics import metric_of
+from balora.audit.page import DRAWN
 from balora.audit.parts import Part
 from balora.cli import main
 from balora.errors import BALoraError
+from balora.report.glossary import GLOSSARY
 
 HEAD = hf.AutoModelForSequenceClassification
 SMALL = ["--own_texts=4", "--own_length=8"]
@@ -69,7 +70,7 @@ class TestFromEndToEnd:
         assert "perplexity" in text
         assert f"page: {out}/audit.html" in text
         record = record_of(out)
-        figures = [figure_of(entry) for entry in record["figures"]]
+        figures = [metric_of(entry) for entry in record["figures"]]
         found = {(f.name, f.on) for f in figures}
         assert {
             ("perplexity", "rows.jsonl"),
@@ -79,7 +80,7 @@ class TestFromEndToEnd:
             ("representation_shift", "rows.jsonl"),
             ("intruder_dimensions", ""),
         } <= found
-        assert {f.name for f in figures} <= DEFINITIONS.keys() | DRAWN.keys()
+        assert {f.name for f in figures} <= GLOSSARY.keys() | DRAWN.keys()
         assert (record["kind"], record["settings"]["model"], record["settings"]["own_texts"]) == (
             "causal language model",
             folders["causal"],
@@ -328,4 +329,4 @@ def test_an_untouched_adapter_is_a_page_without_findings(folders, tmp_path, caps
     get_peft_model(load(folders["causal"]), config).save_pretrained(tmp_path / "fresh")
     assert run_audit(tmp_path / "out", folders["causal"], tmp_path / "fresh", *SMALL, capsys=capsys)[0] == 0
     assert "No figure changed beyond the noise" in (tmp_path / "out/audit.html").read_text()
-    assert not any(figure_of(entry).changed for entry in record_of(tmp_path / "out")["figures"])
+    assert not any(metric_of(entry).changed for entry in record_of(tmp_path / "out")["figures"])

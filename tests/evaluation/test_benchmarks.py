@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from balora.evaluation import benchmarks
-from balora.evaluation.benchmarks import Writing
+from balora.evaluation.benchmarks import BENCHMARKS, PromptSettings, benchmark, prepare
 from balora.evaluation.bias import pair_log_odds, read_crows_pairs, score_pairs
 from balora.evaluation.code import load_humaneval, load_mbpp
 
@@ -20,7 +19,7 @@ RUN = {"confirm_run_unsafe_code": True}
 
 @pytest.fixture
 def writing(tokenizer):
-    return Writing(tokenizer, context=None, put=lambda q: f"Q: {q}\nA:", instructed=True, batch_size=4)
+    return PromptSettings(tokenizer, batch_size=4, format_prompt=lambda q: f"Q: {q}\nA:", instructed=True)
 
 
 def references(name: str, file: str, rows: int) -> list[str]:
@@ -44,7 +43,7 @@ def references(name: str, file: str, rows: int) -> list[str]:
 )
 def test_references_score_one_and_wrong_answers_nothing(data_dir, tmp_path, monkeypatch, writing, name, figure, own):
     file = str(data_dir / FILES[name])
-    measure = getattr(benchmarks, name)(writing, file=file, max_samples=6, **own)
+    measure = prepare(BENCHMARKS[name], writing, file=file, max_samples=6, **own)
     for written, expected in ((references(name, file, 6), 1.0), (["return -12345.5"] * 6, 0.0)):
         asked = []
 
@@ -52,8 +51,8 @@ def test_references_score_one_and_wrong_answers_nothing(data_dir, tmp_path, monk
             asked.extend(prompts)
             return written
 
-        monkeypatch.setattr(benchmarks.writing, "generate_completions", replay)
-        assert measure(None, tmp_path)[figure] == expected
+        monkeypatch.setattr(benchmark, "generate_completions", replay)
+        assert measure(None, tmp_path)[figure].value == expected
         assert len(asked) == 6
         assert all(prompt.startswith("Q: ") and prompt.endswith("\nA:") for prompt in asked)
         kept = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -62,16 +61,16 @@ def test_references_score_one_and_wrong_answers_nothing(data_dir, tmp_path, monk
 
 
 def test_without_a_template_code_is_continued(data_dir, monkeypatch, tmp_path, tokenizer):
-    plain = Writing(tokenizer, context=None, put=lambda q: q, instructed=False, batch_size=4)
+    plain = PromptSettings(tokenizer, batch_size=4)
     asked = []
     monkeypatch.setattr(
-        benchmarks.writing,
+        benchmark,
         "generate_completions",
         lambda m, t, prompts, **_: asked.extend(prompts) or ["pass"] * len(prompts),
     )
     for name in ("humaneval", "mbpp"):
         file = str(data_dir / FILES[name])
-        getattr(benchmarks, name)(plain, file=file, max_samples=1, **RUN)(None, tmp_path)
+        prepare(BENCHMARKS[name], plain, file=file, max_samples=1, **RUN)(None, tmp_path)
     assert asked[0].startswith("from typing import List\n\n\ndef has_close_elements")
     assert asked[1].endswith("\n[BEGIN]\n")
     assert "Write a python function to remove first and last occurrence" in asked[1]  # task 11 opens the test set
@@ -87,7 +86,8 @@ def test_without_a_template_code_is_continued(data_dir, monkeypatch, tmp_path, t
 )
 def test_stereotypes_are_scored_with_what_is_measured_kept(data_dir, tmp_path, model, writing, name, settings):
     settings = {key: value if key == "split" else str(data_dir / value) for key, value in settings.items()}
-    figures = getattr(benchmarks, name)(writing, **settings, max_samples=12)(model, tmp_path)
+    estimates = prepare(BENCHMARKS[name], writing, **settings, max_samples=12)(model, tmp_path)
+    figures = {name: found.value for name, found in estimates.items()}
     kept = json.loads((tmp_path / f"{name}.json").read_text())
     assert kept["all"]["pairs"] == 12
     for figure in ("bias_score", "directed_bias", "stereotype_share"):
@@ -99,7 +99,8 @@ def test_stereotypes_are_scored_with_what_is_measured_kept(data_dir, tmp_path, m
 
 def test_shares_of_crows_pairs_are_of_whole_sentences_while_scores_are_per_token(data_dir, tmp_path, model, writing):
     file = str(data_dir / "crows_pairs/crows_pairs_anonymized.csv")
-    figures = benchmarks.crows_pairs(writing, file=file, max_samples=300)(model, tmp_path)
+    estimates = prepare(BENCHMARKS["crows_pairs"], writing, file=file, max_samples=300)(model, tmp_path)
+    figures = {name: found.value for name, found in estimates.items()}
     pairs = read_crows_pairs(file)[:300]
     whole, each = (
         score_pairs(pairs, pair_log_odds(model, writing.tokenizer, pairs, per_token=per_token))["all"]

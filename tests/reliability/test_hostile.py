@@ -9,7 +9,7 @@ from bad_inputs import complaint
 from matplotlib.figure import Figure as Drawing
 from tiny_folder import tiny
 
-from balora.audit.figures import Estimate, Figure
+from balora.audit.metrics import Estimate, Metric
 from balora.audit.page import write_audit_page
 from balora.audit.settings import AuditSettings
 from balora.cli import main
@@ -134,11 +134,11 @@ def test_an_audit_shows_what_it_is_given_as_text(evil, tmp_path):
     settings = AuditSettings(model=f"m/{evil}", adapter=evil, output_dir=evil, data_file=evil, text_column=evil)
     estimate = Estimate(1.5, 1.0, 2.0)
     figures = [
-        Figure(name, evil, tuned=estimate, base=estimate, change=Estimate(0.5, 0.1, 0.9), units=3, unit=evil)
+        Metric(name, evil, tuned=estimate, base=estimate, change=Estimate(0.5, 0.1, 0.9), units=3, unit=evil)
         for name in ("perplexity", "entropy")
     ]
     page = tmp_path / "audit.html"
-    write_audit_page(page, settings=settings, kind="causal language model", figures=figures, notes=[evil])
+    write_audit_page(page, settings=settings, kind="causal language model", metrics=figures, notes=[evil])
     harmless(page, evil)
 
 

@@ -96,3 +96,17 @@ def test_unreadable_files_and_repeated_runs_are_refused(tmp_path):
     path.write_text(json.dumps({"runs": [RUN, RUN]}))
     with pytest.raises(BALoraError, match=r"runs\[1\] repeats method 'lora' with seed 42 on task 'mrpc'"):
         read_results(path)
+
+
+def test_intervals_come_back_and_files_without_them_are_read(tmp_path):
+    run = Run("lora", 0, "t", {"accuracy": 0.5}, 1.0, 1.0, 1, {"accuracy": (0.25, 0.75)})
+    write_results(tmp_path / "results.json", [run])
+    assert read_results(tmp_path / "results.json") == [run]
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["runs"][0].pop("intervals") == {"accuracy": [0.25, 0.75]}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_results(tmp_path / "old.json")[0].intervals == {}
+    content["runs"][0]["intervals"] = {"accuracy": [0.25]}
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    with pytest.raises(BALoraError, match=r"runs\[0\]\.intervals must be an object of \[low, high\] pairs"):
+        read_results(tmp_path / "wrong.json")

@@ -75,7 +75,10 @@ def test_class_ratios_are_swept_and_bias_is_measured_on_templates_that_were_held
     ("settings", "message"),
     [
         ({"benchmarks": {"gsm8k": {}}}, "benchmarks: unknown 'gsm8k'; for this model there are hatecheck"),
-        ({"benchmarks": {"hatecheck": {"file": "FILE", "hateful_label": "hate"}}}, "'hate' is none of the classes"),
+        (
+            {"benchmarks": {"hatecheck": {"file": "FILE", "hateful_label": "hate"}}},
+            "'hate' is none of the model's classes",
+        ),
     ],
 )
 def test_a_benchmark_that_does_not_fit_is_refused(hate, tmp_path, capsys, settings, message):

@@ -8,8 +8,8 @@
 the meaning, `page` and `terminal` show it.
 """
 
-from balora.audit.figures import Estimate, Figure
+from balora.audit.metrics import Estimate, Metric
 from balora.audit.run import audit
 from balora.audit.settings import AuditSettings
 
-__all__ = ["AuditSettings", "Estimate", "Figure", "audit"]
+__all__ = ["AuditSettings", "Estimate", "Metric", "audit"]

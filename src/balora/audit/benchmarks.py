@@ -1,105 +1,159 @@
-"""The parts of an audit that a benchmark's file makes: pairs of sentences, items to choose among, cases, prompts."""
+"""The parts of an audit that are benchmarks: any of the registry, asked of base and tuned model alike."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from balora.audit.hate import measure_hatecheck
-from balora.audit.items import measure_bbq, measure_continuations, measure_stereoset
-from balora.audit.pairs import measure_pairs
+from balora.audit.kinds import CLASSIFIER
+from balora.audit.metrics import Metric, measured
+from balora.audit.models import Audited, Model
 from balora.audit.parts import Part
-from balora.audit.settings import AuditSettings
-from balora.data import expand_path
+from balora.audit.settings import FILES, AuditSettings
 from balora.errors import BALoraError
-from balora.evaluation.bias import (
-    SentencePair,
-    check_sampling,
-    load_scorer,
-    read_bbq,
-    read_bold,
-    read_crows_pairs,
-    read_hatecheck,
-    read_occupations,
-    read_stereoset,
-    read_winobias,
-    read_winogender,
-    winogender_pairs,
-)
-from balora.evaluation.bias.templates import CONTINUATIONS
+from balora.evaluation.benchmarks import REGISTRY, Benchmark, PromptSettings, benchmarks_for
+from balora.evaluation.benchmarks.benchmark import GIVEN, read_problems
+from balora.recipe.parse import keyword_arguments
 
 
-def parts_of_pairs(settings: AuditSettings) -> list[Part]:
-    """Pairs of sentences. CrowS-Pairs' differ in rare words, so that how strong a preference is, is per token."""
-    found: list[tuple[str, str, Sequence[SentencePair], bool]] = []
-    if settings.crows_pairs:
-        found.append(("crows_pairs", "CrowS-Pairs", read_crows_pairs(expand_path(settings.crows_pairs)), True))
-    if settings.winobias:
-        folder = expand_path(settings.winobias)
-        pairs = [pair for split in ("dev", "test") for pair in read_winobias(folder, split)]
-        found.append(("winobias", "WinoBias", pairs, False))
-    if settings.winogender:
-        folder = Path(expand_path(settings.winogender))
-        occupations = read_occupations(folder / "occupations-stats.tsv")
-        pairs = winogender_pairs(read_winogender(folder / "all_sentences.tsv"), occupations)
-        found.append(("winogender", "Winogender", pairs, False))
+def parts_of_benchmarks(settings: AuditSettings, kind: str, label_names: Sequence[str]) -> list[Part]:
+    """Read the problems of every benchmark that the settings name, in `benchmarks` or by a flat setting.
+
+    Args:
+        settings: Settings of the audit.
+        kind: Kind of model, one of `balora.audit.kinds.KINDS`' values.
+        label_names: A classifier's classes.
+
+    Raises:
+        BALoraError: If one of a benchmark's settings or files is wrong.
+    """
     parts = []
-    for name, title, pairs, per_token in found:
-        how = {"per_token": per_token, "on": title, "batch_size": settings.batch_size, "seed": settings.seed}
-        own = pairs[: settings.max_samples]
-        parts.append(
-            Part(name, (name, "max_samples", "seed"), lambda a, own=own, how=how: measure_pairs(a, own, **how))
-        )
+    for name, benchmark in benchmarks_for(kind).items():
+        flat = _flat_settings(settings, name)
+        is_flat = any(getattr(settings, option) for option in _options_of(benchmark, flat))
+        if name in settings.benchmarks and is_flat:
+            raise BALoraError(f"benchmarks: {name} is also given by {', '.join(flat)}; give it once")
+        if name in settings.benchmarks:
+            arguments = _own_arguments(benchmark, settings.benchmarks[name])
+            depends = {"benchmarks": settings.benchmarks[name]}
+        elif is_flat:
+            arguments = {key: value for option in flat for key, value in _argument(settings, option).items()}
+            depends = {option: getattr(settings, option) for option in flat}
+        else:
+            continue
+        taken = inspect.signature(benchmark.read).parameters
+        names = ["max_samples", "seed", *(["batch_size"] if "seed" in taken else [])]  # it changes what is drawn
+        names += ["label_names", "max_length"] if kind == CLASSIFIER else []
+        depends |= {option: getattr(settings, option) for option in names}
+        common = {option: getattr(settings, option) for option in ("max_samples", "seed") if option in taken}
+        problems = read_problems(benchmark, common | arguments, label_names=label_names, training_texts=frozenset())
+        how = {
+            "batch_size": settings.batch_size,
+            "max_length": settings.max_length,
+            "label_names": label_names,
+            "directory": Path(settings.output_dir or "", "benchmarks"),
+            "seed": settings.seed,
+        }
+        measure = partial(measure_benchmark, benchmark=benchmark, problems=problems, **how)
+        parts.append(Part(name, depends, measure))
     return parts
 
 
-def parts_of_items(settings: AuditSettings) -> list[Part]:
-    """StereoSet, BBQ, and texts written behind prompts.
+def measure_benchmark(
+    audited: Audited,
+    benchmark: Benchmark,
+    problems: Any,
+    *,
+    batch_size: int,
+    max_length: int | None = None,
+    label_names: Sequence[str] = (),
+    directory: Path = Path(),
+    seed: int = 0,
+) -> list[Metric]:
+    """Ask base and tuned model, and compare their metrics unit by unit.
+
+    Args:
+        audited: The models.
+        benchmark: A benchmark of their kind.
+        problems: Its problems, at least one.
+        batch_size: Texts at a time.
+        max_length: Tokens that a classifier's text is cut to; `None` cuts nothing.
+        label_names: A classifier's classes.
+        directory: Folder for files that the benchmark writes while it asks.
+        seed: Seed of the bootstrap.
+    """
+    prompts = PromptSettings(
+        tokenizer=audited.tokenizer,
+        batch_size=batch_size,
+        kind=audited.kind,
+        context=audited.context(),
+        max_length=max_length,
+        label_names=label_names,
+    )
+    benchmark.check(problems, prompts)
+
+    def ask(model: Model) -> Any:
+        side = "tuned" if model is audited.tuned else "base"
+        return benchmark.ask(model, problems, replace(prompts, directory=directory / side))
+
+    before, after = audited.answers(ask)
+    base = {} if before is None else benchmark.metrics(problems, before)
+    metrics = []
+    for name, units in benchmark.metrics(problems, after).items():
+        listed = benchmark.audit_name(name)
+        if listed is not None and len(units.columns):
+            how = {"on": units.on or benchmark.title, "unit": benchmark.unit, "seed": seed}
+            metrics.append(measured(listed, units, base.get(name), **how))
+    return metrics
+
+
+def _flat_settings(settings: AuditSettings, benchmark: str) -> dict[str, str]:
+    """Return the flat settings that stand for a benchmark's own, with the arguments that they are."""
+    found = {field.name: field.metadata.get("benchmark", ("", "")) for field in fields(settings)}
+    return {name: argument for name, (owner, argument) in found.items() if owner == benchmark}
+
+
+def check_benchmarks(settings: AuditSettings, kind: str) -> None:
+    """Validate which benchmarks the settings name, before a file is read.
 
     Raises:
-        BALoraError: If a file is wrong, prompts are given without a scorer, or a number is out of range.
+        BALoraError: If a benchmark is unknown or for another kind of model, or a flat setting lacks another.
     """
-    how: dict[str, Any] = {"batch_size": settings.batch_size, "seed": settings.seed}
-    common = ("max_samples", "seed")
-    parts = []
-    if settings.stereoset:
-        terms = read_stereoset(expand_path(settings.stereoset))[: settings.max_samples]
-        parts.append(Part("stereoset", ("stereoset", *common), lambda a: measure_stereoset(a, terms, **how)))
-    if settings.bbq:
-        questions = [item for file in settings.bbq for item in read_bbq([expand_path(file)])[: settings.max_samples]]
-        parts.append(Part("bbq", ("bbq", *common), lambda a: measure_bbq(a, questions, **how)))
-    if settings.scorer:
-        files = [expand_path(file) for file in settings.continuations] or [CONTINUATIONS]
-        prompts = [prompt for file in files for prompt in read_bold(file, max_samples=settings.max_samples)]
-        check_sampling(settings.continuations_per_prompt, settings.continuation_tokens, 1.0, 1.0)
-        rate = load_scorer(settings.scorer, batch_size=settings.batch_size)
-        sampling = how | {
-            "per_prompt": settings.continuations_per_prompt, "max_new_tokens": settings.continuation_tokens
-        }  # fmt: skip
-        # The batch size takes part in what is drawn.
-        depends = ("scorer", "continuations", "continuations_per_prompt", "continuation_tokens", "batch_size", *common)
-        parts.append(Part("continuations", depends, lambda a: measure_continuations(a, prompts, rate, **sampling)))
-    elif settings.continuations:
-        raise BALoraError("continuations: who rates what is written? name a scorer")
-    return parts
+    known = benchmarks_for(kind)
+    if unknown := [name for name in settings.benchmarks if name not in known]:
+        raise BALoraError(f"benchmarks: unknown {unknown[0]!r}; for a {kind} there are {', '.join(known)}")
+    for benchmark in {own.name: own for own in REGISTRY}.values():
+        flat = _flat_settings(settings, benchmark.name)
+        required = _options_of(benchmark, flat)
+        for option in required:
+            if getattr(settings, option) and kind not in benchmark.models:
+                kinds = " or ".join(benchmark.models)
+                raise BALoraError(f"{option}: is for a {kinds}, and this is a {kind}; leave it out")
+        missing = [option for option in required if not getattr(settings, option)]
+        for option in flat.keys() & {*FILES}:
+            if getattr(settings, option) and missing:
+                raise BALoraError(f"{option}: has no effect without a {missing[0]}; name a {missing[0]}")
 
 
-def parts_of_cases(settings: AuditSettings, label_names: Sequence[str]) -> list[Part]:
-    """HateCheck, of a classifier with these classes.
+def _options_of(benchmark: Benchmark, flat: Mapping[str, str]) -> list[str]:
+    """Return those of a benchmark's flat settings that `read` has no default for."""
+    parameters = inspect.signature(benchmark.read).parameters
+    return [option for option, argument in flat.items() if parameters[argument].default is inspect.Parameter.empty]
 
-    Raises:
-        BALoraError: If the file is wrong, or no class is that of hate.
-    """
-    if not settings.hatecheck:
-        return []
-    cases = read_hatecheck(expand_path(settings.hatecheck))[: settings.max_samples]
-    if settings.hateful_label not in label_names:
-        raise BALoraError(
-            f"hateful_label: {settings.hateful_label!r} is none of the model's classes, {', '.join(label_names)}; "
-            "name it, or all of them with label_names"
-        )
-    hateful = list(label_names).index(settings.hateful_label)
-    how: dict[str, Any] = {
-        "max_length": settings.max_length, "batch_size": settings.batch_size, "seed": settings.seed
-    }  # fmt: skip
-    depends = ("hatecheck", "hateful_label", "label_names", "max_length", "max_samples", "seed")
-    return [Part("hatecheck", depends, lambda audited: measure_hatecheck(audited, cases, hateful, **how))]
+
+def _argument(settings: AuditSettings, option: str) -> dict[str, Any]:
+    """Return the arguments of `Benchmark.read` that a flat setting stands for."""
+    metadata = AuditSettings.__dataclass_fields__[option].metadata
+    _, argument = metadata["benchmark"]
+    return {argument: getattr(settings, option)} | metadata["further"]
+
+
+def _own_arguments(benchmark: Benchmark, settings: dict[str, Any]) -> dict[str, Any]:
+    """Validate settings of `benchmarks`, as a recipe has them."""
+    try:
+        typed = keyword_arguments(benchmark.read, settings, given={*GIVEN})
+    except BALoraError as error:
+        raise BALoraError(f"benchmarks: {benchmark.name}: {error}") from error
+    return {name: typed[name] for name in settings}

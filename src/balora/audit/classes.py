@@ -7,10 +7,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from balora.audit.figures import Figure, Units, mean, measured, ratio
+from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
 from balora.data import check_lengths
 from balora.evaluation.classification import scarcest_class
+from balora.evaluation.metric import Units, mean, ratio
 
 
 def encoded_rows(audited: Audited, rows: Dataset, *, on: str, max_length: int | None) -> list[dict[str, list[int]]]:
@@ -63,7 +64,7 @@ def class_log_probabilities(
 
 def measure_classes(
     audited: Audited, before: np.ndarray, after: np.ndarray, *, labels: Sequence[int] | None, on: str, seed: int = 0
-) -> list[Figure]:
+) -> list[Metric]:
     """What rows tell of a classifier.
 
     Args:
@@ -79,7 +80,7 @@ def measure_classes(
         class; `entropy`. Between the two `kl_to_base` and `top1_agreement`.
     """
 
-    def both(name: str, units: Callable[[np.ndarray], Units]) -> Figure:
+    def both(name: str, units: Callable[[np.ndarray], Units]) -> Metric:
         base = None if audited.alone else units(before)
         return measured(name, units(after), base, on=on, unit="rows", seed=seed)
 

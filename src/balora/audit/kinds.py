@@ -15,9 +15,9 @@ from transformers import (
 from balora.adapters.folder import read_peft_settings
 from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
 from balora.errors import BALoraError
+from balora.evaluation.benchmarks import CAUSAL, CLASSIFIER, MASKED
 from balora.utils.loading import MISFITS, first_line, load
 
-CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
 #: By the end of an architecture's name.
 KINDS = {
     "ForCausalLM": CAUSAL,

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balora.audit.figures import Figure, Units, measured, ratio_of_sums
+from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
+from balora.evaluation.metric import Units, ratio_of_sums
 from balora.losses.bias_path import mean_of_tokens
 
 FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
@@ -16,7 +17,7 @@ FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 @torch.no_grad()
 def measure_layers(
     audited: Audited, rows: Sequence[dict[str, list[int]]], *, on: str, batch_size: int, seed: int = 0
-) -> list[Figure]:
+) -> list[Metric]:
     """`representation_shift` of the last hidden states, and of each layer before them.
 
     ‖H' − H‖_F / ‖H‖_F as in `balora.evaluation.shift`, with H (N × d) the mean over an input's tokens of the hidden
@@ -42,7 +43,7 @@ def measure_layers(
         lengths.append(states[0].square().sum(-1).cpu().numpy())
     changes, norms = np.concatenate(moved, 1), np.concatenate(lengths, 1)  # (L + 1, N)
 
-    def figure(name: str, layer: int, on: str) -> Figure:
+    def figure(name: str, layer: int, on: str) -> Metric:
         units = Units(np.stack([changes[layer], norms[layer]], 1), lambda sums: np.sqrt(ratio_of_sums(sums)))
         return measured(name, units, on=on, unit="texts", seed=seed)
 

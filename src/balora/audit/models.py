@@ -5,7 +5,7 @@ tokens; where it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes t
 for models tuned in full, the base is loaded beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,14 @@ class Audited:
             return after, after
         with self.as_base() as base:
             return base(**inputs), after
+
+    def answers(self, ask: Callable[[Model], Any]) -> tuple[Any | None, Any]:
+        """Return what base and tuned model answer; `None` of the base where there is one model."""
+        after = ask(self.tuned)
+        if self.alone:
+            return None, after
+        with self.as_base() as base:
+            return ask(base), after
 
     def context(self, max_length: int | None = None) -> int | None:
         """Tokens that both models take at once, at most `max_length`; `None` where there is no end."""

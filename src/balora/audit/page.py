@@ -1,4 +1,4 @@
-"""The audit as one HTML file: what was kept, lost and skewed, each figure with interval and definition."""
+"""The audit as one HTML file: what was kept, lost and skewed, each metric with its interval and definition."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,26 +7,33 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 
 from balora import report
-from balora.audit.definitions import DEFINITIONS, DRAWN, SECTIONS
-from balora.audit.figures import Estimate, Figure
+from balora.audit.metrics import Estimate, Metric
 from balora.audit.settings import AuditSettings
+from balora.evaluation.metric import SECTIONS, Definition
+from balora.report.glossary import GLOSSARY, better_direction
 from balora.report.style import COLOURS, MUTED, figure_style, figure_svg
 from balora.report.versions import versions
 
+#: Metrics that are drawn and stand in no table, with their captions.
+DRAWN = {
+    "representation_shift_by_layer": "Representation shift by layer; 0 is the embeddings.",
+    "intruder_dimensions_by_matrix": "Intruder dimensions of each matrix that was looked at, of 10.",
+}
+
 
 def write_audit_page(
-    path: str | Path, *, settings: AuditSettings, kind: str, figures: Sequence[Figure], notes: Sequence[str]
+    path: str | Path, *, settings: AuditSettings, kind: str, metrics: Sequence[Metric], notes: Sequence[str]
 ) -> None:
     """Write the page.
 
     Args:
         path: The HTML file.
-        settings: What was asked for, shown as it is.
-        kind: Of model.
-        figures: In the order of their measurement.
+        settings: Settings of the audit, shown as they are.
+        kind: Kind of model.
+        metrics: Metrics in the order of their measurement.
         notes: Remarks, a paragraph each.
     """
     # Names of models and files are the user's and escaped; only drawings, which escape their own text, are markup.
@@ -42,14 +49,13 @@ def write_audit_page(
         settings=settings,
         kind=kind,
         compared=settings.adapter is not None,
-        findings=findings(figures),
+        findings=findings(metrics),
         notes=notes,
-        sections=_sections(figures),
-        definitions=DEFINITIONS,
+        sections=_sections(metrics),
         drawings=[
-            (caption, Markup(figure_svg(drawing(figures, name), name)))
+            (caption, Markup(figure_svg(drawing(metrics, name), name)))
             for name, caption in DRAWN.items()
-            if any(figure.name == name and figure.tuned.value > 0 for figure in figures)
+            if any(metric.name == name and metric.tuned.value > 0 for metric in metrics)
         ],
         versions=versions(),
     )
@@ -58,85 +64,96 @@ def write_audit_page(
     path.write_text(html, encoding="utf-8")
 
 
-def findings(figures: Sequence[Figure]) -> dict[str, list[str]]:
-    """The changes that are beyond the noise of the items, in words: those for the worse, neither, for the better."""
+def title_of(name: str) -> str:
+    """Return the title of a metric on the page: that of its glossary entry, or its name."""
+    return (name in GLOSSARY and GLOSSARY[name].title) or name
+
+
+def findings(metrics: Sequence[Metric]) -> dict[str, list[str]]:
+    """Return the changes beyond the noise of the items, in words: for the worse, neither, for the better."""
     found: dict[str, list[str]] = {"For the worse": [], "Neither": [], "For the better": []}
-    for figure in figures:
-        definition = DEFINITIONS.get(figure.name)
-        if definition is None or not figure.changed:
+    for metric in metrics:
+        if metric.name in DRAWN or not metric.changed:
             continue
-        rose = figure.change.value > 0
-        verdict = "Neither"
-        if definition.better:
-            verdict = "For the worse" if _is_worse(figure) else "For the better"
-        on = f", on {figure.on}," if figure.on and figure.on not in definition.title else ""
+        verdict = {True: "For the worse", False: "For the better", None: "Neither"}[_is_worse(metric)]
+        title = title_of(metric.name)
+        on = f", on {metric.on}," if metric.on and metric.on not in title else ""
         found[verdict].append(
-            f"{definition.title}{on} {'rose' if rose else 'fell'} from "
-            f"{shown(figure.name, figure.base.value)} to {shown(figure.name, figure.tuned.value)}"
+            f"{title}{on} {'rose' if metric.change.value > 0 else 'fell'} from "
+            f"{shown(metric.name, metric.base.value)} to {shown(metric.name, metric.tuned.value)}"
         )
     return {verdict: texts for verdict, texts in found.items() if texts}
 
 
 def shown(name: str, value: float) -> str:
-    """A value with its figure's decimals, none from a thousand on; two significant digits where they would hide it."""
+    """Format a value with its metric's decimals, none from 1,000 up, or two significant digits if it is small."""
     if np.isnan(value):
         return "–"
-    decimals = DEFINITIONS[name].decimals if abs(value) < 1000 else 0
+    entry = GLOSSARY.get(name)
+    decimals = 0 if abs(value) >= 1000 else 3 if entry is None else entry.decimals
     return f"{value:.2g}" if 0 < abs(value) < 10**-decimals else f"{value:,.{decimals}f}"
 
 
 def shown_interval(name: str, estimate: Estimate) -> str:
-    """The interval in brackets, empty where there is none."""
+    """Format the interval in brackets; empty where there is none."""
     return "" if np.isnan(estimate.low) else f"[{shown(name, estimate.low)}, {shown(name, estimate.high)}]"
 
 
-def shown_change(figure: Figure) -> str:
-    """The change with its sign."""
-    if figure.change is None:
+def shown_change(metric: Metric) -> str:
+    """Format the change with its sign."""
+    if metric.change is None:
         return ""
-    return f"{'+' if figure.change.value > 0 else ''}{shown(figure.name, figure.change.value)}"
+    return f"{'+' if metric.change.value > 0 else ''}{shown(metric.name, metric.change.value)}"
 
 
-def _is_worse(figure: Figure) -> bool:
-    return DEFINITIONS[figure.name].better == ("lower" if figure.change.value > 0 else "higher")
+def _is_worse(metric: Metric) -> bool | None:
+    """Whether a change is for the worse; `None` where it is neither."""
+    better = better_direction(metric.name)
+    return None if better is None else better == ("lower" if metric.change.value > 0 else "higher")
 
 
-def _sections(figures: Sequence[Figure]) -> dict[str, list[dict[str, Any]]]:
-    """By heading, the rows of its table."""
+def _sections(metrics: Sequence[Metric]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each section's table, by heading."""
     sections: dict[str, list[dict[str, Any]]] = {}
-    for figure in figures:
-        definition = DEFINITIONS.get(figure.name)
-        if definition is None:
+    for metric in metrics:
+        if metric.name in DRAWN:
             continue
         cells = {
             name: ""
             if estimate is None
-            else (shown(figure.name, estimate.value), shown_interval(figure.name, estimate))
-            for name, estimate in (("base", figure.base), ("tuned", figure.tuned), ("change", figure.change))
+            else (shown(metric.name, estimate.value), shown_interval(metric.name, estimate))
+            for name, estimate in (("base", metric.base), ("tuned", metric.tuned), ("change", metric.change))
         }
-        if figure.change is not None:
-            cells["change"] = (shown_change(figure), cells["change"][1])
-        state = "" if not figure.changed else "worse" if definition.better and _is_worse(figure) else "changed"
-        units = f"{figure.units:,} {figure.unit}"
-        row = {"definition": definition, "on": figure.on, "state": state, "units": units, **cells}
-        sections.setdefault(definition.section, []).append(row)
+        if metric.change is not None:
+            cells["change"] = (shown_change(metric), cells["change"][1])
+        entry = GLOSSARY.get(metric.name, Definition(None, "It has no definition."))
+        row = {
+            "title": title_of(metric.name),
+            "text": entry.formula or entry.definition,
+            "better": entry.better,
+            "on": metric.on,
+            "state": "" if not metric.changed else "worse" if _is_worse(metric) else "changed",
+            "units": f"{metric.units:,} {metric.unit}",
+            **cells,
+        }
+        sections.setdefault(entry.section, []).append(row)
     return {name: sections[name] for name in SECTIONS if name in sections}
 
 
-def drawing(figures: Sequence[Figure], name: str) -> Drawing:
-    """The figures of one name side by side, not all 0: bars with their intervals, layer by layer, matrix by matrix."""
-    own = [figure for figure in figures if figure.name == name]
+def drawing(metrics: Sequence[Metric], name: str) -> Figure:
+    """Draw the metrics of one name, not all 0, as bars with their intervals, layer by layer or matrix by matrix."""
+    own = [metric for metric in metrics if metric.name == name]
     with figure_style():
-        figure = Drawing(figsize=(7, 2.4), layout="constrained")
+        figure = Figure(figsize=(7, 2.4), layout="constrained")
         axes = figure.subplots()
         places = np.arange(len(own))
-        values = np.array([f.tuned.value for f in own])
+        values = np.array([metric.tuned.value for metric in own])
         axes.bar(places, values, color=COLOURS[0], alpha=0.75, width=0.7)
-        if len({f.units for f in own} - {1}):
-            ends = np.array([(f.tuned.low, f.tuned.high) for f in own]).T
+        if len({metric.units for metric in own} - {1}):
+            ends = np.array([(metric.tuned.low, metric.tuned.high) for metric in own]).T
             axes.vlines(places, *ends, color=MUTED, linewidth=1.2)
         every = -(-len(own) // 12)
-        labels = [f.on.removeprefix("layer ") for f in own]
+        labels = [metric.on.removeprefix("layer ") for metric in own]
         long = max(map(len, labels)) > 4
         axes.set_xticks(
             places[::every], labels[::every], rotation=30 if long else 0, ha="right" if long else "center",

@@ -1,11 +1,11 @@
-"""Which parts an audit has. Every file is read, and all that can be wrong with it said, before a model is loaded."""
+"""The plan of an audit: its parts, with every file read and checked before a model is loaded."""
 
 from collections.abc import Sequence
 
 from datasets import Dataset
 
-from balora.audit.benchmarks import parts_of_cases, parts_of_items, parts_of_pairs
-from balora.audit.kinds import CAUSAL, CLASSIFIER, MASKED
+from balora.audit.benchmarks import check_benchmarks, parts_of_benchmarks
+from balora.audit.kinds import CAUSAL, CLASSIFIER
 from balora.audit.models import check_dtype
 from balora.audit.parts import Part, part_of_weights, parts_of_rows, parts_of_texts, parts_of_words
 from balora.audit.settings import AuditSettings
@@ -13,17 +13,10 @@ from balora.data import expand_path, load_table, to_classification_rows
 from balora.data.columns import check_strings, column_values
 from balora.errors import BALoraError
 
-#: Which kinds of model a setting says something of.
+#: Kinds of model that a setting is for; a benchmark's are in the registry.
 FOR = {
     "wikitext2": (CAUSAL,),
     "prompts": (CAUSAL,),
-    "crows_pairs": (CAUSAL, MASKED),
-    "stereoset": (CAUSAL,),
-    "bbq": (CAUSAL,),
-    "winobias": (CAUSAL, MASKED),
-    "winogender": (CAUSAL, MASKED),
-    "hatecheck": (CLASSIFIER,),
-    "scorer": (CAUSAL,),
     "label_column": (CLASSIFIER,),
     "label_names": (CLASSIFIER,),
     "text_pair_column": (CLASSIFIER,),
@@ -35,10 +28,10 @@ OF_ROWS = ("data_split", "text_pair_column", "label_column")
 
 
 def check_settings(settings: AuditSettings) -> None:
-    """Hold against what can be what no file is needed for.
+    """Validate the settings that need no file.
 
     Raises:
-        BALoraError: If a number is out of range, or a setting is without the one that it is of.
+        BALoraError: If a number is out of range, or a setting lacks the one that it belongs to.
     """
     if settings.output_dir is None:
         raise BALoraError("output_dir: missing; add --output_dir DIR")
@@ -53,7 +46,7 @@ def check_settings(settings: AuditSettings) -> None:
 
 
 def plan(settings: AuditSettings, kind: str, label_names: Sequence[str]) -> list[Part]:
-    """What an audit of a model of this kind consists of.
+    """Return the parts of an audit of this kind of model.
 
     Args:
         settings: What is asked for.
@@ -66,6 +59,7 @@ def plan(settings: AuditSettings, kind: str, label_names: Sequence[str]) -> list
     for setting, kinds in FOR.items():
         if getattr(settings, setting) and kind not in kinds:
             raise BALoraError(f"{setting}: is for a {' or '.join(kinds)}, and this is a {kind}; leave it out")
+    check_benchmarks(settings, kind)
     if settings.label_names is not None and len(settings.label_names) != len(label_names):
         raise BALoraError(
             f"label_names: {len(settings.label_names)} for the model's {len(label_names)} classes; name each"
@@ -79,14 +73,17 @@ def plan(settings: AuditSettings, kind: str, label_names: Sequence[str]) -> list
         parts += parts_of_rows(settings, rows, kind)
     if settings.adapter is not None:
         parts.append(part_of_weights(settings))
-    parts += parts_of_pairs(settings) + parts_of_items(settings) + parts_of_cases(settings, names)
+    for part in parts_of_benchmarks(settings, kind, names):
+        if part.name in (own.name for own in parts):
+            raise BALoraError(f"benchmarks: {part.name} is also given by {part.name}; give it once")
+        parts.append(part)
     if not parts:
         raise BALoraError(f"nothing to measure of a {kind} without texts: give data_file, or a benchmark's file")
     return parts
 
 
 def _rows(settings: AuditSettings, label_names: Sequence[str]) -> Dataset:
-    """The user's texts in `text`, with `text_pair` and `label` where there are such."""
+    """Read `data_file` into `text`, with `text_pair` and `label` where there are such."""
     source = expand_path(settings.data_file)
     table = load_table(source, split=settings.data_split)
     if settings.label_column is not None:

@@ -1,19 +1,20 @@
 """An audit from its settings to its folder: part by part, each kept as soon as it is there."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from balora.adapters.folder import read_json
-from balora.audit.figures import Figure, figure_of
 from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
+from balora.audit.metrics import Metric, metric_of
 from balora.audit.models import Audited, load_audited
 from balora.audit.page import write_audit_page
 from balora.audit.parts import Part
 from balora.audit.plan import check_settings, plan
-from balora.audit.settings import AuditSettings
+from balora.audit.settings import FILES, AuditSettings
 from balora.data import expand_path
 from balora.errors import BALoraError
 from balora.report.versions import versions
@@ -22,14 +23,9 @@ from balora.utils.files import write_text
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
 #: Settings on which everything depends.
 MODELS = ("model", "adapter", "dtype")
-#: Settings that name files, which may change while their names stay.
-FILES = (
-    "wikitext2", "data_file", "crows_pairs", "stereoset", "bbq", "winobias", "winogender", "hatecheck", "words",
-    "prompts", "continuations",
-)  # fmt: skip
 
 
-def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None) -> list[Figure]:
+def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None) -> list[Metric]:
     """What a fine-tune kept, lost and skewed against its base.
 
     Writes `audit.json` and `audit.html` into `output_dir`, and every part into `parts/` as soon as it is measured; a
@@ -50,30 +46,30 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
     kind = kind_of(model, adapter)
     names = label_names_of(model, adapter) if kind == CLASSIFIER else []
     parts = plan(settings, kind, names)
-    figures: list[Figure] = []
+    metrics: list[Metric] = []
     audited: Audited | None = None
     notes: tuple[str, ...] = ()
     for part in parts:
-        kept = _kept(directory, part, settings, identity)
+        kept = _kept(directory, part, identity)
         if kept is None:
             if audited is None:
                 tell("loading")
                 audited = load_audited(model, adapter, dtype=settings.dtype, use_safetensors=settings.use_safetensors)
             tell(part.name)
-            kept = {"notes": audited.notes, "figures": [figure.as_json() for figure in part.measure(audited)]}
-            _keep(directory, part, settings, identity, kept)
+            kept = {"notes": audited.notes, "figures": [metric.as_json() for metric in part.measure(audited)]}
+            _keep(directory, part, identity, kept)
         notes = tuple(kept["notes"])
-        figures += [figure_of(entry) for entry in kept["figures"]]
+        metrics += [metric_of(entry) for entry in kept["figures"]]
     record = {
         "settings": asdict(settings),
         "kind": kind,
         "notes": notes,
         "versions": versions(),
-        "figures": [figure.as_json() for figure in figures],
+        "figures": [metric.as_json() for metric in metrics],
     }
     write_text(directory / RESULT_FILE, json.dumps(record, indent=1, allow_nan=False))
-    write_audit_page(directory / PAGE_FILE, settings=settings, kind=kind, figures=figures, notes=notes)
-    return figures
+    write_audit_page(directory / PAGE_FILE, settings=settings, kind=kind, metrics=metrics, notes=notes)
+    return metrics
 
 
 def _identity(settings: AuditSettings) -> dict[str, Any]:
@@ -105,12 +101,13 @@ def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
             )
 
 
-def _depends(part: Part, settings: AuditSettings) -> dict[str, Any]:
-    """What a part's figures depend on: settings, and the state of the files that they name."""
-    found = {name: getattr(settings, name) for name in part.settings}
-    named = [value for name in FILES if (value := found.get(name))]
-    paths = [Path(expand_path(name)) for value in named for name in ([value] if isinstance(value, str) else value)]
-    return found | {"files": [_state(path) for path in paths if path.exists()]}
+def _depends(part: Part) -> dict[str, Any]:
+    """Return the settings that a part's metrics depend on, and the state of the files that they name."""
+    values = [value for name in FILES if (value := part.settings.get(name))]
+    values += part.settings.get("benchmarks", {}).values()
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    paths = [expand_path(name) for name in names if isinstance(name, str)]
+    return part.settings | {"files": [_state(Path(path)) for path in paths if os.path.exists(path)]}
 
 
 def _state(path: Path) -> list[list[Any]]:
@@ -119,12 +116,12 @@ def _state(path: Path) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-def _kept(directory: Path, part: Part, settings: AuditSettings, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _kept(directory: Path, part: Part, identity: dict[str, Any]) -> dict[str, Any] | None:
     path = directory / PARTS / f"{part.name}.json"
     if not path.exists():
         return None
     kept = _read(path)
-    return kept if kept["settings"] == _depends(part, settings) and kept["identity"] == identity else None
+    return kept if kept["settings"] == _depends(part) and kept["identity"] == identity else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
     kept = read_json(path)
     try:
         for entry in kept["figures"]:
-            figure_of(entry)
+            metric_of(entry)
         right = all(isinstance(kept[name], dict) for name in ("identity", "settings"))
         right = right and all(isinstance(note, str) for note in kept["notes"])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -146,10 +143,8 @@ def _read(path: Path) -> dict[str, Any]:
     return kept
 
 
-def _keep(
-    directory: Path, part: Part, settings: AuditSettings, identity: dict[str, Any], found: dict[str, Any]
-) -> None:
+def _keep(directory: Path, part: Part, identity: dict[str, Any], found: dict[str, Any]) -> None:
     folder = directory / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    entry = {"identity": identity, "settings": _depends(part, settings), **found}
+    entry = {"identity": identity, "settings": _depends(part), **found}
     write_text(folder / f"{part.name}.json", json.dumps(entry, indent=1, allow_nan=False))

@@ -1,6 +1,22 @@
-"""What an audit is asked for, on the command line or from Python."""
+"""The settings of an audit, on the command line or from Python."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+#: Metadata of a setting that names a file, or a list of them: what depends on it is measured again if that changes.
+FILE = {"file": True}
+
+
+def _of(benchmark: str, argument: str, *, file: bool = False, **further: Any) -> dict[str, Any]:
+    """Return the metadata of a setting that is short for a benchmark's own in `benchmarks`.
+
+    Args:
+        benchmark: The benchmark's name.
+        argument: The setting's name there.
+        file: Whether it names a file.
+        further: Settings of the benchmark that come with it.
+    """
+    return {"file": file, "benchmark": (benchmark, argument), "further": further}
 
 
 @dataclass(frozen=True)
@@ -9,43 +25,47 @@ class AuditSettings:
 
     Attributes:
         model: The base: a folder, or a name on the Hub.
-        adapter: Folder of a PEFT adapter, or of a model tuned in full; null to audit the base alone.
-        output_dir: Folder for audit.json and audit.html. The same command goes on where it was stopped, and one that
-            asks for more measures what is not there yet.
-        own_texts: Texts that the base of a language model writes for the audit, which need no corpus; 0 for none.
+        adapter: Folder of a PEFT adapter, or of a fully fine-tuned model; null to audit the base alone.
+        output_dir: Folder for audit.json and audit.html. The same command resumes where it was stopped, and one that
+            names more measures only what is missing.
+        own_texts: Number of texts that the base of a language model writes for the audit, which needs no corpus then;
+            0 for none.
         own_length: Tokens of each.
         wikitext2: A file of WikiText-2, as published.
-        data_file: Texts of your own: a local file or a dataset on the Hub. For a classifier, rows.
+        data_file: Your own texts: a local file or a dataset on the Hub. For a classifier, rows.
         data_split: Split of a dataset on the Hub.
         text_column: Column of the texts.
         text_pair_column: Column of second texts, where a classifier takes pairs.
         label_column: Column of a classifier's labels; null where there are none.
-        label_names: A classifier's classes in the order of their ids; null for those that its configuration names.
+        label_names: A classifier's classes in the order of their ids; null for the names in its configuration.
+        benchmarks: Benchmarks by name, each with its settings, as in a recipe (docs/benchmarks.md). The settings from
+            crows_pairs to hateful_label, and from scorer to continuation_tokens, are short for some of them.
         crows_pairs: `crows_pairs_anonymized.csv`.
         stereoset: StereoSet's `dev.json`, or a list of its intrasentence items.
         bbq: Files of BBQ, such as `Age.jsonl`.
         winobias: Folder of WinoBias.
         winogender: Folder of Winogender.
         hatecheck: `test_suite_cases.csv`, for a classifier with a class `hateful`.
-        hateful_label: What that class is called.
+        hateful_label: Name of that class.
         words: List of words whose exchange should change nothing: `gender`, `religion`, `nationality` or a file with a
             group a line; null for none.
-        prompts: File of prompts, one a line, behind which a preference for one of the words shows; null for prompts of
-            our own about occupations.
-        scorer: What judges texts that the models write: `transformers:MODEL:LABEL`, or `package.module:function` from
+        prompts: File of prompts, one a line, behind which a preference for one of the words shows; null for our own
+            prompts about occupations.
+        scorer: Scorer of texts that the models write: `transformers:MODEL:LABEL`, or `package.module:function` from
             texts to numbers; null for none.
         continuations: Files of prompts by group in BOLD's form; empty for a small one of our own.
         continuations_per_prompt: Texts written behind each prompt.
         continuation_tokens: Tokens of each.
         max_samples: The first so many texts, rows, pages, pairs or items of each file; null for all.
-        max_length: Tokens that a row is cut to, and a language model reads at once, through windows; null for the
-            model's context, beyond which no row may be.
-        max_matrices: Weights whose singular vectors are looked at, evenly spread over the model; null for all.
-        batch_size: Texts at a time; of long ones fewer.
-        dtype: Of the weights: `auto`, `float32`, `bfloat16` or `float16`.
-        use_safetensors: Refuse weights that are pickles (`pytorch_model.bin`); false reads those alone, of them
-            tensors alone. Code of a model's own is never run.
-        seed: Of what is drawn: the base's texts, continuations, intervals.
+        max_length: Tokens that a row is cut to, and that a language model reads at once, in windows; null for the
+            model's context, beyond which a row is an error.
+        max_matrices: Number of weights whose singular vectors are compared, evenly spread over the model; null for
+            all.
+        batch_size: Texts at a time; fewer of long ones.
+        dtype: Type of the weights: `auto`, `float32`, `bfloat16` or `float16`.
+        use_safetensors: Refuse weights that are pickles (`pytorch_model.bin`); false reads only those, and only
+            tensors of them. Code in a model's folder is never run.
+        seed: Seed of the base's texts, continuations and intervals.
     """
 
     model: str
@@ -53,26 +73,27 @@ class AuditSettings:
     output_dir: str | None = None
     own_texts: int = 64
     own_length: int = 128
-    wikitext2: str | None = None
-    data_file: str | None = None
+    wikitext2: str | None = field(default=None, metadata=FILE)
+    data_file: str | None = field(default=None, metadata=FILE)
     data_split: str | None = None
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str | None = None
     label_names: list[str] | None = None
-    crows_pairs: str | None = None
-    stereoset: str | None = None
-    bbq: list[str] = field(default_factory=list)
-    winobias: str | None = None
-    winogender: str | None = None
-    hatecheck: str | None = None
-    hateful_label: str = "hateful"
-    words: str | None = "gender"
-    prompts: str | None = None
-    scorer: str | None = None
-    continuations: list[str] = field(default_factory=list)
-    continuations_per_prompt: int = 5
-    continuation_tokens: int = 32
+    benchmarks: dict[str, dict] = field(default_factory=dict)
+    crows_pairs: str | None = field(default=None, metadata=_of("crows_pairs", "file", file=True))
+    stereoset: str | None = field(default=None, metadata=_of("stereoset", "file", file=True))
+    bbq: list[str] = field(default_factory=list, metadata=_of("bbq", "files", file=True))
+    winobias: str | None = field(default=None, metadata=_of("winobias", "folder", file=True, split="both"))
+    winogender: str | None = field(default=None, metadata=_of("winogender", "folder", file=True))
+    hatecheck: str | None = field(default=None, metadata=_of("hatecheck", "file", file=True))
+    hateful_label: str = field(default="hateful", metadata=_of("hatecheck", "hateful_label"))
+    words: str | None = field(default="gender", metadata=FILE)
+    prompts: str | None = field(default=None, metadata=FILE)
+    scorer: str | None = field(default=None, metadata=_of("continuations", "scorer"))
+    continuations: list[str] = field(default_factory=list, metadata=_of("continuations", "file", file=True))
+    continuations_per_prompt: int = field(default=5, metadata=_of("continuations", "per_prompt"))
+    continuation_tokens: int = field(default=32, metadata=_of("continuations", "max_new_tokens"))
     max_samples: int | None = None
     max_length: int | None = None
     max_matrices: int | None = 32
@@ -80,3 +101,11 @@ class AuditSettings:
     dtype: str = "auto"
     use_safetensors: bool = True
     seed: int = 0
+
+    def of(self, *names: str) -> dict[str, Any]:
+        """Return some of the settings, by name."""
+        return {name: getattr(self, name) for name in names}
+
+
+#: Settings that name files, which may change while their names stay.
+FILES = tuple(own.name for own in fields(AuditSettings) if own.metadata.get("file"))

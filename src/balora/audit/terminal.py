@@ -1,32 +1,31 @@
-"""The audit's figures on the terminal."""
+"""The audit's metrics as a table on the terminal."""
 
 from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
-from balora.audit.definitions import DEFINITIONS
-from balora.audit.figures import Figure
-from balora.audit.page import shown, shown_change, shown_interval
+from balora.audit.metrics import Metric
+from balora.audit.page import DRAWN, shown, shown_change, shown_interval, title_of
 
 
-def audit_table(figures: Sequence[Figure]) -> Table:
-    """A row for each figure that a table has; changes beyond the noise of the items in bold."""
-    compared = any(figure.base is not None for figure in figures)
+def audit_table(metrics: Sequence[Metric]) -> Table:
+    """Return a table with a row for each metric that is not drawn; changes beyond the noise of the items are bold."""
+    compared = any(metric.base is not None for metric in metrics)
     table = Table(title_justify="left")
     for name in ("figure", "on", *(("base", "tuned", "change") if compared else ("value",))):
         table.add_column(name, justify="left" if name in ("figure", "on") else "right")
-    for figure in figures:
-        if figure.name not in DEFINITIONS:
+    for metric in metrics:
+        if metric.name in DRAWN:
             continue
-        title, on = DEFINITIONS[figure.name].title, escape(figure.on)
-        tuned = shown(figure.name, figure.tuned.value)
+        title, on = title_of(metric.name), escape(metric.on)
+        tuned = shown(metric.name, metric.tuned.value)
         if not compared:
-            table.add_row(title, on, f"{tuned} {escape(shown_interval(figure.name, figure.tuned))}")
+            table.add_row(title, on, f"{tuned} {escape(shown_interval(metric.name, metric.tuned))}")
             continue
-        base = "" if figure.base is None else shown(figure.name, figure.base.value)
+        base = "" if metric.base is None else shown(metric.name, metric.base.value)
         change = ""
-        if figure.change is not None:
-            change = f"{shown_change(figure)} {escape(shown_interval(figure.name, figure.change))}"
-        table.add_row(title, on, base, tuned, f"[bold]{change}[/bold]" if figure.changed else change)
+        if metric.change is not None:
+            change = f"{shown_change(metric)} {escape(shown_interval(metric.name, metric.change))}"
+        table.add_row(title, on, base, tuned, f"[bold]{change}[/bold]" if metric.changed else change)
     return table

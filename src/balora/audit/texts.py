@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balora.anchors import sample_anchors
-from balora.audit.figures import Figure, Units, measured, ratio, ratio_of_sums
+from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
 from balora.errors import BALoraError
 from balora.evaluation.language import IGNORED, padded_batches, text_windows
+from balora.evaluation.metric import Units, ratio, ratio_of_sums
 from balora.evaluation.wikitext import page_windows, page_words
 
 #: Tokens of a batch, which bounds the memory that logits of a large vocabulary take.
@@ -73,7 +74,7 @@ def own_texts(audited: Audited, count: int, length: int, seed: int) -> TextSet:
 
 
 @torch.no_grad()
-def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: int = 0) -> list[Figure]:
+def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: int = 0) -> list[Metric]:
     """What a pass over the texts tells.
 
     Args:
@@ -112,7 +113,7 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
                 add(f"{side} entropy", owner, -(log_p.exp() * log_p).sum().item())
                 add(f"{side} rank", owner, effective_rank(logits[row][read]))
 
-    def figure(name: str, units: Callable[[str], Units]) -> Figure:
+    def figure(name: str, units: Callable[[str], Units]) -> Metric:
         base = None if audited.alone else units("base")
         return measured(name, units("tuned"), base, on=texts.name, unit="texts", seed=seed)
 

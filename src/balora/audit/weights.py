@@ -15,14 +15,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from balora.audit.figures import Figure, mean, measured
+from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
+from balora.evaluation.metric import mean
 
 #: How many of the first singular vectors are looked at, and how near is near.
 FIRST, NEAR = 10, 0.5
 
 
-def measure_weights(audited: Audited, *, limit: int | None, seed: int = 0) -> list[Figure]:
+def measure_weights(audited: Audited, *, limit: int | None, seed: int = 0) -> list[Metric]:
     """`intruder_dimensions`, a mean over matrices, and `intruder_dimensions_by_matrix`, of each.
 
     Args:

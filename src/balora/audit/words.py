@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balora.audit.figures import Figure, mean
+from balora.audit.metrics import Metric, measured_on_both
 from balora.audit.models import Audited, Model
-from balora.audit.pairs import measured_on_both, on_both
 from balora.counterfactual import Swaps
 from balora.counterfactual.words import WordGroups
 from balora.evaluation.bias import class_distances, continuation_lean, counterfactual_divergences
+from balora.evaluation.metric import mean
 
 
 def measure_prompts(
     audited: Audited, groups: WordGroups, prompts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
-) -> list[Figure]:
+) -> list[Metric]:
     """`word_preference` and `word_lean` behind prompts that name nobody, of a causal language model.
 
     Nothing where its tokenizer has no group of words as single tokens.
@@ -35,7 +35,7 @@ def measure_prompts(
         lean = continuation_lean(model, audited.tokenizer, prompts, swaps, batch_size=batch_size)
         return np.stack([preference_among(lean.log_masses), lean.distances], 1)
 
-    answers = on_both(audited, ask)
+    answers = audited.answers(ask)
     return [
         measured_on_both(name, answers, lambda found, i=i: mean(found[:, i]), on=on, unit="prompts", seed=seed)
         for i, name in enumerate(("word_preference", "word_lean"))
@@ -44,7 +44,7 @@ def measure_prompts(
 
 def measure_exchanged_texts(
     audited: Audited, groups: WordGroups, texts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
-) -> list[Figure]:
+) -> list[Metric]:
     """`counterfactual_kl` of a causal language model on texts with some of the words that fit its context."""
     swaps = Swaps(groups, audited.tokenizer)
     texts = [text for text in texts if _fits(audited, swaps, text)]
@@ -52,7 +52,7 @@ def measure_exchanged_texts(
     def ask(model: Model) -> np.ndarray:
         return counterfactual_divergences(model, audited.tokenizer, texts, swaps, batch_size=batch_size)
 
-    return _with_words("counterfactual_kl", audited, on_both(audited, ask), on=on, seed=seed)
+    return _with_words("counterfactual_kl", audited, audited.answers(ask), on=on, seed=seed)
 
 
 def measure_exchanged_rows(
@@ -64,14 +64,14 @@ def measure_exchanged_rows(
     max_length: int | None,
     batch_size: int,
     seed: int = 0,
-) -> list[Figure]:
+) -> list[Metric]:
     """`bias_score` of a classifier on those texts that have some of the words."""
     how = {"max_length": audited.context(max_length), "batch_size": batch_size}
 
     def ask(model: Model) -> np.ndarray:
         return class_distances(model, audited.tokenizer, texts, groups, **how)
 
-    return _with_words("bias_score", audited, on_both(audited, ask), on=on, seed=seed)
+    return _with_words("bias_score", audited, audited.answers(ask), on=on, seed=seed)
 
 
 def preference_among(log_masses: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def _fits(audited: Audited, swaps: Swaps, text: str) -> bool:
 
 def _with_words(
     name: str, audited: Audited, answers: tuple[np.ndarray | None, np.ndarray], *, on: str, seed: int
-) -> list[Figure]:
+) -> list[Metric]:
     """The mean over texts that are not NaN, without any nothing."""
     known = ~np.isnan(answers[1])
     if not known.any():

@@ -13,6 +13,7 @@ import numpy as np
 from balora.report.glossary import Direction, better_direction
 from balora.report.results import Run
 from balora.report.task_metric import TaskMetric, mean_metric, metric_for
+from balora.utils.bootstrap import bootstrap_interval
 
 RESAMPLES = 10_000
 # With five pairs, even all five on one side happen by chance in 2 · 2⁻⁵ = 6 % of studies of two equal methods.
@@ -95,13 +96,13 @@ def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: T
 
 def interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of the strata's means, resampled within strata."""
-    generator = np.random.default_rng(seed)
-    means = np.zeros(RESAMPLES)
-    for stratum in strata:
-        values = np.asarray(stratum)
-        drawn = generator.integers(len(values), size=(RESAMPLES, len(values)))
-        means += values[drawn].mean(axis=1) / len(strata)
-    low, high = np.percentile(means, (2.5, 97.5))
+    values = [np.asarray(stratum) for stratum in strata]
+
+    def mean(*drawn: np.ndarray) -> np.ndarray:
+        own = zip(values, drawn, strict=True)
+        return sum(stratum[indices].mean(axis=1) / len(strata) for stratum, indices in own)
+
+    low, high = bootstrap_interval(mean, *map(len, values), resamples=RESAMPLES, seed=seed)
     return _dusted(low), _dusted(high)
 
 

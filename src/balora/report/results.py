@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Run:
         train_seconds: Wall-clock training time in seconds.
         peak_memory_mb: Peak memory in MB.
         trainable_parameters: Number of parameters that were trained.
+        intervals: Metric name to the ends of its 95 % interval over a benchmark's items, where it has one.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Run:
     train_seconds: float
     peak_memory_mb: float
     trainable_parameters: int
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -118,7 +120,18 @@ def run_from(record: Any, where: str) -> Run:
         train_seconds=_number(record, "train_seconds", where),
         peak_memory_mb=_number(record, "peak_memory_mb", where),
         trainable_parameters=_integer(record, "trainable_parameters", where),
+        intervals=_intervals(record.get("intervals", {}), f"{where}.intervals"),
     )
+
+
+def _intervals(value: Any, where: str) -> dict[str, tuple[float, float]]:
+    """Validate intervals, which files of earlier versions do not have."""
+    if not isinstance(value, dict) or not all(isinstance(ends, list) and len(ends) == 2 for ends in value.values()):
+        raise BALoraError(f"{where} must be an object of [low, high] pairs, got {shortened(value)}.")
+    return {
+        name: tuple(_number({"low": low, "high": high}, end, f"{where}.{name}") for end in ("low", "high"))
+        for name, (low, high) in value.items()
+    }
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:

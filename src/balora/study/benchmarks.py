@@ -1,4 +1,4 @@
-"""A recipe's benchmarks: their settings checked, and questions put as the recipe's training rows are."""
+"""A recipe's benchmarks: settings validated, and questions put as the recipe's training rows are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,89 +7,87 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from balora.data import context_length
 from balora.errors import BALoraError
-from balora.evaluation.benchmarks import (
-    BENCHMARKS,
-    BIAS,
-    CLASSIFIER_BENCHMARKS,
-    Benchmark,
-    Classifying,
-    Writing,
-)
+from balora.evaluation.benchmarks import BIAS, CAUSAL, CLASSIFIER, PromptSettings, benchmarks_for, prepare
+from balora.evaluation.benchmarks.benchmark import GIVEN, Measure
+from balora.evaluation.metric import Estimate
 from balora.recipe import Recipe
 from balora.recipe.parse import keyword_arguments
 from balora.study.sets import Sets
 
-#: Folder of what a run's model wrote.
+#: Folder, in that of a run, for what its model wrote.
 FOLDER = "benchmarks"
 
 
 def read_benchmarks(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
-) -> dict[str, Benchmark]:
-    """Every benchmark that the recipe names, its problems read and found to fit the model.
+) -> dict[str, Measure]:
+    """Read the problems of every benchmark in the recipe, and check that they fit the model.
 
     Raises:
         BALoraError: Naming the benchmark and what is wrong with it.
     """
-    if recipe.is_classification:
-        known, asking = CLASSIFIER_BENCHMARKS, _classifying(recipe, tokenizer, sets)
-    else:
-        known, asking = BENCHMARKS, _writing(recipe, tokenizer, config)
-    made = {}
+    prompts = _prompt_settings(recipe, tokenizer, config, sets)
+    known = benchmarks_for(prompts.kind)
+    measures = {}
     for name, settings in recipe.benchmarks.items():
         if name not in known:
             raise BALoraError(f"benchmarks: unknown {name!r}; for this model there are {', '.join(known)}")
         try:
-            own = keyword_arguments(known[name], settings, given={"writing", "classifying"})
-            made[name] = known[name](asking, **own)
+            arguments = keyword_arguments(known[name].read, settings, given={*GIVEN})
+            measures[name] = prepare(known[name], prompts, **arguments)
         except BALoraError as error:
             raise BALoraError(f"benchmarks: {name}: {error}") from error
-    return made
+    return measures
 
 
-def run_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, directory: Path) -> dict[str, float]:
-    """The figures of all benchmarks; what the model wrote is kept in the run's folder."""
-    figures: dict[str, float] = {}
+def run_benchmarks(benchmarks: dict[str, Measure], model: PreTrainedModel, directory: Path) -> dict[str, Estimate]:
+    """Measure all benchmarks; what the model wrote is kept in the run's folder."""
+    found: dict[str, Estimate] = {}
     for measure in benchmarks.values():
-        figures |= measure(model, directory / FOLDER)
-    return figures
+        found |= measure(model, directory / FOLDER)
+    return found
 
 
-def run_bias_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel, directory: Path) -> dict[str, float]:
-    """Those of them that measure bias."""
-    return run_benchmarks({name: benchmarks[name] for name in BIAS if name in benchmarks}, model, directory)
+def run_bias_benchmarks(benchmarks: dict[str, Measure], model: PreTrainedModel, directory: Path) -> dict[str, float]:
+    """Measure those of the benchmarks that measure bias."""
+    own = {name: benchmarks[name] for name in BIAS if name in benchmarks}
+    return {name: found.value for name, found in run_benchmarks(own, model, directory).items()}
 
 
-def _classifying(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Sets) -> Classifying:
-    return Classifying(
-        tokenizer=tokenizer,
-        label_names=sets.label_names,
-        spent=sets.spent,
-        max_length=recipe.max_length,
-        batch_size=recipe.per_device_eval_batch_size,
-    )
-
-
-def _writing(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Writing:
-    return Writing(
-        tokenizer=tokenizer,
-        context=context_length(config, tokenizer),
-        put=_asking(recipe, tokenizer),
+def _prompt_settings(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
+) -> PromptSettings:
+    common = {
+        "tokenizer": tokenizer,
+        "batch_size": recipe.per_device_eval_batch_size,
+        "context": context_length(config, tokenizer),
+    }
+    if recipe.is_classification:
+        return PromptSettings(
+            **common,
+            kind=CLASSIFIER,
+            max_length=recipe.max_length,
+            label_names=sets.label_names,
+            training_texts=sets.spent,
+        )
+    return PromptSettings(
+        **common,
+        kind=CAUSAL,
+        format_prompt=_prompt_format(recipe, tokenizer),
         instructed=recipe.is_chat or recipe.prompt_template is not None,
-        batch_size=recipe.per_device_eval_batch_size,
     )
 
 
-def _asking(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
-    """From a question to the text that stands before an answer in training."""
+def _prompt_format(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """Return the function from a question to the text before its answer in training."""
     if recipe.is_chat:
         start = tokenizer.bos_token or ""
 
-        def put(question: str) -> str:
+        def format_prompt(question: str) -> str:
             messages = [{"role": "user", "content": question}]
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             return text.removeprefix(start)  # the tokenizer sets it again
 
-        return put
+        return format_prompt
     template = recipe.prompt_template or "{prompt}"
     return lambda question: template.replace("{prompt}", question)

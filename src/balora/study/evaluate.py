@@ -54,7 +54,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     directory.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(_to_evaluate(workload), model, recipe.seed, directory, [])
     with full_disk_named(directory):
-        metrics, drift = measure(workload, trainer, model, directory)
+        metrics, drift, intervals = measure(workload, trainer, model, directory)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
         seed=recipe.seed,
@@ -63,6 +63,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         train_seconds=0.0,
         peak_memory_mb=0.0,
         trainable_parameters=0 if settings.adapter is None else trainable_parameters(model),
+        intervals=intervals,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run

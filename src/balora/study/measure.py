@@ -26,12 +26,13 @@ from balora.study.workload import Workload, preservation_metrics
 from balora.utils.distributed import is_main_process, is_sharded_launch
 
 Metrics = dict[str, float]
+Intervals = dict[str, tuple[float, float]]
 
 
 def measure(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
-) -> tuple[Metrics, Metrics]:
-    """Task and preservation metrics, and drift from the base, of a model as it stands.
+) -> tuple[Metrics, Metrics, Intervals]:
+    """Task and preservation metrics, drift from the base, and 95 % intervals of benchmarks, of a model as it stands.
 
     Args:
         workload: Of the run.
@@ -53,7 +54,7 @@ def measure(
 
 def _measured(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
-) -> tuple[Metrics, Metrics]:
+) -> tuple[Metrics, Metrics, Intervals]:
     teacher = teacher_of(workload, model)
     metrics, drift = {}, {}
     sets = _evaluation_sets(workload, trainer)
@@ -79,8 +80,10 @@ def _measured(
         model.set_adapter(workload.recipe.task_names[0])  # for what is of neither task
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
-    metrics |= run_benchmarks(workload.benchmarks, model, directory)
-    return metrics | preservation_metrics(workload, model), drift
+    found = run_benchmarks(workload.benchmarks, model, directory)
+    metrics |= {name: estimate.value for name, estimate in found.items()}
+    intervals = {name: (own.low, own.high) for name, own in found.items() if not np.isnan(own.low)}
+    return metrics | preservation_metrics(workload, model), drift, intervals
 
 
 def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:

@@ -72,7 +72,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     trained = trainable_parameters(model) if label != PRETRAINED else 0
     if recipe.wise_ft is not None and label != PRETRAINED:
         average_with_base(model, recipe.wise_ft)
-    metrics, drift = measure(workload, trainer, model, directory)
+    metrics, drift, intervals = measure(workload, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
             model.drift = drift
@@ -87,6 +87,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         train_seconds=trainer.train_seconds,
         peak_memory_mb=peak_memory_mb,
         trainable_parameters=trained,
+        intervals=intervals,
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run

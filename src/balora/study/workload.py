@@ -25,7 +25,7 @@ from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
-from balora.evaluation.benchmarks import Benchmark
+from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
@@ -71,7 +71,7 @@ class Workload:
     anchors: list[str]
     label_names: list[str] | None
     world: World | None
-    benchmarks: dict[str, Benchmark]
+    benchmarks: dict[str, Measure]
     encoder: SentenceEncoder | None
     single: Dataset | None
 

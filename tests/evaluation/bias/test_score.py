@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balora.evaluation.bias.score import (
-    bootstrap_interval,
     classifier_bias_score,
     mean_with_interval,
     preference,
     preference_scores,
     total_variation,
 )
+from balora.utils.bootstrap import bootstrap_interval
 
 ODDS = st.lists(st.floats(-50, 50), min_size=1, max_size=12).map(np.array)
 

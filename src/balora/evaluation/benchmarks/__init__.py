@@ -1,78 +1,62 @@
-"""What a model is judged on: a function for each benchmark, with its settings as keyword arguments.
+"""The registry of benchmarks, for `compare`, `evaluate` and `audit` alike.
 
-It is called before anything is trained: it reads the problems, puts them as the training rows were put, and holds them
-against the model's context. What it returns takes a model, keeps what that wrote, and returns figures.
+To add one, write a `Benchmark` in a file of its own and add it to `REGISTRY`; its metrics' definitions are part of it.
 """
 
-from collections.abc import Callable
-
-from balora.evaluation.benchmarks.associations import bbq, stereoset
-from balora.evaluation.benchmarks.classifiers import Classifying, hatecheck
-from balora.evaluation.benchmarks.conversation import mt_bench
-from balora.evaluation.benchmarks.language import harness, wikitext2
-from balora.evaluation.benchmarks.leanings import continuations, counterfactual, counterfactual_classes
-from balora.evaluation.benchmarks.programs import humaneval, mbpp
-from balora.evaluation.benchmarks.solutions import gsm8k, math
-from balora.evaluation.benchmarks.stereotypes import crows_pairs, winobias, winogender
-from balora.evaluation.benchmarks.writing import Benchmark, Writing
+from balora.evaluation.benchmarks.bbq import BBQ
+from balora.evaluation.benchmarks.benchmark import CAUSAL, CLASSIFIER, MASKED, Benchmark, PromptSettings, prepare
+from balora.evaluation.benchmarks.continuations import CONTINUATIONS
+from balora.evaluation.benchmarks.counterfactual import COUNTERFACTUAL, COUNTERFACTUAL_CLASSES
+from balora.evaluation.benchmarks.harness import HARNESS
+from balora.evaluation.benchmarks.hatecheck import HATECHECK
+from balora.evaluation.benchmarks.maths import GSM8K, MATH
+from balora.evaluation.benchmarks.mt_bench import MT_BENCH
+from balora.evaluation.benchmarks.programs import HUMANEVAL, MBPP
+from balora.evaluation.benchmarks.sentence_pairs import CROWS_PAIRS, WINOBIAS, WINOGENDER
+from balora.evaluation.benchmarks.stereoset import STEREOSET
+from balora.evaluation.benchmarks.wikitext2 import WIKITEXT2
 
 __all__ = [
     "BENCHMARKS",
     "BIAS",
+    "CAUSAL",
+    "CLASSIFIER",
     "CLASSIFIER_BENCHMARKS",
+    "MASKED",
+    "REGISTRY",
     "Benchmark",
-    "Classifying",
-    "Writing",
-    "bbq",
-    "continuations",
-    "counterfactual",
-    "counterfactual_classes",
-    "crows_pairs",
-    "gsm8k",
-    "harness",
-    "hatecheck",
-    "humaneval",
-    "math",
-    "mbpp",
-    "mt_bench",
-    "stereoset",
-    "wikitext2",
-    "winobias",
-    "winogender",
+    "PromptSettings",
+    "benchmarks_for",
+    "prepare",
 ]
 
-#: Those that measure bias.
-BIAS = (
-    "crows_pairs",
-    "winobias",
-    "winogender",
-    "stereoset",
-    "bbq",
-    "counterfactual",
-    "continuations",
-    "hatecheck",
+#: Every benchmark, in the order in which an audit measures them.
+REGISTRY = (
+    GSM8K,
+    MATH,
+    HUMANEVAL,
+    MBPP,
+    MT_BENCH,
+    WIKITEXT2,
+    CROWS_PAIRS,
+    WINOBIAS,
+    WINOGENDER,
+    STEREOSET,
+    BBQ,
+    COUNTERFACTUAL,
+    CONTINUATIONS,
+    HATECHECK,
+    COUNTERFACTUAL_CLASSES,
+    HARNESS,
 )
 
-#: Of causal language models.
-BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "gsm8k": gsm8k,
-    "math": math,
-    "humaneval": humaneval,
-    "mbpp": mbpp,
-    "mt_bench": mt_bench,
-    "wikitext2": wikitext2,
-    "crows_pairs": crows_pairs,
-    "winobias": winobias,
-    "winogender": winogender,
-    "counterfactual": counterfactual,
-    "continuations": continuations,
-    "stereoset": stereoset,
-    "bbq": bbq,
-    "harness": harness,
-}
 
-#: Of classifiers.
-CLASSIFIER_BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "hatecheck": hatecheck,
-    "counterfactual": counterfactual_classes,
-}
+def benchmarks_for(kind: str) -> dict[str, Benchmark]:
+    """Return the benchmarks of a kind of model, by name."""
+    return {benchmark.name: benchmark for benchmark in REGISTRY if kind in benchmark.models}
+
+
+BENCHMARKS = benchmarks_for(CAUSAL)
+CLASSIFIER_BENCHMARKS = benchmarks_for(CLASSIFIER)
+#: Names of the benchmarks that measure bias.
+BIAS = tuple(dict.fromkeys(benchmark.name for benchmark in REGISTRY if benchmark.measures_bias))

@@ -1,82 +1,146 @@
-"""HumanEval and MBPP: written functions, judged by running them."""
+"""HumanEval and MBPP as benchmarks: written functions, judged by running them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
-from balora.evaluation.benchmarks.writing import Benchmark, Writing, keep, where, writer
+from balora.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    PromptSettings,
+    check_completions,
+    complete,
+    save_rows,
+    source_of,
+)
 from balora.evaluation.code import Problem, isolation, load_humaneval, load_mbpp, score_code
+from balora.evaluation.metric import Definition, Units, mean
 
 FUNCTION = "Complete this Python function:\n\n```python\n{prompt}\n```"
 #: Task ids of MBPP's test set (Austin et al. 2021, section 2.1).
 MBPP_TEST = range(11, 511)
 
 
-def humaneval(
-    writing: Writing,
+@dataclass(frozen=True)
+class Tasks:
+    """Programming problems, the instruction of each for an instructed model, and the longest completion."""
+
+    problems: Sequence[Problem]
+    instructions: Sequence[str]
+    max_new_tokens: int
+
+    def asked(self, prompts: PromptSettings) -> list[str]:
+        """Return the problems as they are put to the model: instructions, or code to continue."""
+        if prompts.instructed:
+            return [prompts.format_prompt(instruction) for instruction in self.instructions]
+        return [problem.prompt for problem in self.problems]
+
+
+def _read_humaneval(
     *,
     file: str | None = None,
     max_samples: int | None = None,
     max_new_tokens: int = 512,
     confirm_run_unsafe_code: bool = False,
-) -> Benchmark:
-    """HumanEval, one greedy completion each: share whose tests pass.
+) -> Tasks:
+    """Read HumanEval's problems, of which each gets one greedy completion.
 
     Args:
-        writing: How the model is asked.
-        file: The set; `None` for the Hub's.
+        file: The dataset; `None` for the Hub's.
         max_samples: The first so many problems.
         max_new_tokens: Longest completion.
-        confirm_run_unsafe_code: Whoever writes the recipe says that code is to be run that nobody has read.
+        confirm_run_unsafe_code: Confirm that code is run that a model wrote and that no person has read.
     """
-    source, hub = where("humaneval", file)
-    problems = load_humaneval(source, **hub)
-    asked = [writing.put(FUNCTION.format(prompt=p.prompt)) if writing.instructed else p.prompt for p in problems]
-    return _code("humaneval", problems, asked, writing, max_samples, max_new_tokens, confirm_run_unsafe_code)
+    _check_confirmed(confirm_run_unsafe_code)
+    source, hub = source_of("humaneval", file)
+    problems = load_humaneval(source, **hub)[:max_samples]
+    return Tasks(problems, [FUNCTION.format(prompt=problem.prompt) for problem in problems], max_new_tokens)
 
 
-def mbpp(
-    writing: Writing,
+def _read_mbpp(
     *,
     file: str | None = None,
     max_samples: int | None = None,
     max_new_tokens: int = 512,
     confirm_run_unsafe_code: bool = False,
-) -> Benchmark:
-    """The 500 test problems of MBPP: as `humaneval`. Without a template, the paper's own prompt is continued."""
-    source, hub = where("mbpp", file)
+) -> Tasks:
+    """Read the 500 test problems of MBPP. Without a template, the paper's own prompt is continued.
+
+    Args:
+        file: The dataset; `None` for the Hub's.
+        max_samples: The first so many problems.
+        max_new_tokens: Longest completion.
+        confirm_run_unsafe_code: See `humaneval`.
+    """
+    _check_confirmed(confirm_run_unsafe_code)
+    source, hub = source_of("mbpp", file)
     problems = [problem for problem in load_mbpp(source, **hub) if int(problem.name.split("/")[1]) in MBPP_TEST]
-    asked = [writing.put(p.prompt.removesuffix("\n[BEGIN]\n")) if writing.instructed else p.prompt for p in problems]
-    return _code("mbpp", problems, asked, writing, max_samples, max_new_tokens, confirm_run_unsafe_code)
+    problems = problems[:max_samples]
+    return Tasks(problems, [problem.prompt.removesuffix("\n[BEGIN]\n") for problem in problems], max_new_tokens)
 
 
-def _code(
-    name: str,
-    problems: list[Problem],
-    asked: list[str],
-    writing: Writing,
-    max_samples: int | None,
-    max_new_tokens: int,
-    confirmed: bool,
-) -> Benchmark:
+def _check_confirmed(confirmed: bool) -> None:
     if not confirmed:
         raise BALoraError(
             "it runs code that a model wrote and nobody has read, confined as far as this machine can; set "
             "confirm_run_unsafe_code: true to have it run"
         )
     isolation()  # raises where a program cannot be confined
-    problems, asked = problems[:max_samples], asked[:max_samples]
-    write = writer(writing, asked, max_new_tokens)
 
-    def measure(model: PreTrainedModel, directory: Path) -> dict[str, float]:
-        written = write(model)
-        scores = score_code(problems, [[text] for text in written], confirm_run_unsafe_code=True)
-        kept = zip(problems, asked, written, strict=True)
-        keep(
-            directory / f"{name}.jsonl",
-            [{"name": p.name, "prompt": q, "completion": c, **scores["problems"][p.name][0]} for p, q, c in kept],
+
+def _check(tasks: Tasks, prompts: PromptSettings) -> None:
+    check_completions(tasks.asked(prompts), prompts, tasks.max_new_tokens)
+
+
+def _ask(model: PreTrainedModel, tasks: Tasks, prompts: PromptSettings) -> list[dict[str, Any]]:
+    """Return each completion with its prompt, whether it passed, and how it ended."""
+    asked = tasks.asked(prompts)
+    written = complete(model, asked, prompts, tasks.max_new_tokens)
+    scores = score_code(tasks.problems, [[text] for text in written], confirm_run_unsafe_code=True)["problems"]
+    return [
+        {"name": problem.name, "prompt": prompt, "completion": text, **scores[problem.name][0]}
+        for problem, prompt, text in zip(tasks.problems, asked, written, strict=True)
+    ]
+
+
+def _metrics(name: str, _: Tasks, completions: Sequence[dict[str, Any]]) -> dict[str, Units]:
+    return {f"{name}_pass@1": mean([completion["passed"] for completion in completions])}
+
+
+def _save(name: str, _: Tasks, completions: Sequence[dict[str, Any]], directory: Path) -> None:
+    save_rows(directory / f"{name}.jsonl", completions)
+
+
+HUMANEVAL = Benchmark(
+    name="humaneval",
+    title="HumanEval",
+    read=_read_humaneval,
+    ask=_ask,
+    metrics=partial(_metrics, "humaneval"),
+    check=_check,
+    save=partial(_save, "humaneval"),
+    unit="problems",
+    definitions={
+        "humaneval_pass@1": Definition(
+            "higher", "Share of HumanEval's functions whose one completion passes the tests."
         )
-        return {f"{name}_pass@1": scores["pass@1"]}
+    },
+)
 
-    return measure
+MBPP = Benchmark(
+    name="mbpp",
+    title="MBPP",
+    read=_read_mbpp,
+    ask=_ask,
+    metrics=partial(_metrics, "mbpp"),
+    check=_check,
+    save=partial(_save, "mbpp"),
+    unit="problems",
+    definitions={
+        "mbpp_pass@1": Definition("higher", "Share of MBPP's test problems whose one completion passes the tests.")
+    },
+)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from balora.evaluation.bias.bbq import BBQItem
-from balora.evaluation.bias.score import bootstrap_interval
+from balora.utils.bootstrap import bootstrap_interval
 
 
 def bbq_scores(items: Sequence[BBQItem], likelihoods: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, float]]:

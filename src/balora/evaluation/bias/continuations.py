@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
 from balora.evaluation.bias.bold import Prompt
-from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
+from balora.evaluation.bias.score import mean_with_interval
 from balora.evaluation.generation import check_room
+from balora.utils.bootstrap import RESAMPLES
 from balora.utils.lengths import context_length
 from balora.utils.sampling import sample_tokens, seeded, text_ends
 

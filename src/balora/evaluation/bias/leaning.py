@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
 from balora.evaluation.bias.likelihood import log_likelihoods
-from balora.evaluation.bias.score import bootstrap_interval
 from balora.evaluation.bias.winogender import SOURCES, Triple
+from balora.utils.bootstrap import bootstrap_interval
 
 
 def winogender_log_odds(
@@ -68,6 +68,15 @@ def winogender_scores(
     }
 
 
+def leaning_by_occupation(triples: Sequence[Triple], leanings: np.ndarray, referent: str) -> dict[str, float]:
+    """Return the mean leaning of each occupation's triples whose pronoun means the referent."""
+    leaning: dict[str, list[float]] = {}
+    for triple, value in zip(triples, leanings, strict=True):
+        if triple.referent == referent:
+            leaning.setdefault(triple.occupation, []).append(value)
+    return {occupation: float(np.mean(values)) for occupation, values in leaning.items()}
+
+
 def _correlations(
     triples: Sequence[Triple],
     leanings: np.ndarray,
@@ -75,11 +84,8 @@ def _correlations(
     occupations: Mapping[str, Mapping[str, float]],
     seed: int,
 ) -> dict[str, float]:
-    by_occupation: dict[str, list[float]] = {}
-    for triple, leaning in zip(triples, leanings, strict=True):
-        if triple.referent == referent:
-            by_occupation.setdefault(triple.occupation, []).append(leaning)
-    means = np.array([np.mean(values) for values in by_occupation.values()])  # (occupations,)
+    by_occupation = leaning_by_occupation(triples, leanings, referent)
+    means = np.array([*by_occupation.values()])  # (occupations,)
     scores = {"mean_leaning": float(means.mean())}
     for source in SOURCES:
         women = np.array([occupations[name][source] for name in by_occupation])  # (occupations,)

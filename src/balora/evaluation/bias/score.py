@@ -10,14 +10,11 @@ those of the two texts. A language model answers with which of the two it finds 
 Δ = log P(x) − log P(x'), the answer is (σ(Δ), σ(−Δ)), the exchanged one (σ(−Δ), σ(Δ)), and TV = |tanh(Δ/2)|.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-#: Resamples of a bootstrap.
-RESAMPLES = 2000
-#: Indices drawn at a time, which bounds the memory it takes.
-ELEMENTS = 1_000_000
+from balora.utils.bootstrap import bootstrap_interval
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -104,20 +101,3 @@ def mean_with_interval(
     sums, counts = np.bincount(place, weights=values), np.bincount(place)  # (clusters,)
     low, high = bootstrap_interval(lambda i: sums[i].sum(1) / counts[i].sum(1), len(sums), seed=seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-
-
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray], size: int, *, seed: int = 0
-) -> tuple[float, float]:
-    """Ends of the 95 % percentile bootstrap interval (Efron, 1979) of a statistic of `size` independent units.
-
-    Args:
-        statistic: From indices `(R, size)` of units, drawn R times with replacement, to its R values.
-        size: How many units there are.
-        seed: Equal seeds give equal intervals.
-    """
-    generator = np.random.default_rng(seed)
-    step = max(1, ELEMENTS // size)
-    drawn = (generator.integers(size, size=(min(step, RESAMPLES - i), size)) for i in range(0, RESAMPLES, step))
-    low, high = np.percentile(np.concatenate([statistic(indices) for indices in drawn]), (2.5, 97.5))
-    return float(low), float(high)

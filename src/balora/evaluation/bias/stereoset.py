@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from balora.data.columns import check_strings, row_error, shortened
 from balora.errors import BALoraError
 from balora.evaluation.bias.likelihood import log_likelihoods
-from balora.evaluation.bias.score import bootstrap_interval, mean_with_interval
+from balora.evaluation.bias.score import mean_with_interval
+from balora.utils.bootstrap import bootstrap_interval
 
 #: What `gold_label` says of an item's three sentences, in the order of `StereoItem.sentences`.
 LABELS = ("stereotype", "anti-stereotype", "unrelated")

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from balora.audit.figures import Estimate, Figure, Units, clustered, figure_of, mean, measured, ratio, ratio_of_sums
-from balora.evaluation.bias.score import RESAMPLES, mean_with_interval
+from balora.audit.metrics import Metric, measured, metric_of
+from balora.evaluation.bias.score import mean_with_interval
+from balora.evaluation.metric import Estimate, Units, clustered, mean, ratio, ratio_of_sums
+from balora.utils.bootstrap import RESAMPLES
 
 numbers = st.floats(-5, 5, allow_subnormal=False)
 
@@ -79,8 +81,8 @@ def test_noise_alone_is_a_change_about_one_time_in_twenty():
 @pytest.mark.parametrize(("low", "high", "changed"), [(0.1, 0.2, True), (-2, -1, True), (-1, 1, False), (0, 1, False)])
 def test_a_change_is_one_where_its_interval_leaves_out_0(low, high, changed):
     one = Estimate(1.0, 0.0, 2.0)
-    assert Figure("x", "", one, one, Estimate(0.5, low, high), 5, "texts").changed is changed
-    assert not Figure("x", "", one, None, None, 5, "texts").changed
+    assert Metric("x", "", one, one, Estimate(0.5, low, high), 5, "texts").changed is changed
+    assert not Metric("x", "", one, None, None, 5, "texts").changed
 
 
 @settings(max_examples=8, deadline=None)
@@ -123,7 +125,7 @@ estimates = st.builds(Estimate, *[st.floats(allow_infinity=False)] * 3)
 
 @given(
     figure=st.builds(
-        Figure,
+        Metric,
         st.text(),
         st.text(),
         estimates,
@@ -135,9 +137,9 @@ estimates = st.builds(Estimate, *[st.floats(allow_infinity=False)] * 3)
 )
 def test_json_gives_a_figure_back(figure):
     text = json.dumps(figure.as_json(), allow_nan=False)  # what is no number is valid JSON all the same
-    assert repr(figure_of(json.loads(text))) == repr(figure)
+    assert repr(metric_of(json.loads(text))) == repr(figure)
 
 
 def test_what_is_infinite_comes_back_as_no_number():
-    figure = Figure("x", "", Estimate(math.inf, 0, 1), None, None, 2, "texts")
-    assert math.isnan(figure_of(json.loads(json.dumps(figure.as_json(), allow_nan=False))).tuned.value)
+    figure = Metric("x", "", Estimate(math.inf, 0, 1), None, None, 2, "texts")
+    assert math.isnan(metric_of(json.loads(json.dumps(figure.as_json(), allow_nan=False))).tuned.value)
