@@ -68,7 +68,7 @@ def check_strings(values: list[Any], *, source: str, column: str, blank: bool = 
             raise row_error(source, row, column, "is empty")
 
 
-def says_nothing(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether a text is missing or blank."""
     return value is None or (isinstance(value, str) and not value.strip())
 

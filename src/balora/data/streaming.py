@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 
 from balora.data.causal_lm import choose_form, is_conversational, standard_columns
-from balora.data.columns import quoted, says_nothing
+from balora.data.columns import is_blank, quoted
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths
 
@@ -108,7 +108,7 @@ def _numbered(
     table: datasets.IterableDataset, form: dict[str, str], source: str, drop_empty: bool
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(_rows(table, source), start=1):
-        if not (drop_empty and any(says_nothing(row.get(column)) for column in form.values())):
+        if not (drop_empty and any(is_blank(row.get(column)) for column in form.values())):
             yield number, row
 
 

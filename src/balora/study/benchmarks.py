@@ -17,14 +17,14 @@ from balora.evaluation.benchmarks import (
 )
 from balora.recipe import Recipe
 from balora.recipe.parse import keyword_arguments
-from balora.study.sets import Sets
+from balora.study.task_datasets import Datasets
 
 #: Folder of what a run's model wrote.
 FOLDER = "benchmarks"
 
 
 def read_benchmarks(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Datasets
 ) -> dict[str, Benchmark]:
     """Every benchmark that the recipe names, its problems read and found to fit the model.
 
@@ -60,7 +60,7 @@ def run_bias_benchmarks(benchmarks: dict[str, Benchmark], model: PreTrainedModel
     return run_benchmarks({name: benchmarks[name] for name in BIAS if name in benchmarks}, model, directory)
 
 
-def _classifying(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Sets) -> Classifying:
+def _classifying(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Datasets) -> Classifying:
     return Classifying(
         tokenizer=tokenizer,
         label_names=sets.label_names,

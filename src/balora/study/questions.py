@@ -13,8 +13,8 @@ READERS = {"hotpotqa": hotpotqa_rows, "squad": squad_rows}
 ANSWER_TOKENS = 32
 
 
-def read_questions(recipe: Recipe, table: Dataset, source: str) -> Dataset:
-    """A table in the recipe's schema, as rows of `QA_FEATURES`."""
+def to_questions(recipe: Recipe, table: Dataset, source: str) -> Dataset:
+    """Convert a table in the recipe's `qa_format` to rows of `QA_FEATURES`."""
     return READERS[recipe.qa_format](table, source=source)
 
 

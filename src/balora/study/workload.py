@@ -29,10 +29,9 @@ from balora.evaluation.benchmarks import Benchmark
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
+from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.paths import with_paths
-from balora.study.questions import read_questions, with_prompts
-from balora.study.sets import read_sets
-from balora.study.split import with_glue_data
+from balora.study.questions import to_questions, with_prompts
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import MISFITS, first_line, load
 from balora.world import World, build_world, measure_world
@@ -164,7 +163,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
-    sets = read_sets(recipe, tokenizer)
+    sets = read_datasets(recipe, tokenizer)
     for name, rows in {"train": sets.train, "validation": sets.validation, **sets.others}.items():
         if rows is not None and not (recipe.has_labels or recipe.is_seq2seq):
             check_chats(rows, tokenizer, source=f"{name} rows")
@@ -200,7 +199,7 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
 
 def _single_questions(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reading: ReadingWorld) -> Dataset:
     source = str(reading.single_file)
-    return with_prompts(recipe, tokenizer, read_questions(recipe, load_table(source), source), source)
+    return with_prompts(recipe, tokenizer, to_questions(recipe, load_table(source), source), source)
 
 
 def _read_template(path: str) -> str:
