@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from balora.data import load_table, oasst_conversations, split_oasst, to_causal_lm_rows
-from balora.data.normalization import comparison_key, normalize_text
 from balora.data.oasst import OASST_FEATURES
+from balora.data.oasst_trees import comparison_key, normalize_text
 from balora.errors import BALoraError
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.data import load_table
-from balora.data.paraphrase import (
+from balora.data.perturbation import (
+    KINDS,
     ask_to_tell,
     contract_or_expand,
     exchange_which_and_what,
     move_alternatives,
     move_preposition,
+    perturb,
 )
-from balora.data.perturbation import KINDS, perturb
-from balora.data.question_words import join_words, names_in, split_words
-from balora.data.synonyms import SYNONYMS
+from balora.data.question_words import SYNONYMS, join_words, names_in, split_words
 from balora.errors import BALoraError
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -10,28 +10,23 @@ thinned out in time (`timestamps`).
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
-from balora.data.classification import to_classification_rows
+from balora.data.classification import to_classification_rows, tokenize_classification
 from balora.data.expand import expand_path
-from balora.data.hotpotqa import hotpotqa_rows
-from balora.data.mixture import MixedBatchSampler, mix_tasks, stack_tasks
+from balora.data.mixture import mix_tasks, stack_tasks
 from balora.data.oasst import oasst_conversations, split_oasst
-from balora.data.qa import to_qa_rows
-from balora.data.qa_context import select_context
+from balora.data.qa import select_context, to_qa_rows
+from balora.data.qa_datasets import hotpotqa_rows, squad_rows
 from balora.data.sentences import add_sentence_embeds, input_embedding_encoder, load_sentence_encoder
 from balora.data.sources import load_table, stream_table
-from balora.data.squad import squad_rows
+from balora.data.subsampling import thin_by_time
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
-from balora.data.timestamps import count_by_time, thin_by_time
-from balora.data.tokenization import tokenize_classification
 from balora.utils.lengths import check_lengths, check_max_length, context_length
 
 __all__ = [
-    "MixedBatchSampler",
     "add_sentence_embeds",
     "check_lengths",
     "check_max_length",
     "context_length",
-    "count_by_time",
     "expand_path",
     "hotpotqa_rows",
     "input_embedding_encoder",

@@ -5,12 +5,11 @@ it goes over the rows that `stack_tasks` makes.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from torch.utils.data import Sampler
 
 from balora.errors import BALoraError
 
@@ -78,81 +77,6 @@ def mix_tasks(
     return rows.select(generator.permutation(np.concatenate(drawn)))
 
 
-class MixedBatchSampler(Sampler[list[int]]):
-    """Batches of row numbers, each with the ratio as exactly as whole numbers allow; a `DataLoader`'s `batch_sampler`.
-
-    A task whose share of a batch is not whole has the whole number below in some batches and the one above in the
-    others, which are drawn, so that over the epoch its rows are those of `mix_tasks` in number: the largest remainder
-    of all batches' rows. Its own rows come shuffled, and again only when all have come. All batches are full. The
-    same seed and epoch give the same batches on every process, each of which keeps its own.
-
-    Args:
-        tasks: The task of each row, such as the column `task` of `stack_tasks`.
-        ratio: As in `mix_tasks`.
-        batch_size: Rows of a batch.
-        seed: As in `mix_tasks`.
-        num_batches: Batches of an epoch, over all processes; default as many as can be had without repeating a row.
-        num_replicas: Processes that share the batches. Leave it at 1 with Accelerate and Trainers, which divide
-            batches among processes themselves.
-        rank: Which of them this is: it has batches rank, rank + num_replicas, …
-
-    Raises:
-        BALoraError: If ratio and tasks do not suit each other, a number is below 1, or the batches do not divide among
-            the processes.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        ratio: Mapping[str, float],
-        batch_size: int,
-        *,
-        seed: int,
-        num_batches: int | None = None,
-        num_replicas: int = 1,
-        rank: int = 0,
-    ) -> None:
-        names = np.asarray(tasks[:])
-        self.rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
-        available = dict.fromkeys(ratio, 0) | {name: len(rows) for name, rows in self.rows.items()}
-        self.shares = _shares(ratio, available)
-        if not 0 <= rank < num_replicas:
-            raise BALoraError(f"mixture: rank {rank} is not among {num_replicas} processes, which count from 0")
-        if batch_size < 1:
-            raise BALoraError(f"mixture: batch_size is {batch_size}; use at least 1")
-        if num_batches is None:
-            most = _most_without_repeats(self.shares, available) // batch_size
-            num_batches = most - most % num_replicas
-        if num_batches < 1 or num_batches % num_replicas:
-            raise BALoraError(
-                f"mixture: {num_batches} batches of {batch_size} for {num_replicas} processes; num_batches must be "
-                "a multiple of their number, and without it the rows must suffice for one batch each"
-            )
-        self.batch_size, self.num_batches, self.seed = batch_size, num_batches, seed
-        self.num_replicas, self.rank, self.epoch = num_replicas, rank, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_batches // self.num_replicas
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        counts = _counts_by_batch(self.shares, self.batch_size, self.num_batches, generator)
-        drawn = [
-            rows[_passes(len(rows), count, generator)]
-            for rows, count in zip((self.rows[name] for name in self.shares), counts.sum(0), strict=True)
-        ]
-        ends = counts.cumsum(0)
-        for batch in range(self.num_batches):
-            parts = [rows[end - n : end] for rows, end, n in zip(drawn, ends[batch], counts[batch], strict=True)]
-            mixed = generator.permutation(np.concatenate(parts))
-            if batch % self.num_replicas == self.rank:
-                yield mixed.tolist()
-
-
 def _shares(ratio: Mapping[str, float], available: Mapping[str, int]) -> dict[str, Fraction]:
     """Each task's part of the whole, exactly; those with none are left out."""
     if set(ratio) != set(available):
@@ -182,20 +106,6 @@ def _largest_remainder(quotas: list[Fraction]) -> np.ndarray:
     for i in by_rest[: int(sum(quotas)) - sum(floors)]:
         floors[i] += 1
     return np.asarray(floors)
-
-
-def _counts_by_batch(
-    shares: Mapping[str, Fraction], batch_size: int, batches: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Rows of each task in each batch, `(batches, tasks)`."""
-    base = np.asarray([math.floor(batch_size * share) for share in shares.values()])
-    epoch = _largest_remainder([batch_size * batches * share for share in shares.values()])
-    # What the floors leave is dealt out one by one, each task's pieces in a row. A task has no more of them than there
-    # are batches, so no batch gets two, and every batch gets as many as there are rounds.
-    pieces = np.repeat(np.arange(len(base)), epoch - base * batches).reshape(-1, batches)
-    extra = np.zeros((batches, len(base)), dtype=int)
-    extra[np.arange(batches), pieces] = 1
-    return base + generator.permutation(extra)
 
 
 def _passes(available: int, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -8,9 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from balora.data.columns import column_values
-from balora.data.normalization import comparison_key
-from balora.data.oasst_messages import Message
-from balora.data.oasst_trees import load_oasst_trees, walk
+from balora.data.oasst_trees import Message, comparison_key, load_oasst_trees, walk
 from balora.errors import BALoraError
 
 OASST_FEATURES = Features(
@@ -42,7 +40,7 @@ def oasst_conversations(
 
     A filter leaves messages out, with all that replies to them; a conversation then ends sooner. A message without
     words is left out always. Of conversations that differ only in case, white space and composition
-    (`balora.data.normalization`), within a tree or between trees, the first stays.
+    (`balora.data.oasst_trees`), within a tree or between trees, the first stays.
 
     A row's quality is its messages' lowest and its rank its replies' highest, `None` where one of them has none. A
     reply without a rank has rank 0 if it is the only one.

@@ -1,14 +1,13 @@
-"""Questions said otherwise, more so with rising strength, that have the same answer: does a model follow meaning?
+"""Perturb a question, more so with rising strength, without changing its answer.
 
-Four kinds, without any model or corpus: words for words (`synonym`), another form (`paraphrase`), neighbours exchanged
-(`word_order`), and remarks around the question that do not matter (`distractor`).
+Four kinds, without a model or corpus: `synonym` replaces words, `paraphrase` changes the form of the question,
+`word_order` exchanges neighbouring words, and `distractor` adds unrelated remarks around the question.
 """
 
 import random
+import re
 
-from balora.data.paraphrase import RULES
-from balora.data.question_words import Word, join_words, names_in, recased, split_words
-from balora.data.synonyms import SYNONYMS
+from balora.data.question_words import CONTRACTIONS, SYNONYMS, Word, join_words, names_in, recased, split_words
 from balora.errors import BALoraError
 
 #: Two places before a question and two after it, each with remarks of its own.
@@ -55,7 +54,7 @@ def perturb(question: str, kind: str, strength: float, seed: int) -> str:
 
     - `synonym`: words with an entry in `SYNONYMS`, but no possessives. A replacement is drawn, and `a` or `an` before
       it follows suit.
-    - `paraphrase`: the rules of `balora.data.paraphrase` that change the question and no name in it. The chosen ones
+    - `paraphrase`: the rules of `balora.data.perturbation` that change the question and no name in it. The chosen ones
       apply one after another; one that no longer can is left out.
     - `word_order`: pairs of neighbouring words that differ, with no name and no mark in or between them, taken from
       the left without overlap. A pair is exchanged.
@@ -131,3 +130,106 @@ def _distractor(question: str, strength: float, draws: random.Random) -> str:
 
 
 KINDS = {"synonym": _synonym, "paraphrase": _paraphrase, "word_order": _word_order, "distractor": _distractor}
+
+
+_NOUNS = """
+    actor actress album area author award band battle book branch brand breed brother car category century channel
+    character city club college comedy company continent corporation country county date day director district film
+    game genre group island job kind lake language league magazine man month mountain movement movie musician name
+    nationality network newspaper novel occupation part person place play player politician position prize producer
+    profession region river road role school season series show singer song sport state station street style team
+    town type university village war woman writer year
+"""
+#: What `what` may stand before, in place of `which`.
+NOUNS = frozenset(_NOUNS.split())
+PREPOSITIONS = "at|by|for|from|in|of|on|to|under|with"
+AUXILIARIES = "are|is|was|were|do|does|did|has|have|had|can|could|will|would"
+FRONTED = re.compile(rf"({PREPOSITIONS}) (which|what|whom)\b(.*?)(\s*\?*\s*)", re.IGNORECASE | re.DOTALL)
+STRANDED = re.compile(
+    rf"(which|what|whom?)\b([^,]{{0,60}}? (?:{AUXILIARIES})\b.*) ({PREPOSITIONS})(\s*\?*\s*)", re.DOTALL
+)
+RELATIVE = re.compile(r" (that|what|which|whom?|whose|where)\b")
+ENDS_IN_PREPOSITION = re.compile(rf" ({PREPOSITIONS})\W*$")
+DETERMINER = re.compile(rf"((?:(?:{PREPOSITIONS}) )?)(which|what) ([a-z]+)\b(.*)", re.IGNORECASE | re.DOTALL)
+ALTERNATIVES = re.compile(r"(which|who|what)\b([^,:]*)[,:] (?:either )?([^,]+) or ([^,]+?)(\s*\?*\s*)")
+#: Beginnings that ask; other questions begin like a statement.
+ASKING = re.compile(
+    rf"((?:{PREPOSITIONS}) )?(what|which|who|whom|whose)\b|(when|where|why|how|between)\b"
+    rf"|({AUXILIARIES})\b",
+    re.IGNORECASE,
+)
+BOTH = re.compile(r"(are|were|is|do|did|have|can)( .+? and .+?) both( .+)", re.DOTALL)
+NAMING = re.compile(r"(who|what) (is|are) ((?:the|an?) [a-z]+(?: [a-z]+){0,3} (?:of|who|that|for|behind) .*?)[\s?]*")
+EXPANSIONS = {full: short for short, full in CONTRACTIONS.items()}
+
+
+def contract_or_expand(question: str) -> str:
+    """`What is` → `What's`, `didn't` → `did not`: every pair and contraction outside names."""
+    words, out = split_words(question)[::-1], []
+    while words:
+        word, following = words.pop(), words[-1] if words else None
+        full = CONTRACTIONS.get(word.core.lower().replace("’", "'"))
+        pair = following and not word.after and not following.is_name and following.before == " "
+        short = EXPANSIONS.get(f"{word.core} {following.core}".lower()) if pair else None
+        if not word.is_name and full is not None:
+            word = word._replace(core=recased(full, word.core))
+        elif not word.is_name and short is not None:
+            word = word._replace(core=recased(short, word.core), after=words.pop().after)
+        out.append(word)
+    return join_words(out)
+
+
+def exchange_which_and_what(question: str) -> str:
+    """`Which film …` ↔ `What film …`, with a preposition before it or none; `what` only before a noun it may have."""
+    found = _opening(DETERMINER, question)
+    if found is None:
+        return question
+    before, wh, noun, rest = found.groups()
+    other = "what" if wh.lower() == "which" else "which"
+    fits = noun not in ("of", "is", "are", "was", "were") if other == "what" else noun in NOUNS
+    return f"{before}{recased(other, wh)} {noun}{rest}" if fits else question
+
+
+def move_preposition(question: str) -> str:
+    """`In which city is it?` ↔ `Which city is it in?`; to the front only if no relative clause may own it."""
+    fronted = _opening(FRONTED, question)
+    if fronted is not None and not ENDS_IN_PREPOSITION.search(question):
+        preposition, wh, rest, end = fronted.groups()
+        wh = "who" if wh.lower() == "whom" else wh.lower()
+        return f"{recased(wh, preposition)}{rest} {preposition.lower()}{end}"
+    stranded = _opening(STRANDED, question)
+    if stranded is not None and not RELATIVE.search(stranded[2]):
+        wh, rest, preposition, end = stranded.groups()
+        wh = "whom" if wh.lower() == "who" else wh.lower()
+        return f"{recased(preposition, question)} {wh}{rest}{end}"
+    return question
+
+
+def move_alternatives(question: str) -> str:
+    """`Which is old, A or B?` → `Between A and B, which is old?`; `Are A and B both …?` → `Are both A and B …?`."""
+    found = _opening(ALTERNATIVES, question)
+    if found is not None and question.count(" or ") == 1:
+        wh, asked, one, other, end = found.groups()
+        return f"{recased('between', question)} {one} and {other}, {wh.lower()}{asked}{end}"
+    found = _opening(BOTH, question)
+    return question if found is None else recased(f"{found[1]} both{found[2]}{found[3]}", question)
+
+
+def ask_to_tell(question: str) -> str:
+    """`Who is the author of X?` → `Tell me who the author of X is.`; other questions whole, after `Tell me`."""
+    plain = question.strip()
+    found = _opening(NAMING, plain)
+    if found is not None and not ENDS_IN_PREPOSITION.search(found[3]):
+        return f"Tell me {found[1].lower()} {found[3]} {found[2]}."
+    if not plain:
+        return question
+    return f"Tell me, {recased(plain, 'a')}" if ASKING.match(plain) else f"Tell me this: {plain}"
+
+
+def _opening(pattern: re.Pattern[str], question: str) -> re.Match[str] | None:
+    """A match of the whole question, whatever the case of its first letter."""
+    return pattern.fullmatch(question) or pattern.fullmatch(recased(question, "a")) if question else None
+
+
+#: In the order in which they apply: none of them takes away what a later one needs.
+RULES = (contract_or_expand, exchange_which_and_what, move_preposition, move_alternatives, ask_to_tell)

@@ -1,16 +1,19 @@
-"""Question answering in one form: the columns every set is read into, and prompts with answers made from them.
+"""Rows of question answering: their columns, and prompts with as much of the context as fits.
 
-`hotpotqa` and `squad` read their files into these columns, `qa_context` says what of a context a prompt holds, and
-`balora.evaluation.qa` scores what a model answers.
+`qa_datasets` reads HotpotQA and SQuAD into these columns; `balora.evaluation.qa` scores a model's answers.
 """
 
+import math
+import random
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value
 
 from balora.data.columns import column_values, row_error
-from balora.data.qa_context import select_context
 from balora.errors import BALoraError
 
 #: The columns. A context is a list of paragraphs, whose sentences are stripped of outer white space and never blank;
@@ -86,3 +89,100 @@ def to_qa_rows(
         )
         prompts.append(prompt(context))
     return Dataset.from_dict({"prompt": prompts, "completion": answers})
+
+
+WORD = re.compile(r"\w+")
+
+
+class Sentence(NamedTuple):
+    """One sentence of a context and its place there, both counted from 0."""
+
+    paragraph: int
+    index: int
+    title: str
+    text: str
+
+
+def select_context(
+    row: Mapping[str, Any],
+    *,
+    max_tokens: int,
+    count: Callable[[str], int],
+    gold: bool = False,
+    seed: int | None = None,
+) -> str:
+    """As much of a row's context as fits, in whole sentences, chosen without a look at the answer.
+
+    1. Each sentence is scored by the words it shares with the question and by how early it stands:
+       score = Σ_w ln(n / n_w) − i, over the question's words w that occur in the sentence or its paragraph's title,
+       where n is the number of sentences, n_w that of sentences with w so found, and i ≥ 0 the sentence's index in
+       its paragraph. Words are runs of letters and digits, in lower case. A word that every sentence has adds nothing,
+       and the first sentences of a paragraph, which say what it is about, need fewer.
+    2. Sentences are ranked by score; of equals, the one with the smaller index stands first, then that of the earlier
+       paragraph. With `gold`, the supporting sentences (those whose text is among them) come before all others.
+    3. The k best are kept, with the largest k whose text fits; that is found by halving, so `count` is taken to grow
+       with the text. What comes back fits in any case.
+    4. The kept sentences stand in their own order, each paragraph's after its title: `Title: sentence sentence`,
+       with single spaces between sentences and between paragraphs.
+
+    Args:
+        row: One row of `balora.data.qa.QA_FEATURES`; its `id`, `question`, `context`, and with `gold` `supporting`.
+        max_tokens: Tokens the text may have.
+        count: Tokens of a text.
+        gold: Supporting sentences first, for an upper bound or for training on contexts that hold the answer.
+        seed: Shuffles the order of paragraphs, by seed and row id; which sentences are kept stays the same if `count`
+            does not depend on order. Default: the file's order.
+
+    Returns:
+        The text; "" if not even the best sentence fits.
+    """
+    sentences = [
+        Sentence(number, index, paragraph["title"], text)
+        for number, paragraph in enumerate(row["context"])
+        for index, text in enumerate(paragraph["sentences"])
+    ]
+    supporting = set(row["supporting"]) if gold else set()
+    scores = _scores(row["question"], sentences)
+    ranked = sorted(
+        zip(scores, sentences, strict=True),
+        key=lambda pair: (pair[1].text not in supporting, -pair[0], pair[1].index, pair[1].paragraph),
+    )
+    order = list(range(len(row["context"])))
+    if seed is not None:
+        random.Random(f"{seed} {row['id']}").shuffle(order)
+
+    def best(k: int) -> str:
+        return _text([sentence for _, sentence in ranked[:k]], order)
+
+    return best(bisect_right(range(1, len(ranked) + 1), max_tokens, key=lambda k: count(best(k))))
+
+
+def _scores(question: str, sentences: list[Sentence]) -> list[float]:
+    asked = _words(question)
+    shared = [asked & _words(f"{sentence.title} {sentence.text}") for sentence in sentences]
+    found_in = Counter(word for words in shared for word in words)
+    weight = {word: math.log(len(sentences) / found) for word, found in found_in.items()}
+    # fsum does not depend on the order of a set, which differs between processes.
+    return [
+        math.fsum(weight[word] for word in words) - sentence.index
+        for words, sentence in zip(shared, sentences, strict=True)
+    ]
+
+
+def _words(text: str) -> set[str]:
+    return set(WORD.findall(text.lower()))
+
+
+def _text(kept: list[Sentence], order: list[int]) -> str:
+    """Sentences as one text, paragraphs in the given order."""
+    parts = []
+    for paragraph in order:
+        own = sorted(sentence for sentence in kept if sentence.paragraph == paragraph)
+        if own:
+            parts.append(paragraph_text(own[0].title, [sentence.text for sentence in own]))
+    return " ".join(parts)
+
+
+def paragraph_text(title: str, sentences: list[str]) -> str:
+    """`Title: sentence sentence`, as a context has it; the sentences alone where there is no title."""
+    return (f"{title}: " if title else "") + " ".join(sentences)

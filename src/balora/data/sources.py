@@ -8,8 +8,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, IterableDataset, load_dataset
 
-from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv
-from balora.data.stream_readers import stream_rows
+from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv, stream_rows
 from balora.errors import BALoraError
 
 READERS = {

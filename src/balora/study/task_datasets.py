@@ -22,7 +22,7 @@ from balora.data import (
 )
 from balora.data.columns import column_values, is_blank
 from balora.data.glue import GLUE, glue_columns, glue_header
-from balora.data.imbalance import subsample_to_ratio
+from balora.data.subsampling import subsample_to_ratio
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import keyword_arguments

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.chats import check_chats
+from balora.data.causal_lm import check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
