@@ -154,8 +154,8 @@ def test_every_process_writes_the_same(kind, expected):
     ("kind", "strength", "message"),
     [
         ("typos", 0.5, "^kind: 'typos' is unknown; use one of synonym, paraphrase, word_order, distractor$"),
-        ("synonym", 1.5, r"^strength: 1\.5 is not a share; use a number from 0 to 1$"),
-        ("synonym", float("nan"), "^strength: nan is not a share"),
+        ("synonym", 1.5, r"^strength: 1\.5 is out of range; use a number from 0 to 1$"),
+        ("synonym", float("nan"), "^strength: nan is out of range"),
     ],
 )
 def test_wrong_settings_are_named(kind, strength, message):

@@ -1,12 +1,14 @@
-"""From the user's data to `datasets.Dataset`s in the standard forms, one clear error for each way to be wrong.
+"""Read the user's data into `datasets.Dataset`s in standard forms, with one clear error for each mistake.
 
-A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
-for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
-(`lengths`). `streaming` does the same row by row, for sets larger than memory.
-Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
-SeLoRA's get a sentence vector each (`sentences`).
-OpenAssistant's trees become conversations (`oasst`). Several tasks are mixed in a ratio (`mixture`), and a set is
-thinned out in time (`timestamps`).
+- `expand`, `sources`, `readers`: expand a path, and read a file or a Hub dataset into a table.
+- `causal_lm`, `classification`, `text_to_text`: convert a table to rows for one kind of model.
+- `streaming`: the same row by row, for datasets larger than memory.
+- `qa_datasets`, `qa`: questions with contexts, and prompts made from them.
+- `oasst`, `oasst_trees`: OpenAssistant's trees as conversations.
+- `glue`: GLUE's tasks, their files and columns.
+- `mixture`, `subsampling`: mix tasks in a ratio; leave rows out by class or by time.
+- `perturbation`: ask a question in other words.
+- `sentences`: sentence embeddings for SeLoRA.
 """
 
 from balora.data.causal_lm import to_causal_lm_rows

@@ -1,8 +1,4 @@
-"""Several tasks' rows in one training set, in a ratio that holds exactly: over an epoch, and in every batch.
-
-`mix_tasks` makes the rows of an epoch in a shuffled order. `MixedBatchSampler` keeps the ratio within each batch too;
-it goes over the rows that `stack_tasks` makes.
-"""
+"""Mix the rows of several tasks into one training set, in a ratio that holds exactly over an epoch."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +11,10 @@ from balora.errors import BALoraError
 
 
 def stack_tasks(datasets: Mapping[str, Dataset]) -> Dataset:
-    """All rows of all tasks, one task after another, each row with its task's name in a column `task`.
+    """Concatenate the rows of all tasks and add a column `task` with each row's task.
 
     Raises:
-        BALoraError: If there is no task, the tasks' columns differ, or one has a column `task` already.
+        BALoraError: If there is no task, the tasks' columns differ, or one of them has a column `task`.
     """
     if not datasets:
         raise BALoraError("mixture: no tasks; name at least one")
@@ -44,25 +40,25 @@ def mix_tasks(
     total: int | None = None,
     epoch: int = 0,
 ) -> Dataset:
-    """The rows of one epoch, in the ratio and shuffled.
+    """Draw the shuffled rows of one epoch, with the tasks in a ratio.
 
-    A task gets its share of the total, rounded by the largest remainder (ties to the task named first in the ratio).
-    Of a larger set that many rows are drawn without replacement; a smaller one is gone through whole, again and again,
-    so that each row occurs one of two neighbouring numbers of times.
+    Each task gets its share of the total, rounded by the largest remainder (ties go to the task named first in the
+    ratio). From a larger dataset that many rows are drawn without replacement. A smaller one is repeated whole, so
+    that the numbers of times that its rows occur differ by at most one.
 
     Args:
-        datasets: By task. Their columns must be the same.
-        ratio: A number from 0 per task; only their proportions count, and as they are written: 0.3 is three tenths.
-        seed: Chooses rows and order, together with the epoch. The global generators play no part.
-        total: Rows of the epoch; default as many as can be had without repeating any.
-        epoch: Another epoch, other rows where not all are taken, and another order.
+        datasets: Rows by task. Their columns must be the same.
+        ratio: A number from 0 per task; only the proportions count. Decimals are exact: 0.3 is three tenths.
+        seed: Seed of the draw and the order, together with the epoch. The global generators are not used.
+        total: Rows of the epoch; by default as many as possible without repeating any.
+        epoch: Another epoch draws other rows, if not all are taken, and another order.
 
     Returns:
         The tasks' columns, and `task`.
 
     Raises:
-        BALoraError: If ratio and tasks do not suit each other, a task with a share has no rows, the total is below 1,
-            or the tasks cannot be stacked.
+        BALoraError: If the ratio is invalid or does not name the tasks, a task with a share has no rows, the total is
+            below 1, or `stack_tasks` fails.
     """
     rows = stack_tasks(datasets)
     available = {name: len(dataset) for name, dataset in datasets.items()}
@@ -78,7 +74,7 @@ def mix_tasks(
 
 
 def _shares(ratio: Mapping[str, float], available: Mapping[str, int]) -> dict[str, Fraction]:
-    """Each task's part of the whole, exactly; those with none are left out."""
+    """Return each task's exact share of the total, without the tasks whose share is 0."""
     if set(ratio) != set(available):
         raise BALoraError(
             f"mixture: the ratio names {', '.join(map(repr, ratio))} and the tasks are "
@@ -91,7 +87,7 @@ def _shares(ratio: Mapping[str, float], available: Mapping[str, int]) -> dict[st
             raise BALoraError(f"mixture: {name!r} has no rows; give it 0 in the ratio, or rows")
     parts = {name: Fraction(str(part)) for name, part in ratio.items() if part > 0}
     if not parts:
-        raise BALoraError("mixture: every number of the ratio is 0; one must be more")
+        raise BALoraError("mixture: every number of the ratio is 0; at least one must be positive")
     return {name: part / sum(parts.values()) for name, part in parts.items()}
 
 
@@ -100,7 +96,7 @@ def _most_without_repeats(shares: Mapping[str, Fraction], available: Mapping[str
 
 
 def _largest_remainder(quotas: list[Fraction]) -> np.ndarray:
-    """Whole numbers with the quotas' sum, which is whole: each quota's floor, and one more for the largest rests."""
+    """Round quotas to integers with the same sum, which is an integer, by the largest remainder."""
     floors = [math.floor(quota) for quota in quotas]
     by_rest = sorted(range(len(quotas)), key=lambda i: floors[i] - quotas[i])
     for i in by_rest[: int(sum(quotas)) - sum(floors)]:
@@ -109,6 +105,6 @@ def _largest_remainder(quotas: list[Fraction]) -> np.ndarray:
 
 
 def _passes(available: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Numbers of `count` rows out of `available`, in passes that each have all of them in an order of its own."""
+    """Draw `count` row numbers below `available`, in passes that each hold every row in a new order."""
     passes = [generator.permutation(available) for _ in range(-(-count // available))]
     return np.concatenate([*passes, np.empty(0, dtype=int)])[:count]

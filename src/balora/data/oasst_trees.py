@@ -14,62 +14,34 @@ from balora.data.columns import shortened
 from balora.data.sources import load_table, stream_table
 from balora.errors import BALoraError
 
-FENCE = "```"
-
-
-def normalize_text(text: str) -> str:
-    """A text whose look stays and whose spelling is one of many no longer; doing it twice changes nothing more.
-
-    - Unicode's canonical composition (NFC): é is one character, not e and an accent. Compatible characters (ﬁ, ²)
-      stay.
-    - Lines end in a line feed alone, not in CR LF or CR.
-    - White space around the text goes, and at the ends of lines. Two or more empty lines become one, and two or more
-      blanks after a line's first word become one space. Indentation stays.
-    - Between triple backticks, where white space is the author's code, all of it stays.
-    """
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    parts = text.split(FENCE)
-    parts[::2] = map(_without_spare_space, parts[::2])  # every other part is within a fence
-    return FENCE.join(parts).strip()
-
-
-def comparison_key(text: str) -> str:
-    """What two texts share that differ only in case, white space and composition."""
-    return " ".join(normalize_text(text).casefold().split())
-
-
-def _without_spare_space(text: str) -> str:
-    text = re.sub(r"(?<![^\S\n])[^\S\n]+\n", "\n", text)  # from a run's start alone, or long ones take long squared
-    text = re.sub(r"\n{3,}", "\n\n", text)
-    return re.sub(r"(?<=\S)[^\S\n]{2,}", " ", text)
-
-
 ROLES = ("prompter", "assistant")
-#: What a message's labels look like, for messages.
+#: The forms of a message's labels, for errors.
 LABEL_FORMS = "{quality: {value, count}, …} or {name: […], value: […], count: […]}"
-#: Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
+#: Half of a surrogate pair, which JSON can write and UTF-8 cannot.
 SURROGATE = re.compile("[\\ud800-\\udfff]")
+#: Marks of code blocks.
+FENCE = "```"
 
 
 @dataclass
 class Message:
-    """One message with those that reply to it.
+    """A message and the replies to it.
 
     Attributes:
-        message_id: Its id.
-        parent_id: Id of what it replies to; `None` for a tree's prompt.
-        tree_id: Id of its tree, which is that of the tree's prompt, where it is given.
+        message_id: Id of the message.
+        parent_id: Id of the message that it replies to; `None` for a tree's prompt.
+        tree_id: Id of the tree, which is that of the tree's prompt; `None` if not given.
         role: One of `ROLES`.
-        text: Normalized (`balora.data.oasst_trees.normalize_text`).
+        text: Normalized text (`normalize_text`).
         language: BCP 47 tag such as `en` or `pt-BR`.
-        created_date: ISO 8601.
-        rank: Among its siblings, 0 the most preferred; that of an only reply is 0 even where none is given.
-        quality: Volunteers' mean, from 0 to 1.
+        created_date: ISO 8601 date.
+        rank: Rank among its siblings, 0 the most preferred; 0 for an only reply without a given rank.
+        quality: Mean rating by volunteers, from 0 to 1.
         deleted: Whether it was deleted.
-        failed_review: Whether its review said no; without a review it did not fail.
+        failed_review: Whether a review rejected it.
         synthetic: Whether a model wrote it.
         place: File or Hub name, row, and message, for errors.
-        replies: In the file's order.
+        replies: Replies in the file's order.
     """
 
     message_id: str
@@ -88,20 +60,20 @@ class Message:
     replies: list["Message"] = field(default_factory=list)
 
     def error(self, name: str, problem: str) -> BALoraError:
-        """What is wrong with one of its fields."""
+        """Build the error for one field of the message."""
         return field_error(self.place, name, problem)
 
 
 def read_message(row: dict[str, Any], place: str, parent: Any) -> Message:
-    """A message from what JSON or a table has of it.
+    """Validate the fields of a message, without its replies.
 
     Args:
-        row: Its fields by their published names.
+        row: The fields by their published names.
         place: File or Hub name, and row, for errors.
-        parent: Id of what it replies to, if anything.
+        parent: Id of the message that it replies to, or `None`.
 
     Raises:
-        BALoraError: If a field is missing or of another form.
+        BALoraError: If a field is missing or invalid.
     """
     message_id = _checked(row, "message_id", place, _is_text, "text")
     place = f"{place}, message {message_id!r}"
@@ -130,7 +102,7 @@ def read_message(row: dict[str, Any], place: str, parent: Any) -> Message:
 
 
 def _quality(labels: Any, place: str) -> float | None:
-    """The label's value; the Hub has lists of names and values where the files have objects by name."""
+    """Return the `quality` label; the Hub has lists of names and values, the files an object by name."""
     if labels is None:
         return None
     if isinstance(labels, dict) and isinstance(labels.get("name"), list):
@@ -157,17 +129,17 @@ def _checked(row: dict[str, Any], name: str, place: str, is_right: Callable[[Any
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a string of whole characters; JSON can also spell half of a surrogate pair."""
+    """Return whether a value is a string without half surrogate pairs, which JSON can write."""
     return isinstance(value, str) and SURROGATE.search(value) is None
 
 
 def field_error(place: str, name: str, problem: str) -> BALoraError:
-    """What is wrong with a field of what stands at a place."""
+    """Build the error for a field of the row or message at a place."""
     return BALoraError(f"{place}, field {name!r}: {problem}")
 
 
 def load_oasst_trees(source: str, *, split: str | None = None) -> list[Message]:
-    """Read every message, check it, and hang it under what it replies to.
+    """Read and validate every message, and build the trees.
 
     Args:
         source: Path of an export file, `.jsonl` or `.jsonl.gz`, of trees or of messages; another file of messages in
@@ -178,26 +150,26 @@ def load_oasst_trees(source: str, *, split: str | None = None) -> list[Message]:
         The trees' prompts, in the file's order.
 
     Raises:
-        BALoraError: If the file cannot be read, a field is missing or of another form, an id occurs twice, a parent
-            is absent or a message its own ancestor, or prompter and assistant do not take turns.
+        BALoraError: If the file cannot be read, a field is missing or invalid, an id occurs twice, a parent does not
+            exist, a message is its own ancestor, or prompter and assistant do not take turns.
     """
-    # Line by line, as a table would give every message of a tree the fields of all others.
+    # Line by line: a table would add the fields of all messages to every message of a tree.
     by_line = source.lower().endswith((".jsonl", ".jsonl.gz"))
     rows = (stream_table if by_line else load_table)(source, split=split)
     messages: dict[str, Message] = {}
     for message in _messages(rows, source):
         if message.message_id in messages:
-            raise message.error("message_id", "occurs before")
+            raise message.error("message_id", "occurs twice")
         messages[message.message_id] = message
     if not messages:
         raise BALoraError(f"{source}: no rows")
-    prompts = _hang(messages)
+    prompts = _build_trees(messages)
     _check_trees(prompts, messages)
     return prompts
 
 
 def walk(prompt: Message) -> Iterator[Message]:
-    """The messages of a tree, each after what it replies to."""
+    """Yield the messages of a tree, each after the one that it replies to."""
     waiting = [prompt]
     while waiting:
         message = waiting.pop()
@@ -213,7 +185,7 @@ def _messages(rows: Any, source: str) -> Iterator[Message]:
         elif row.get("message_tree_id") is not None:
             yield from _of_tree(row, place)
         else:
-            raise BALoraError(f"{place}: neither a message (field 'message_id') nor a tree ('message_tree_id')")
+            raise BALoraError(f"{place}: neither a message (field 'message_id') nor a tree (field 'message_tree_id')")
 
 
 def _of_tree(tree: dict[str, Any], place: str) -> Iterator[Message]:
@@ -225,7 +197,7 @@ def _of_tree(tree: dict[str, Any], place: str) -> Iterator[Message]:
             within = place if parent is None else f"{place}, message {parent!r}"
             raise field_error(within, name, f"expected a message, found {shortened(value)}")
         if value.get("parent_id") not in (None, parent):
-            problem = f"{shortened(value['parent_id'])} is not the message that it stands under"
+            problem = f"{shortened(value['parent_id'])} is not the message that it is nested in"
             raise field_error(f"{place}, message {shortened(value.get('message_id'))}", "parent_id", problem)
         message = read_message({"message_tree_id": tree["message_tree_id"], **value}, place, parent)
         replies = [] if value.get("replies") is None else value["replies"]
@@ -235,8 +207,8 @@ def _of_tree(tree: dict[str, Any], place: str) -> Iterator[Message]:
         waiting.extend((reply, message.message_id) for reply in reversed(replies))
 
 
-def _hang(messages: dict[str, Message]) -> list[Message]:
-    """Give every message its replies, and an only reply the rank of the best."""
+def _build_trees(messages: dict[str, Message]) -> list[Message]:
+    """Add the replies to every message, give only replies rank 0, and return the prompts."""
     prompts = []
     for message in messages.values():
         if message.parent_id is None:
@@ -252,7 +224,7 @@ def _hang(messages: dict[str, Message]) -> list[Message]:
 
 
 def _check_trees(prompts: list[Message], messages: dict[str, Message]) -> None:
-    """Require one prompt above every message, turns taken, and the tree's id that of its prompt."""
+    """Require that every message is below a prompt, roles alternate, and a tree has its prompt's id."""
     reached = set()
     for prompt in prompts:
         if prompt.role != "prompter":
@@ -268,7 +240,35 @@ def _check_trees(prompts: list[Message], messages: dict[str, Message]) -> None:
     lost = next((message for message in messages.values() if message.message_id not in reached), None)
     if lost is not None:
         above = set()
-        while lost.message_id not in above:  # up into the circle that it hangs from
+        while lost.message_id not in above:  # up to a message of the cycle
             above.add(lost.message_id)
             lost = messages[lost.parent_id]
         raise lost.error("parent_id", "the message is its own ancestor")
+
+
+def normalize_text(text: str) -> str:
+    """Normalize Unicode (NFC) and white space. Idempotent.
+
+    - Unicode's canonical composition (NFC): é is one character, not e and an accent. Compatibility characters (ﬁ, ²)
+      are kept.
+    - Lines end in LF, not in CR LF or CR.
+    - White space around the text and at the ends of lines is removed. Two or more empty lines become one, and two or
+      more blanks after a line's first word become one space. Indentation is kept.
+    - Between triple backticks, where white space belongs to code, all of it is kept.
+    """
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    parts = text.split(FENCE)
+    parts[::2] = map(_without_spare_space, parts[::2])  # every other part is within a fence
+    return FENCE.join(parts).strip()
+
+
+def comparison_key(text: str) -> str:
+    """Return a key that is equal for texts that differ only in case, white space and Unicode composition."""
+    return " ".join(normalize_text(text).casefold().split())
+
+
+def _without_spare_space(text: str) -> str:
+    # A match must start a run of white space: long runs would take quadratic time otherwise.
+    text = re.sub(r"(?<![^\S\n])[^\S\n]+\n", "\n", text)
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"(?<=\S)[^\S\n]{2,}", " ", text)

@@ -16,9 +16,9 @@ from datasets import Dataset, Features, List, Value
 from balora.data.columns import column_values, row_error
 from balora.errors import BALoraError
 
-#: The columns. A context is a list of paragraphs, whose sentences are stripped of outer white space and never blank;
-#: `answers` are all accepted ones, the first of them `answer`; `type` and `level` are "" where a set has none;
-#: `supporting` are the sentences that an answer rests on.
+#: The columns. A context is a list of paragraphs; sentences are stripped and never blank; `answers` are all accepted
+#: answers, `answer` the first of them; `type` and `level` are "" if a dataset has none; `supporting` are the sentences
+#: that support the answer.
 QA_FEATURES = Features(
     {
         "id": Value("string"),
@@ -32,9 +32,10 @@ QA_FEATURES = Features(
     }
 )
 
-#: For sequence-to-sequence models: fields named as T5 and UnifiedQA name them.
+WORD = re.compile(r"\w+")
+#: For sequence-to-sequence models: the field names of T5 and UnifiedQA.
 SEQ2SEQ_TEMPLATE = "question: {question} context: {context}"
-#: For causal models, which need to be told that the context has ended.
+#: For causal models, which need a mark at the end of the context.
 CAUSAL_TEMPLATE = SEQ2SEQ_TEMPLATE + " answer:"
 
 
@@ -48,15 +49,18 @@ def to_qa_rows(
     gold: bool = False,
     seed: int | None = None,
 ) -> Dataset:
-    """Prompts that fit the model, and their answers, as `tokenize_seq2seq` and `to_causal_lm_rows` take them.
+    """Write a prompt that fits the model for each question, with the answer as its completion.
+
+    The rows are input to `tokenize_seq2seq` or `to_causal_lm_rows`.
 
     Args:
         dataset: Rows with `QA_FEATURES`, from `hotpotqa_rows` or `squad_rows`.
-        source: File or Hub name the rows came from, for errors.
-        max_tokens: Tokens a whole prompt may have, as `count` counts them. A causal model's answer needs room beside.
-        count: Tokens of a text, special ones included: `lambda text: len(tokenizer(text, verbose=False).input_ids)`.
-        template: Text around `{question}` and `{context}`: `SEQ2SEQ_TEMPLATE`, `CAUSAL_TEMPLATE` or one of your own.
-            Other braces stand for themselves.
+        source: File or Hub name of the rows, for errors.
+        max_tokens: Largest number of tokens of a whole prompt. Leave room for a causal model's answer.
+        count: Counts the tokens of a text, special ones included:
+            `lambda text: len(tokenizer(text, verbose=False).input_ids)`.
+        template: Text around `{question}` and `{context}`: `SEQ2SEQ_TEMPLATE`, `CAUSAL_TEMPLATE` or your own. Other
+            braces are kept as they are.
         gold: Choose supporting sentences before all others; see `select_context`.
         seed: Shuffle the paragraphs; see `select_context`.
 
@@ -64,12 +68,12 @@ def to_qa_rows(
         The same rows in the same order, with columns `prompt` and `completion`, the answer.
 
     Raises:
-        BALoraError: If the template lacks one of its places, a column is absent, or a prompt is too long even with
-            no context.
+        BALoraError: If the template lacks `{question}` or `{context}`, a column is missing, or a prompt is too long
+            even without context.
     """
     for place in ("{question}", "{context}"):
         if place not in template:
-            raise BALoraError(f"template: {template!r} has no {place}")
+            raise BALoraError(f"template: {template!r} has no {place}; add it")
     questions = column_values(dataset, "question", source=source)
     answers = column_values(dataset, "answer", source=source)
     prompts = []
@@ -82,7 +86,7 @@ def to_qa_rows(
         least = count(prompt(""))
         if least > max_tokens:
             raise row_error(
-                source, number, "question", f"takes {least} tokens with no context, more than max_tokens: {max_tokens}"
+                source, number, "question", f"takes {least} tokens without context, more than max_tokens: {max_tokens}"
             )
         context = select_context(
             row, max_tokens=max_tokens, count=lambda text: count(prompt(text)), gold=gold, seed=seed
@@ -91,11 +95,8 @@ def to_qa_rows(
     return Dataset.from_dict({"prompt": prompts, "completion": answers})
 
 
-WORD = re.compile(r"\w+")
-
-
 class Sentence(NamedTuple):
-    """One sentence of a context and its place there, both counted from 0."""
+    """A sentence of a context, with its paragraph's number and its index there, both from 0."""
 
     paragraph: int
     index: int
@@ -111,27 +112,30 @@ def select_context(
     gold: bool = False,
     seed: int | None = None,
 ) -> str:
-    """As much of a row's context as fits, in whole sentences, chosen without a look at the answer.
+    """Select the sentences of a row's context that fit, without using the answer.
 
-    1. Each sentence is scored by the words it shares with the question and by how early it stands:
+    HotpotQA's ten paragraphs are about 1,300 tokens, and T5 takes 512. The first 512 in the file's order hold all
+    supporting sentences in one row of five; the sentences that share rare words with the question do in most rows.
+
+    1. Each sentence is scored by the words that it shares with the question and by its index in its paragraph:
        score = Σ_w ln(n / n_w) − i, over the question's words w that occur in the sentence or its paragraph's title,
-       where n is the number of sentences, n_w that of sentences with w so found, and i ≥ 0 the sentence's index in
-       its paragraph. Words are runs of letters and digits, in lower case. A word that every sentence has adds nothing,
-       and the first sentences of a paragraph, which say what it is about, need fewer.
-    2. Sentences are ranked by score; of equals, the one with the smaller index stands first, then that of the earlier
-       paragraph. With `gold`, the supporting sentences (those whose text is among them) come before all others.
-    3. The k best are kept, with the largest k whose text fits; that is found by halving, so `count` is taken to grow
-       with the text. What comes back fits in any case.
-    4. The kept sentences stand in their own order, each paragraph's after its title: `Title: sentence sentence`,
-       with single spaces between sentences and between paragraphs.
+       where n is the number of sentences, n_w the number of those with w in them or their title, and i ≥ 0 the
+       sentence's index. Words are runs of letters and digits, in lower case. A word of every sentence adds nothing,
+       and the first sentences of a paragraph, which introduce its subject, need fewer words.
+    2. Sentences are ranked by score; ties go to the smaller index, then to the earlier paragraph. With `gold`, the
+       supporting sentences (all with the same text) come before all others.
+    3. The k best are kept, with the largest k whose text fits, found by bisection, which assumes that `count` grows
+       with the text. The text always fits.
+    4. The kept sentences are written in their order in the context, each paragraph's after its title: `Title: sentence
+       sentence`, with single spaces between sentences and between paragraphs.
 
     Args:
-        row: One row of `balora.data.qa.QA_FEATURES`; its `id`, `question`, `context`, and with `gold` `supporting`.
-        max_tokens: Tokens the text may have.
-        count: Tokens of a text.
-        gold: Supporting sentences first, for an upper bound or for training on contexts that hold the answer.
-        seed: Shuffles the order of paragraphs, by seed and row id; which sentences are kept stays the same if `count`
-            does not depend on order. Default: the file's order.
+        row: A row of `QA_FEATURES`: its `id`, `question`, `context`, and with `gold` `supporting`.
+        max_tokens: Largest number of tokens of the text.
+        count: Counts the tokens of a text.
+        gold: Put supporting sentences first, for an upper bound or for training on contexts that hold the answer.
+        seed: Shuffle the paragraphs, by seed and row id; the kept sentences are the same if `count` does not depend on
+            their order. Default: the file's order.
 
     Returns:
         The text; "" if not even the best sentence fits.
@@ -162,7 +166,7 @@ def _scores(question: str, sentences: list[Sentence]) -> list[float]:
     shared = [asked & _words(f"{sentence.title} {sentence.text}") for sentence in sentences]
     found_in = Counter(word for words in shared for word in words)
     weight = {word: math.log(len(sentences) / found) for word, found in found_in.items()}
-    # fsum does not depend on the order of a set, which differs between processes.
+    # fsum does not depend on the order of the set, which differs between processes.
     return [
         math.fsum(weight[word] for word in words) - sentence.index
         for words, sentence in zip(shared, sentences, strict=True)
@@ -174,7 +178,7 @@ def _words(text: str) -> set[str]:
 
 
 def _text(kept: list[Sentence], order: list[int]) -> str:
-    """Sentences as one text, paragraphs in the given order."""
+    """Join the kept sentences, with the paragraphs in the given order."""
     parts = []
     for paragraph in order:
         own = sorted(sentence for sentence in kept if sentence.paragraph == paragraph)
@@ -184,5 +188,5 @@ def _text(kept: list[Sentence], order: list[int]) -> str:
 
 
 def paragraph_text(title: str, sentences: list[str]) -> str:
-    """`Title: sentence sentence`, as a context has it; the sentences alone where there is no title."""
+    """Return a paragraph as `Title: sentence sentence`, or its sentences if there is no title."""
     return (f"{title}: " if title else "") + " ".join(sentences)

@@ -13,29 +13,29 @@ from balora.data.columns import check_strings, column_list, column_values, row_e
 from balora.data.qa import QA_FEATURES
 from balora.errors import BALoraError
 
-#: What a context or the supporting facts look like, for messages.
+#: The forms of a context and of supporting facts, for errors.
 CONTEXT_FORMS = "[[title, [sentence, …]], …] or {title: […], sentences: [[…], …]}"
 FACT_FORMS = "[[title, sentence index], …] or {title: […], sent_id: […]}"
 
 
 def hotpotqa_rows(dataset: Dataset, *, source: str = "HotpotQA") -> Dataset:
-    """Read the distractor or fullwiki setting, in the official schema or in that of the Hub's `hotpotqa/hotpot_qa`.
+    """Read HotpotQA, distractor or fullwiki, in its official schema or that of the Hub's `hotpotqa/hotpot_qa`.
 
-    A supporting fact names a paragraph by its title and a sentence in it by its index from 0. Some of the real ones
-    point beyond their paragraph's sentences, and in the fullwiki setting to paragraphs that were not found: what is
-    not there, or is blank, supports nothing and is left out.
+    A supporting fact names a paragraph by its title and a sentence in it by its index from 0. Some facts of the
+    published files point beyond a paragraph's sentences, and in the fullwiki setting to paragraphs that were not
+    found: facts that point to no sentence, or to a blank one, are left out.
 
     Args:
         dataset: Columns `_id` (official) or `id` (Hub), `question`, `answer`, `context`, `supporting_facts`, and
-            `type` and `level` if there are any.
-        source: File or Hub name it came from, for errors.
+            optionally `type` and `level`.
+        source: File or Hub name of the table, for errors.
 
     Returns:
         The same rows in the same order, with `balora.data.qa.QA_FEATURES`: one accepted answer, and the supporting
         sentences in the order of their facts, each once.
 
     Raises:
-        BALoraError: If a column is absent, or a value is missing, empty or of another form.
+        BALoraError: If a column is missing, or a value is missing, empty or invalid.
     """
     id_column = next((name for name in ("_id", "id") if name in dataset.column_names), None)
     if id_column is None:
@@ -66,13 +66,13 @@ def hotpotqa_rows(dataset: Dataset, *, source: str = "HotpotQA") -> Dataset:
 
 
 def _pairs(value: Any, second: str) -> list[tuple[str, Any]] | None:
-    """Titles, each with what goes with it, from the official list of pairs or the Hub's two lists; else `None`."""
+    """Return (title, value) pairs from the official list of pairs or the Hub's two lists; otherwise `None`."""
     if isinstance(value, dict):
         lists = value.get("title"), value.get(second)
         if not all(isinstance(one, list) for one in lists) or len(lists[0]) != len(lists[1]):
             return None
         value = list(map(list, zip(*lists, strict=True)))
-    # `datasets` keeps lists of mixed types as JSON, from which a title such as 1984 comes back as a number.
+    # `datasets` stores lists of mixed types as JSON, which turns a title such as 1984 into a number.
     if not isinstance(value, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int, float) for pair in value
     ):
@@ -94,34 +94,34 @@ def _supporting(paragraphs: list[tuple[str, list[str]]], facts: list[tuple[str, 
     return list(dict.fromkeys(filter(None, found)))
 
 
-#: White space after the end of a sentence: a mark, perhaps closing quotes, and then no lower-case letter. A full stop
-#: after a single letter or one of these titles ends none.
+#: White space after the end of a sentence: after a mark and optional closing quotes, and before no lower-case letter.
+#: A full stop after a single letter or one of these titles does not end a sentence.
 SENTENCE_BREAK = re.compile(
     r"(?:[!?]|(?<!\b\w)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)\.)[\"'”’)\]]*(\s+)(?=[^a-z\s])"
 )
 
 
 def squad_rows(dataset: Dataset, *, source: str = "SQuAD", unanswerable: str = "noanswer") -> Dataset:
-    """Read either version, as official nested JSON or as the Hub's flat rows.
+    """Read SQuAD 1.1 or 2.0, as official nested JSON or as the Hub's flat rows.
 
-    A context is one paragraph under its article's title, cut into sentences by a simple rule of punctuation; its
-    supporting sentences are those that the accepted answers touch at their `answer_start`. Real offsets are sometimes
-    a character or two off, so nothing is asked of what stands there, and an offset outside the paragraph touches
-    nothing.
+    A context is one paragraph with its article's title, split into sentences by a simple rule of punctuation. Its
+    supporting sentences are those that overlap an accepted answer at its `answer_start`. Published offsets are
+    sometimes wrong by a character or two, so the text at an offset is not compared with the answer, and an offset
+    outside the paragraph supports nothing.
 
     Args:
         dataset: From an official file, one row per article with columns `title` and `paragraphs` (`context`, `qas`
             with `id`, `question`, `answers`); or flat, with columns `id`, `context`, `question`,
-            `answers: {text, answer_start}`, and `title` if there is one.
-        source: File or Hub name it came from, for errors. In a nested file a row is an article.
-        unanswerable: The answer to questions whose list of answers is empty.
+            `answers: {text, answer_start}`, and optionally `title`.
+        source: File or Hub name of the table, for errors. In a nested file a row is an article.
+        unanswerable: The answer to questions with an empty list of answers.
 
     Returns:
-        One row per question in the file's order, with `balora.data.qa.QA_FEATURES`: accepted answers each once,
-        `type` and `level` "", and titles with spaces for underscores.
+        One row per question in the file's order, with `balora.data.qa.QA_FEATURES`: distinct accepted answers,
+        `type` and `level` "", and titles with spaces instead of underscores.
 
     Raises:
-        BALoraError: If the columns are neither form's, or a value is missing, empty or of another form.
+        BALoraError: If the columns are of neither form, or a value is missing, empty or invalid.
     """
     names = set(dataset.column_names)
     if "paragraphs" in names:
@@ -140,7 +140,7 @@ def squad_rows(dataset: Dataset, *, source: str = "SQuAD", unanswerable: str = "
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence of a paragraph, without the white space around it."""
+    """Return the start and end of each sentence of a paragraph, without white space around it."""
     breaks = list(SENTENCE_BREAK.finditer(text))
     first, last = len(text) - len(text.lstrip()), len(text.rstrip())
     starts = [first, *(found.end(1) for found in breaks)]
@@ -149,7 +149,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 class _Place(NamedTuple):
-    """Where a question stands, for errors."""
+    """The position of a question in its file, for errors."""
 
     source: str
     row: int
@@ -161,7 +161,7 @@ class _Place(NamedTuple):
         return row_error(self.source, self.row, field, problem)
 
     def text(self, value: Any, field: str) -> str:
-        """A value that must be text, without outer white space."""
+        """Return a value that must be text, stripped."""
         if not isinstance(value, str):
             raise self.error(field, "is missing" if value is None else f"expected text, found {shortened(value)}")
         if not value.strip():
@@ -169,7 +169,7 @@ class _Place(NamedTuple):
         return value.strip()
 
     def objects(self, value: Any, field: str) -> list[dict[str, Any]]:
-        """A value that must be a list of objects."""
+        """Return a value that must be a list of objects."""
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
             raise self.error(field, f"expected a list of objects, found {shortened(value)}")
         return value

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from typing import NamedTuple
 
-#: White space and opening marks, the word from its first letter or digit to its last, closing marks.
+#: White space and opening marks; the word from its first letter or digit to its last; closing marks.
 TOKEN = re.compile(r"(\s*[^\w\s]*)(\S*\w)?(\S*)")
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]*’|(?<!\w)'[^']*'(?!\w)")
 _JOINING = "a an and at de del der des di du for in la le of on the to van von with y"
@@ -19,7 +19,7 @@ _WITH_IS = "he how it she that there what where who"
 
 #: Words that join two names into one, as in "University of Louisville".
 JOINING = frozenset(_JOINING.split())
-#: How questions begin. Another capitalised word at the start is a name.
+#: First words of questions. Another capitalised word at the start is a name.
 OPENERS = frozenset(_OPENERS.split())
 CONTRACTIONS = {
     **{f"{word}'s": f"{word} is" for word in _WITH_IS.split()},
@@ -30,7 +30,7 @@ CONTRACTIONS = {
 
 
 class Word(NamedTuple):
-    """One word with what stands around it; `before + core + after` over all words is the question."""
+    """A word with the marks and white space around it; `before + core + after` of all words is the question."""
 
     before: str
     core: str
@@ -39,12 +39,12 @@ class Word(NamedTuple):
 
 
 def split_words(question: str) -> list[Word]:
-    """The words of a question and which of them belong to names.
+    """Split a question into words and mark those that belong to names.
 
     Part of a name is: a word with an upper-case letter, except one of `OPENERS` at the start; a word with a digit;
-    everything in quotation marks; and up to two of `JOINING` between capitalised words, no marks between. A possessive
-    `'s` is no part of its word. Marks alone are a word with an empty core, and count as a name: there is nothing to
-    change in them.
+    everything in quotation marks; and up to two of `JOINING` between capitalised words without marks between them. A
+    possessive `'s` is not part of its word. Marks without a word have an empty core and count as a name, so that they
+    are not changed.
     """
     tokens = [match for match in TOKEN.finditer(question) if match[0]]
     quotes = [match.span() for match in QUOTED.finditer(question)]
@@ -53,7 +53,7 @@ def split_words(question: str) -> list[Word]:
         before, core, after = token.groups(default="")
         if core.lower().endswith(("'s", "’s")) and core.lower().replace("’", "'") not in CONTRACTIONS:
             core, after = core[:-2], core[-2:] + after
-        # The first quotation that ends behind the word's start; they stand in their order, none in another.
+        # The first quotation that ends after the word's start; quotations are sorted and do not overlap.
         after_it = bisect_right(quotes, token.start() + len(before), key=lambda span: span[1])
         quoted = after_it < len(quotes) and quotes[after_it][0] < token.end()
         capital = any(map(str.isupper, core)) and not (number == 0 and core.lower() in OPENERS)
@@ -62,12 +62,12 @@ def split_words(question: str) -> list[Word]:
 
 
 def join_words(words: list[Word]) -> str:
-    """The question again."""
+    """Return the question made of the words."""
     return "".join(word.before + word.core + word.after for word in words)
 
 
 def names_in(question: str) -> list[str]:
-    """The names of a question as they stand in it: neighbouring words of names without marks between, quotations."""
+    """Return the names as written in a question: runs of name words without marks between, and quotations."""
     names: list[str] = []
     open_name = False
     for word in split_words(question):
@@ -83,7 +83,7 @@ def names_in(question: str) -> list[str]:
 
 
 def recased(text: str, like: str) -> str:
-    """A text with a capital at its start if `like` has one, and none otherwise."""
+    """Return a text that starts with a capital letter if, and only if, `like` does."""
     return (text[0].upper() if like[0].isupper() else text[0].lower()) + text[1:]
 
 
@@ -104,6 +104,9 @@ def _with_joining_words(words: list[Word]) -> list[Word]:
     return joined
 
 
+# Common words of questions, each with words that can replace it. Written for this project. A word is listed only if
+# one of its meanings is by far the most frequent in questions about facts, and the replacements fit the same sentence
+# in the same form (number, tense).
 _TABLE = """
 film: movie, picture / films: movies, pictures / movie: film, picture / movies: films, pictures
 author: writer / authors: writers / writer: author / writers: authors / actor: performer / actors: performers

@@ -16,6 +16,14 @@ from datasets import Dataset
 from balora.data.columns import column_values, row_error, shortened
 from balora.errors import BALoraError
 
+#: The name of a time's bucket, by frequency; names sort in the order of time.
+BUCKETS: dict[str, Callable[[datetime], str]] = {
+    "hourly": lambda time: time.isoformat()[:13],
+    "daily": lambda time: time.isoformat()[:10],
+    "weekly": lambda time: "{:04}-W{:02}".format(*time.isocalendar()),
+    "monthly": lambda time: time.isoformat()[:7],
+}
+
 
 def subsample_to_ratio(
     dataset: Dataset,
@@ -26,26 +34,26 @@ def subsample_to_ratio(
     label_names: list[str] | None = None,
     total: int | None = None,
 ) -> Dataset:
-    """Leave out rows until the classes stand in a ratio.
+    """Drop rows until the classes have a given ratio.
 
     Class c keeps round(s·ratio_c) rows, at least one, with one scale s for all classes (Webster's apportionment): the
-    largest s that the scarcest class has rows for, or the one that gives `total` rows. A higher total holds all rows
+    largest s for which every class has enough rows, or the one that gives `total` rows. A higher total keeps all rows
     of a lower one with the same seed.
 
     Args:
-        dataset: Rows as `balora.data.to_classification_rows` makes them.
-        ratio: A positive number per class, by class id; only their proportions count. Equal numbers balance.
-        seed: Chooses the rows of each class. The global generators play no part.
-        source: File or Hub name the rows came from, for errors.
-        label_names: Names by class id. Default: as many classes as the highest id tells.
-        total: Number of rows to keep, exactly; default as many as can be had.
+        dataset: Rows from `balora.data.to_classification_rows`.
+        ratio: A positive number per class, by class id; only the proportions count. Equal numbers balance.
+        seed: Seed of the draw of each class. The global generators are not used.
+        source: File or Hub name of the rows, for errors.
+        label_names: Names by class id. Default: the highest id determines the number of classes.
+        total: Exact number of rows to keep; by default as many as possible.
 
     Returns:
-        The rows kept, in their order.
+        The kept rows, in their order.
 
     Raises:
-        BALoraError: If the labels are a regression's, the ratio does not suit the classes, a class has no rows, or the
-            rows do not suffice for `total`.
+        BALoraError: If the labels are a regression's numbers, the ratio is invalid, a class has no rows, or there are
+            too few rows for `total`.
     """
     labels = np.asarray(column_values(dataset, "label", source=source))
     if label_names == [] or not np.issubdtype(labels.dtype, np.integer):
@@ -59,7 +67,7 @@ def subsample_to_ratio(
         raise BALoraError(f"{source}: no row has class {absent}{name}; every class of the ratio needs one")
     counts = _apportion(available, np.asarray(ratio, dtype=float), total, source)
     generator = np.random.default_rng(seed)
-    # The whole class is shuffled, so that which rows come first does not depend on how many are kept.
+    # The whole class is shuffled, so that the first rows do not depend on how many are kept.
     shuffled = [generator.permutation(np.flatnonzero(labels == c)) for c in range(classes)]
     kept = np.concatenate([rows[:count] for rows, count in zip(shuffled, counts, strict=True)])
     return dataset.select(np.sort(kept))
@@ -74,11 +82,11 @@ def _check_ratio(ratio: Sequence[float], classes: int, source: str) -> None:
 
 
 def _apportion(available: np.ndarray, ratio: np.ndarray, total: int | None, source: str) -> np.ndarray:
-    """Rows to keep of each class, `(D,)`.
+    """Return the number of rows to keep of each class, `(D,)`.
 
-    A class's next row after k of them is due at the scale (k + ½)/ratio, where s·ratio would be rounded up to it.
+    A class gets its row k + 1 at the scale (k + ½)/ratio, from which s·ratio is rounded up.
     """
-    classes = np.repeat(np.arange(len(ratio)), available - 1)  # of each row but the first, which is kept anyway
+    classes = np.repeat(np.arange(len(ratio)), available - 1)  # all but the first row of a class, which is kept
     due = np.concatenate([(np.arange(1, n) + 0.5) / share for n, share in zip(available, ratio, strict=True)])
     attainable = due <= (available / ratio).min()
     most = len(ratio) + int(attainable.sum())
@@ -92,15 +100,6 @@ def _apportion(available: np.ndarray, ratio: np.ndarray, total: int | None, sour
     return 1 + np.bincount(classes[first], minlength=len(ratio))
 
 
-#: How each frequency names the bucket that a time falls into; names sort as times do.
-BUCKETS: dict[str, Callable[[datetime], str]] = {
-    "hourly": lambda time: time.isoformat()[:13],
-    "daily": lambda time: time.isoformat()[:10],
-    "weekly": lambda time: "{:04}-W{:02}".format(*time.isocalendar()),
-    "monthly": lambda time: time.isoformat()[:7],
-}
-
-
 def thin_by_time(
     dataset: Dataset,
     frequency: str,
@@ -110,26 +109,26 @@ def thin_by_time(
     column: str = "created_date",
     per_bucket: int = 1,
 ) -> Dataset:
-    """Keep a few rows of each bucket of time, drawn without replacement.
+    """Keep a few rows of each hour, day, week or month, drawn without replacement.
 
-    Buckets are those of the calendar in UTC, weeks those of ISO 8601, which begin on Mondays. All rows are shuffled
-    once by the seed, and the first of each bucket stay: a higher `per_bucket` holds all rows of a lower one with the
-    same seed, and each hour's choice holds the day's, and each day's the week's and the month's.
+    Buckets are the calendar's in UTC; weeks are those of ISO 8601, which begin on Mondays. All rows are shuffled once
+    by the seed, and the first of each bucket are kept. So a higher `per_bucket` keeps all rows of a lower one with the
+    same seed, hourly rows include the daily ones, and daily rows the weekly and the monthly ones.
 
     Args:
-        dataset: Any rows with a time.
+        dataset: Rows with a time.
         frequency: One of `BUCKETS`.
-        seed: Chooses the rows. The global generators play no part.
-        source: File or Hub name the rows came from, for errors.
-        column: The time of each row: a datetime, or text in ISO 8601 as `datetime.fromisoformat` and a final `Z` have
-            it. Without a time zone it is UTC.
-        per_bucket: Rows to keep of each bucket; one that has fewer keeps all.
+        seed: Seed of the draw. The global generators are not used.
+        source: File or Hub name of the rows, for errors.
+        column: Column of times: datetimes, or ISO 8601 text for `datetime.fromisoformat`, optionally with a final `Z`.
+            Times without a time zone are UTC.
+        per_bucket: Largest number of rows to keep of each bucket.
 
     Returns:
-        The rows kept, in their order.
+        The kept rows, in their order.
 
     Raises:
-        BALoraError: If the frequency is unknown, `per_bucket` is below 1, or a row has no time that can be read.
+        BALoraError: If the frequency is unknown, `per_bucket` is below 1, or the time of a row cannot be read.
     """
     if per_bucket < 1:
         raise BALoraError(f"per_bucket: {per_bucket} keeps nothing; use at least 1")
@@ -144,7 +143,7 @@ def thin_by_time(
 
 
 def time_buckets(dataset: Dataset, frequency: str, *, source: str, column: str) -> list[str]:
-    """The name of each row's bucket."""
+    """Return the name of each row's bucket: `2023-02-05T14`, `2023-02-05`, `2023-W05` or `2023-02`."""
     if frequency not in BUCKETS:
         raise BALoraError(f"frequency: {frequency!r} is unknown; use one of {', '.join(BUCKETS)}")
     values = column_values(dataset, column, source=source)
