@@ -11,7 +11,17 @@ from balora.data.streaming import read_whole, stream_causal_lm_rows
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.rows import AUXILIARY_SETTINGS, MIXED_TASKS
-from balora.study.task_datasets import Datasets, causal_columns, limit, load_split, read_task, without_empty
+from balora.study.task_datasets import (
+    Datasets,
+    causal_columns,
+    limit,
+    load_split,
+    read_conversations,
+    read_labelled_text,
+    read_questions,
+    read_text,
+    without_empty,
+)
 
 #: Name of the auxiliary task's evaluation dataset; its metrics end in it.
 AUXILIARY = MIXED_TASKS[1]
@@ -30,6 +40,15 @@ def read_datasets(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     if recipe.streaming:
         return read_stream(recipe)
     return read_mixture(recipe, tokenizer) if recipe.auxiliary else read_task(recipe, tokenizer)
+
+
+def read_task(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Datasets:
+    """Read the datasets of a recipe without an auxiliary task, by the form of its rows."""
+    if recipe.oasst is not None:
+        return read_conversations(recipe)
+    if recipe.qa_format is not None:
+        return read_questions(recipe, tokenizer)
+    return read_labelled_text(recipe) if recipe.has_labels else read_text(recipe)
 
 
 def read_mixture(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Datasets:

@@ -55,15 +55,6 @@ class Datasets:
     spent: frozenset[str] = frozenset()
 
 
-def read_task(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Datasets:
-    """Read the datasets of a recipe without an auxiliary task, by the form of its rows."""
-    if recipe.oasst is not None:
-        return read_conversations(recipe)
-    if recipe.qa_format is not None:
-        return read_questions(recipe, tokenizer)
-    return read_labelled_text(recipe) if recipe.has_labels else read_text(recipe)
-
-
 def read_labelled_text(recipe: Recipe) -> Datasets:
     """Read text with classes or numbers: `text`, `text_pair` if there is a second text, and `label`."""
 

@@ -155,13 +155,14 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             train_file=str(built.train_file),
             validation_file=str(built.eval_file),
         )
-    recipe = with_glue_data(with_paths(recipe, world))
+    recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
+    recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
     if not (recipe.has_labels or recipe.is_seq2seq):
         for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
