@@ -25,10 +25,10 @@ from balora.data import (
     tokenize_seq2seq,
 )
 from balora.data.glue import GLUE, glue_columns
-from balora.data.imbalance import subsample_to_ratio
 from balora.data.mixture import mix_tasks
 from balora.data.perturbation import KINDS, perturb
 from balora.data.streaming import stream_causal_lm_rows
+from balora.data.subsampling import subsample_to_ratio
 
 Rows = list[dict[str, Any]]
 TURNS = [{"role": "user", "content": "who sat ?"}, {"role": "assistant", "content": "the cat"}]

@@ -72,9 +72,13 @@ def test_ambiguous_tables_are_settled_by_naming():
 @pytest.mark.parametrize(
     ("columns", "settings", "message"),
     [
-        ({"question": ["x"]}, {}, "train.jsonl: no standard form among the columns 'question'; it takes 'prompt' and"),
+        (
+            {"question": ["x"]},
+            {},
+            "train.jsonl: no standard form among the columns 'question'; a form is",
+        ),
         ({"prompt": ["x"]}, {}, "no standard form among the columns 'prompt'"),
-        ({"a": ["x"]}, {"prompt_column": "a"}, "prompt_column alone make no standard form"),
+        ({"a": ["x"]}, {"prompt_column": "a"}, "prompt_column: not a standard form"),
         ({"a": ["x"]}, {"prompt_column": "a", "completion_column": "b"}, "no column 'b'; it has 'a'"),
         ({"text": ["x", None]}, {}, "train.jsonl, row 2, field 'text': is missing"),
         ({"text": ["x", " \n"]}, {}, "row 2, field 'text': is empty"),

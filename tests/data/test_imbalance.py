@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balora.data import load_table, to_classification_rows
-from balora.data.imbalance import subsample_to_ratio
+from balora.data.subsampling import subsample_to_ratio
 from balora.errors import BALoraError
 
 few = settings(max_examples=60, deadline=None)

@@ -134,7 +134,7 @@ def test_parquet_keeps_its_types(tmp_path):
         ("a.txt", b"\xef\xbb\xbfab\xff", "a.txt: not UTF-8 at byte offset 5"),
         ("a.tsv", "a\tb\n".encode("utf-16"), "a.tsv: not UTF-8 at byte offset 0"),
         ("a.parquet", b"PAR1PAR1", "a.parquet: not a readable parquet file"),
-        ("a.xlsx", "x", "a.xlsx: cannot tell its form; the name must end in one of .jsonl"),
+        ("a.xlsx", "x", "a.xlsx: unknown file format; the name must end in one of .jsonl"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, message):
@@ -155,7 +155,7 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path):
         load_table(str(tmp_path / "trian.jsonl"))
     with pytest.raises(BALoraError, match=r"no such file, nor is there a folder .*nowhere"):
         load_table(str(tmp_path / "nowhere" / "train.jsonl"))
-    with pytest.raises(BALoraError, match=r"is a folder; name one file in it"):
+    with pytest.raises(BALoraError, match=r"is a folder; name a file in it"):
         load_table(str(tmp_path))
     for source in ("x\0y", "x" * 5000 + "/y/z", ""):
         with pytest.raises(BALoraError):

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from balora.data import load_table, oasst_conversations, split_oasst, to_causal_lm_rows
-from balora.data.normalization import comparison_key, normalize_text
 from balora.data.oasst import OASST_FEATURES
+from balora.data.oasst_trees import comparison_key, normalize_text
 from balora.errors import BALoraError
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -374,7 +374,7 @@ def test_trees_without_common_text_are_split_exactly():
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
 def test_a_share_that_is_none(share):
-    with pytest.raises(BALoraError, match=r"validation_share: .* use one between 0 and 1"):
+    with pytest.raises(BALoraError, match=r"validation_share: .* use a share between 0 and 1"):
         split_oasst(plain_rows(4), validation_share=share, seed=1)
 
 
@@ -518,9 +518,9 @@ def test_a_line_that_is_not_json(tmp_path):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"min_quality": 2}, "min_quality: 2 is not a quality"),
+        ({"min_quality": 2}, "min_quality: 2 is out of range"),
         ({"min_quality": float("nan")}, "min_quality: nan"),
-        ({"max_rank": -1}, "max_rank: -1 is not a rank"),
+        ({"max_rank": -1}, "max_rank: -1 is negative"),
         ({"languages": ["en", "english"]}, "languages names 'english', which no message has; there are en$"),
         ({"languages": []}, "no conversation with a reply is left"),
     ],

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.data import load_table
-from balora.data.paraphrase import (
+from balora.data.perturbation import (
+    KINDS,
     ask_to_tell,
     contract_or_expand,
     exchange_which_and_what,
     move_alternatives,
     move_preposition,
+    perturb,
 )
-from balora.data.perturbation import KINDS, perturb
-from balora.data.question_words import join_words, names_in, split_words
-from balora.data.synonyms import SYNONYMS
+from balora.data.question_words import SYNONYMS, join_words, names_in, split_words
 from balora.errors import BALoraError
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -154,8 +154,8 @@ def test_every_process_writes_the_same(kind, expected):
     ("kind", "strength", "message"),
     [
         ("typos", 0.5, "^kind: 'typos' is unknown; use one of synonym, paraphrase, word_order, distractor$"),
-        ("synonym", 1.5, r"^strength: 1\.5 is not a share; use a number from 0 to 1$"),
-        ("synonym", float("nan"), "^strength: nan is not a share"),
+        ("synonym", 1.5, r"^strength: 1\.5 is out of range; use a number from 0 to 1$"),
+        ("synonym", float("nan"), "^strength: nan is out of range"),
     ],
 )
 def test_wrong_settings_are_named(kind, strength, message):

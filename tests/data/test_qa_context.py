@@ -174,11 +174,11 @@ def test_a_causal_prompt_asks_for_its_answer_and_braces_stand_for_themselves():
 
 def test_a_prompt_that_cannot_fit_and_a_template_without_its_places():
     with pytest.raises(
-        BALoraError, match=r"^x, row 2, field 'question': takes 13 tokens with no context, more than ma"
+        BALoraError, match=r"^x, row 2, field 'question': takes 13 tokens without context, more than ma"
     ):
         to_qa_rows(table({}, {"question": "why " * 10 + "not"}), source="x", max_tokens=12, count=words)
     for template in ("question: {question}", "{context}"):
-        with pytest.raises(BALoraError, match=r"^template: .* has no \{(context|question)\}$"):
+        with pytest.raises(BALoraError, match=r"^template: .* has no \{(context|question)\}; add it$"):
             to_qa_rows(table({}), source="x", max_tokens=12, count=words, template=template)
     with pytest.raises(BALoraError, match=r"^x: no column 'answer'"):
         to_qa_rows(table({}).remove_columns("answer"), source="x", max_tokens=12, count=words)

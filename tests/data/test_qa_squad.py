@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from balora.data import load_table, squad_rows
 from balora.data.qa import QA_FEATURES
-from balora.data.squad import sentence_spans
+from balora.data.qa_datasets import sentence_spans
 from balora.errors import BALoraError
 
 CONTEXT = ' Mr. J. Fox was born in 1950. He said "Stop!" Then he left, e.g. for Rome (Italy). It rained.'

@@ -130,5 +130,5 @@ def test_a_dataset_gets_its_column():
     assert torch.equal(torch.tensor(added["sentence_embeds"][:]), expected)
     with pytest.raises(BALoraError, match="texts: 1 for 2 rows"):
         add_sentence_embeds(dataset, ["a"], encoder)
-    with pytest.raises(BALoraError, match="texts: none"):
+    with pytest.raises(BALoraError, match="texts: there are none"):
         embed_texts([], encoder)

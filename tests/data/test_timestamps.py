@@ -10,8 +10,8 @@ from datasets import Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balora.data import count_by_time, thin_by_time
-from balora.data.timestamps import BUCKETS
+from balora.data import thin_by_time
+from balora.data.subsampling import BUCKETS, time_buckets
 from balora.errors import BALoraError
 
 few = settings(max_examples=25, deadline=None)
@@ -51,8 +51,8 @@ def test_each_bucket_keeps_as_many_as_it_may(times, frequency, per_bucket):
     rows = kept(times, frequency, per_bucket=per_bucket)
     for inside in buckets.values():
         assert len(set(inside) & set(rows)) == min(per_bucket, len(inside))
-    counts = count_by_time(rows_of(times), frequency, source="OASST1")
-    assert list(counts.values()) == [len(buckets[start]) for start in sorted(buckets)]  # the earliest first
+    counts = Counter(time_buckets(rows_of(times), frequency, source="OASST1", column="created_date"))
+    assert [counts[name] for name in sorted(counts)] == [len(buckets[start]) for start in sorted(buckets)]
 
 
 @few
@@ -92,14 +92,14 @@ def test_the_choice_is_the_seeds():
 def test_names_of_buckets(text, names):
     rows = Dataset.from_dict({"created_date": [text]})
     frequencies = ("hourly", "daily", "weekly", "monthly")
-    assert tuple(next(iter(count_by_time(rows, f, source="x"))) for f in frequencies) == names
+    assert tuple(time_buckets(rows, f, source="x", column="created_date")[0] for f in frequencies) == names
 
 
 @pytest.mark.parametrize("type_", ["timestamp[s]", "timestamp[us, tz=UTC]", "timestamp[ns]"])
 def test_datetimes_are_times_too(type_):
     times = [datetime(2023, 2, 5, 14), datetime(2023, 2, 5, 15), datetime(2023, 2, 6, 14)]
     rows = Dataset.from_dict({"at": times}, features=Features({"at": Value(type_)}))
-    assert count_by_time(rows, "daily", source="x", column="at") == {"2023-02-05": 2, "2023-02-06": 1}
+    assert time_buckets(rows, "daily", source="x", column="at") == ["2023-02-05", "2023-02-05", "2023-02-06"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_time_that_cannot_be_read_is_named(value, problem):
 
 def test_numbers_are_no_times():
     with pytest.raises(BALoraError, match=r"row 1, field 'created_date': expected a time .*, found 1675607030"):
-        count_by_time(Dataset.from_dict({"created_date": [1675607030]}), "daily", source="x")
+        time_buckets(Dataset.from_dict({"created_date": [1675607030]}), "daily", source="x", column="created_date")
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_selora_wants_rows_that_ask(tmp_path, models_dir, capsys):
         "training_arguments": {"use_cpu": True},
     }
     assert run(settings, tmp_path, "train") == 2
-    assert "selora is gated by what a row asks" in capsys.readouterr().err
+    assert "selora is gated by the input of a row" in capsys.readouterr().err
 
 
 def test_prompt_tuning_is_for_encoders(tmp_path, data_dir, models_dir, capsys):

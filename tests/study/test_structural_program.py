@@ -13,7 +13,7 @@ from balora.data import expand_path, load_table
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.report import read_results
-from balora.study.sets import read_sets
+from balora.study.datasets import read_datasets
 
 
 def program(tmp_path, command: str, settings: dict) -> int:
@@ -57,7 +57,7 @@ def test_class_ratios_are_swept_and_bias_is_measured_on_templates_that_were_held
     for run in runs.values():
         for name in ("precision", "recall", "f1", "recall_gap", "false_positive_rate_gap", "bias_score"):
             assert 0 <= run.metrics[f"hatecheck_{name}"] <= 1
-    sets = read_sets(Recipe(**hate, class_ratio=[1, 3]), None)
+    sets = read_datasets(Recipe(**hate, class_ratio=[1, 3]), None)
     folder = tmp_path / "out/runs/lora class_ratio=1:1-seed1/benchmarks"
     cases = [json.loads(line) for line in (folder / "hatecheck.jsonl").read_text().splitlines()]
     train, held_out = (rows["text"][:] for rows in (sets.train, sets.validation))

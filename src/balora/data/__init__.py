@@ -1,37 +1,34 @@
-"""From the user's data to `datasets.Dataset`s in the standard forms, one clear error for each way to be wrong.
+"""Read the user's data into `datasets.Dataset`s in standard forms, with one clear error for each mistake.
 
-A recipe's path is expanded (`expand`), a file or Hub name becomes a table (`sources`, `readers`), a table becomes rows
-for one task (`causal_lm`, `classification`, `text_to_text`), and rows are held against the model's context
-(`lengths`). `streaming` does the same row by row, for sets larger than memory.
-Question answering has a form of its own between table and rows (`hotpotqa`, `squad`, `qa`, `qa_context`).
-SeLoRA's get a sentence vector each (`sentences`).
-OpenAssistant's trees become conversations (`oasst`). Several tasks are mixed in a ratio (`mixture`), and a set is
-thinned out in time (`timestamps`).
+- `expand`, `sources`, `readers`: expand a path, and read a file or a Hub dataset into a table.
+- `causal_lm`, `classification`, `text_to_text`: convert a table to rows for one kind of model.
+- `streaming`: the same row by row, for datasets larger than memory.
+- `qa_datasets`, `qa`: questions with contexts, and prompts made from them.
+- `oasst`, `oasst_trees`: OpenAssistant's trees as conversations.
+- `glue`: GLUE's tasks, their files and columns.
+- `mixture`, `subsampling`: mix tasks in a ratio; leave rows out by class or by time.
+- `perturbation`: ask a question in other words.
+- `sentences`: sentence embeddings for SeLoRA.
 """
 
 from balora.data.causal_lm import to_causal_lm_rows
-from balora.data.classification import to_classification_rows
+from balora.data.classification import to_classification_rows, tokenize_classification
 from balora.data.expand import expand_path
-from balora.data.hotpotqa import hotpotqa_rows
-from balora.data.mixture import MixedBatchSampler, mix_tasks, stack_tasks
+from balora.data.mixture import mix_tasks, stack_tasks
 from balora.data.oasst import oasst_conversations, split_oasst
-from balora.data.qa import to_qa_rows
-from balora.data.qa_context import select_context
+from balora.data.qa import select_context, to_qa_rows
+from balora.data.qa_datasets import hotpotqa_rows, squad_rows
 from balora.data.sentences import add_sentence_embeds, input_embedding_encoder, load_sentence_encoder
 from balora.data.sources import load_table, stream_table
-from balora.data.squad import squad_rows
+from balora.data.subsampling import thin_by_time
 from balora.data.text_to_text import to_text_to_text_rows, tokenize_seq2seq
-from balora.data.timestamps import count_by_time, thin_by_time
-from balora.data.tokenization import tokenize_classification
 from balora.utils.lengths import check_lengths, check_max_length, context_length
 
 __all__ = [
-    "MixedBatchSampler",
     "add_sentence_embeds",
     "check_lengths",
     "check_max_length",
     "context_length",
-    "count_by_time",
     "expand_path",
     "hotpotqa_rows",
     "input_embedding_encoder",

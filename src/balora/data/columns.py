@@ -1,6 +1,6 @@
-"""Reading single columns of a table, and how an error names a place in it.
+"""Read and validate single columns of a table, with errors that name the row.
 
-Rows are numbered from 1, as people count them; a header is not a row.
+Rows are numbered from 1; a header is not a row.
 """
 
 from typing import Any
@@ -11,22 +11,22 @@ from balora.errors import BALoraError
 
 
 def row_error(source: str, row: int, column: str, problem: str) -> BALoraError:
-    """The error for one value.
+    """Build the error for one value of a table.
 
     Args:
-        source: File or Hub name the table came from.
-        row: From 1.
-        column: The column, named field in the message.
+        source: File or Hub name of the table.
+        row: Row number, from 1.
+        column: The column, called field in the message.
         problem: What is wrong with it.
     """
     return BALoraError(f"{source}, row {row}, field {column!r}: {problem}")
 
 
 def column_values(dataset: Dataset, column: str, *, source: str) -> list[Any]:
-    """All values of a column, of which there is at least one.
+    """Return all values of a column.
 
     Raises:
-        BALoraError: If there is no such column, or there are no rows.
+        BALoraError: If the column does not exist, or there are no rows.
     """
     if len(dataset) == 0:
         raise BALoraError(f"{source}: no rows")
@@ -36,28 +36,28 @@ def column_values(dataset: Dataset, column: str, *, source: str) -> list[Any]:
 
 
 def column_list(dataset: Dataset) -> str:
-    """The columns of a table, quoted, for a message."""
+    """Return the quoted column names of a table, for an error message."""
     return quoted(dataset.column_names)
 
 
 def quoted(names: list[str], limit: int = 20) -> str:
-    """Names of columns, quoted, for a message; of many the first."""
+    """Return quoted column names for an error message, at most the first `limit`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(shortened, names[:limit])) + more or "no columns"
 
 
 def check_strings(values: list[Any], *, source: str, column: str, blank: bool = False, first_row: int = 1) -> None:
-    """Require that every value is a string, and not a blank one unless `blank` allows it.
+    """Require that every value of a column is a string that is not blank.
 
     Args:
-        values: Of one column.
-        source: File or Hub name the table came from, for errors.
+        values: The column's values.
+        source: File or Hub name of the table, for errors.
         column: The column's name, for errors.
-        blank: Whether a value may be blank.
-        first_row: Number of the first value's row.
+        blank: Whether blank strings are allowed.
+        first_row: Row number of the first value.
 
     Raises:
-        BALoraError: Naming the first row where it is not so.
+        BALoraError: Naming the first row with another value.
     """
     for row, value in enumerate(values, start=first_row):
         if value is None:
@@ -68,12 +68,12 @@ def check_strings(values: list[Any], *, source: str, column: str, blank: bool = 
             raise row_error(source, row, column, "is empty")
 
 
-def says_nothing(value: Any) -> bool:
-    """Whether a text is missing or blank."""
+def is_blank(value: Any) -> bool:
+    """Return whether a text is missing or blank."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def shortened(value: Any, limit: int = 60) -> str:
-    """A value as Python writes it, cut to fit in a message."""
+    """Return the `repr` of a value, cut to fit in an error message."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,6 +1,6 @@
-"""What a recipe may write in a path: `${NAME}`, `${NAME:-default}`, `~` and `package:NAME/folder`.
+"""Expand `${NAME}`, `${NAME:-default}`, `~` and `package:NAME/folder` in the paths of a recipe.
 
-Recipes are shared between machines; these three are what differs between them.
+This way recipes can be shared between machines.
 """
 
 import importlib.util
@@ -15,15 +15,15 @@ PACKAGE = re.compile(r"package:(?P<name>[A-Za-z_]\w*)(?:/(?P<folder>.*))?", re.A
 
 
 def expand_path(text: str) -> str:
-    """Replace variables of the environment, `~` and `package:` in a path of a recipe.
+    """Expand environment variables, `~` and `package:` in a path.
 
-    `${NAME:-default}` takes the default where NAME is unset or empty, as in a shell. `package:NAME/folder` is a
-    file or folder inside an installed Python package, which is found without being imported. Other text comes back as
-    it is, so names on the Hub may pass through.
+    `${NAME:-default}` is the default if NAME is unset or empty, as in a shell. `package:NAME/folder` is a file or
+    folder inside an installed Python package, which is found without importing it. Other text, such as a name on the
+    Hub, is returned as it is.
 
     Raises:
-        BALoraError: If a variable without default is unset, a `${` is malformed, or a package or what is asked of it
-            is not there.
+        BALoraError: If a variable without default is unset, a `${` is malformed, or a package, or the file or folder
+            in it, does not exist.
     """
     text = VARIABLE.sub(_value, text)
     if "${" in text:
@@ -49,7 +49,7 @@ def _in_package(text: str) -> Path:
     match = PACKAGE.fullmatch(text)
     if match is None:
         raise BALoraError(f"{text}: write package:NAME/folder, with NAME a top-level Python package")
-    # Not `importlib.resources.files`: that imports the package, and with it all that the package itself imports.
+    # `importlib.resources.files` would import the package and everything that it imports.
     spec = importlib.util.find_spec(match["name"])
     if spec is None or spec.submodule_search_locations is None:
         raise BALoraError(f"{text}: no Python package {match['name']!r} is installed here")

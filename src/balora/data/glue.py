@@ -1,7 +1,7 @@
-"""GLUE's eight tasks: where their rows are, which columns hold them, what the labels mean, what they are judged by.
+"""GLUE's eight tasks: their files, columns, class names and metrics.
 
-The same task comes in three dresses: the Hub's `nyu-mll/glue`, the official TSV files with a header of their own (CoLA
-has none), and plain `text_a`, `text_b`, `label` rows. Class ids are the Hub's in all of them.
+Each task is read in three formats: the Hub's `nyu-mll/glue`, the official TSV files with their headers (CoLA has
+none), and plain `text_a`, `text_b`, `label` rows. Class ids are the Hub's in all three.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ HUB_NAME = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """A GLUE task.
 
     Attributes:
-        folder: Its folder in the official download.
-        label_names: By class id; empty for regression.
-        metric: What its score is.
-        texts: Names that its text columns have, the Hub's first.
-        labels: Names that its label column has.
-        header: Columns of its official files where those have no header line.
+        folder: Folder of the task in the official download.
+        label_names: Class names by id; empty for regression.
+        metric: The task's metric.
+        texts: Possible names of the text columns, the Hub's first.
+        labels: Possible names of the label column.
+        header: Columns of the official files if they have no header line.
     """
 
     folder: str
@@ -72,10 +72,10 @@ GLUE: dict[str, GlueTask] = {
 
 
 def glue_columns(task: str, table: Dataset, *, source: str) -> dict[str, str | None]:
-    """The names of a table's columns: `text_column`, `text_pair_column` (`None` for single sentences), `label_column`.
+    """Return a table's `text_column`, `text_pair_column` (`None` for single sentences) and `label_column`.
 
     Raises:
-        BALoraError: If the table is in none of the task's dresses.
+        BALoraError: If the table has none of the task's formats.
     """
     known = GLUE[task]
     plain = ("text_a", "text_b")[: len(known.texts[0])]
@@ -90,13 +90,13 @@ def glue_columns(task: str, table: Dataset, *, source: str) -> dict[str, str | N
 
 
 def glue_header(task: str, file: str | None) -> list[str] | None:
-    """Column names for an official file that has no header line, else `None`."""
+    """Return the column names of an official file without a header line, otherwise `None`."""
     header = GLUE[task].header
     return list(header) if header is not None and file is not None and file.lower().endswith(".tsv") else None
 
 
 def glue_files(task: str, folder: str) -> dict[str, str]:
-    """The official files under their recipe keys: training, validation, and MNLI's second validation."""
+    """Return the official files by recipe key: training, validation, and MNLI's second validation file."""
     inside = Path(folder) / GLUE[task].folder
     validation = {"validation_file": "dev.tsv"}
     if task == "mnli":
@@ -105,6 +105,6 @@ def glue_files(task: str, folder: str) -> dict[str, str]:
 
 
 def glue_on_hub(task: str) -> dict[str, str]:
-    """The Hub's dataset and splits under their recipe keys."""
+    """Return the Hub's dataset and splits by recipe key."""
     splits = {"validation_split": "validation_matched", "mismatched_split": "validation_mismatched"}
     return {"dataset_name": HUB_NAME, "dataset_config_name": task, **(splits if task == "mnli" else {})}

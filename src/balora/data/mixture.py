@@ -1,25 +1,20 @@
-"""Several tasks' rows in one training set, in a ratio that holds exactly: over an epoch, and in every batch.
-
-`mix_tasks` makes the rows of an epoch in a shuffled order. `MixedBatchSampler` keeps the ratio within each batch too;
-it goes over the rows that `stack_tasks` makes.
-"""
+"""Mix the rows of several tasks into one training set, in a ratio that holds exactly over an epoch."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from torch.utils.data import Sampler
 
 from balora.errors import BALoraError
 
 
 def stack_tasks(datasets: Mapping[str, Dataset]) -> Dataset:
-    """All rows of all tasks, one task after another, each row with its task's name in a column `task`.
+    """Concatenate the rows of all tasks and add a column `task` with each row's task.
 
     Raises:
-        BALoraError: If there is no task, the tasks' columns differ, or one has a column `task` already.
+        BALoraError: If there is no task, the tasks' columns differ, or one of them has a column `task`.
     """
     if not datasets:
         raise BALoraError("mixture: no tasks; name at least one")
@@ -45,25 +40,25 @@ def mix_tasks(
     total: int | None = None,
     epoch: int = 0,
 ) -> Dataset:
-    """The rows of one epoch, in the ratio and shuffled.
+    """Draw the shuffled rows of one epoch, with the tasks in a ratio.
 
-    A task gets its share of the total, rounded by the largest remainder (ties to the task named first in the ratio).
-    Of a larger set that many rows are drawn without replacement; a smaller one is gone through whole, again and again,
-    so that each row occurs one of two neighbouring numbers of times.
+    Each task gets its share of the total, rounded by the largest remainder (ties go to the task named first in the
+    ratio). From a larger dataset that many rows are drawn without replacement. A smaller one is repeated whole, so
+    that the numbers of times that its rows occur differ by at most one.
 
     Args:
-        datasets: By task. Their columns must be the same.
-        ratio: A number from 0 per task; only their proportions count, and as they are written: 0.3 is three tenths.
-        seed: Chooses rows and order, together with the epoch. The global generators play no part.
-        total: Rows of the epoch; default as many as can be had without repeating any.
-        epoch: Another epoch, other rows where not all are taken, and another order.
+        datasets: Rows by task. Their columns must be the same.
+        ratio: A number from 0 per task; only the proportions count. Decimals are exact: 0.3 is three tenths.
+        seed: Seed of the draw and the order, together with the epoch. The global generators are not used.
+        total: Rows of the epoch; by default as many as possible without repeating any.
+        epoch: Another epoch draws other rows, if not all are taken, and another order.
 
     Returns:
         The tasks' columns, and `task`.
 
     Raises:
-        BALoraError: If ratio and tasks do not suit each other, a task with a share has no rows, the total is below 1,
-            or the tasks cannot be stacked.
+        BALoraError: If the ratio is invalid or does not name the tasks, a task with a share has no rows, the total is
+            below 1, or `stack_tasks` fails.
     """
     rows = stack_tasks(datasets)
     available = {name: len(dataset) for name, dataset in datasets.items()}
@@ -78,83 +73,8 @@ def mix_tasks(
     return rows.select(generator.permutation(np.concatenate(drawn)))
 
 
-class MixedBatchSampler(Sampler[list[int]]):
-    """Batches of row numbers, each with the ratio as exactly as whole numbers allow; a `DataLoader`'s `batch_sampler`.
-
-    A task whose share of a batch is not whole has the whole number below in some batches and the one above in the
-    others, which are drawn, so that over the epoch its rows are those of `mix_tasks` in number: the largest remainder
-    of all batches' rows. Its own rows come shuffled, and again only when all have come. All batches are full. The
-    same seed and epoch give the same batches on every process, each of which keeps its own.
-
-    Args:
-        tasks: The task of each row, such as the column `task` of `stack_tasks`.
-        ratio: As in `mix_tasks`.
-        batch_size: Rows of a batch.
-        seed: As in `mix_tasks`.
-        num_batches: Batches of an epoch, over all processes; default as many as can be had without repeating a row.
-        num_replicas: Processes that share the batches. Leave it at 1 with Accelerate and Trainers, which divide
-            batches among processes themselves.
-        rank: Which of them this is: it has batches rank, rank + num_replicas, …
-
-    Raises:
-        BALoraError: If ratio and tasks do not suit each other, a number is below 1, or the batches do not divide among
-            the processes.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        ratio: Mapping[str, float],
-        batch_size: int,
-        *,
-        seed: int,
-        num_batches: int | None = None,
-        num_replicas: int = 1,
-        rank: int = 0,
-    ) -> None:
-        names = np.asarray(tasks[:])
-        self.rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
-        available = dict.fromkeys(ratio, 0) | {name: len(rows) for name, rows in self.rows.items()}
-        self.shares = _shares(ratio, available)
-        if not 0 <= rank < num_replicas:
-            raise BALoraError(f"mixture: rank {rank} is not among {num_replicas} processes, which count from 0")
-        if batch_size < 1:
-            raise BALoraError(f"mixture: batch_size is {batch_size}; use at least 1")
-        if num_batches is None:
-            most = _most_without_repeats(self.shares, available) // batch_size
-            num_batches = most - most % num_replicas
-        if num_batches < 1 or num_batches % num_replicas:
-            raise BALoraError(
-                f"mixture: {num_batches} batches of {batch_size} for {num_replicas} processes; num_batches must be "
-                "a multiple of their number, and without it the rows must suffice for one batch each"
-            )
-        self.batch_size, self.num_batches, self.seed = batch_size, num_batches, seed
-        self.num_replicas, self.rank, self.epoch = num_replicas, rank, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_batches // self.num_replicas
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        counts = _counts_by_batch(self.shares, self.batch_size, self.num_batches, generator)
-        drawn = [
-            rows[_passes(len(rows), count, generator)]
-            for rows, count in zip((self.rows[name] for name in self.shares), counts.sum(0), strict=True)
-        ]
-        ends = counts.cumsum(0)
-        for batch in range(self.num_batches):
-            parts = [rows[end - n : end] for rows, end, n in zip(drawn, ends[batch], counts[batch], strict=True)]
-            mixed = generator.permutation(np.concatenate(parts))
-            if batch % self.num_replicas == self.rank:
-                yield mixed.tolist()
-
-
 def _shares(ratio: Mapping[str, float], available: Mapping[str, int]) -> dict[str, Fraction]:
-    """Each task's part of the whole, exactly; those with none are left out."""
+    """Return each task's exact share of the total, without the tasks whose share is 0."""
     if set(ratio) != set(available):
         raise BALoraError(
             f"mixture: the ratio names {', '.join(map(repr, ratio))} and the tasks are "
@@ -167,7 +87,7 @@ def _shares(ratio: Mapping[str, float], available: Mapping[str, int]) -> dict[st
             raise BALoraError(f"mixture: {name!r} has no rows; give it 0 in the ratio, or rows")
     parts = {name: Fraction(str(part)) for name, part in ratio.items() if part > 0}
     if not parts:
-        raise BALoraError("mixture: every number of the ratio is 0; one must be more")
+        raise BALoraError("mixture: every number of the ratio is 0; at least one must be positive")
     return {name: part / sum(parts.values()) for name, part in parts.items()}
 
 
@@ -176,7 +96,7 @@ def _most_without_repeats(shares: Mapping[str, Fraction], available: Mapping[str
 
 
 def _largest_remainder(quotas: list[Fraction]) -> np.ndarray:
-    """Whole numbers with the quotas' sum, which is whole: each quota's floor, and one more for the largest rests."""
+    """Round quotas to integers with the same sum, which is an integer, by the largest remainder."""
     floors = [math.floor(quota) for quota in quotas]
     by_rest = sorted(range(len(quotas)), key=lambda i: floors[i] - quotas[i])
     for i in by_rest[: int(sum(quotas)) - sum(floors)]:
@@ -184,21 +104,7 @@ def _largest_remainder(quotas: list[Fraction]) -> np.ndarray:
     return np.asarray(floors)
 
 
-def _counts_by_batch(
-    shares: Mapping[str, Fraction], batch_size: int, batches: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Rows of each task in each batch, `(batches, tasks)`."""
-    base = np.asarray([math.floor(batch_size * share) for share in shares.values()])
-    epoch = _largest_remainder([batch_size * batches * share for share in shares.values()])
-    # What the floors leave is dealt out one by one, each task's pieces in a row. A task has no more of them than there
-    # are batches, so no batch gets two, and every batch gets as many as there are rounds.
-    pieces = np.repeat(np.arange(len(base)), epoch - base * batches).reshape(-1, batches)
-    extra = np.zeros((batches, len(base)), dtype=int)
-    extra[np.arange(batches), pieces] = 1
-    return base + generator.permutation(extra)
-
-
 def _passes(available: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Numbers of `count` rows out of `available`, in passes that each have all of them in an order of its own."""
+    """Draw `count` row numbers below `available`, in passes that each hold every row in a new order."""
     passes = [generator.permutation(available) for _ in range(-(-count // available))]
     return np.concatenate([*passes, np.empty(0, dtype=int)])[:count]

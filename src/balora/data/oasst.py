@@ -1,4 +1,4 @@
-"""Conversations out of OpenAssistant's trees, and a division of them in two that share no tree and no text."""
+"""Read OpenAssistant's trees as conversations, and split them so that no tree or text is on both sides."""
 
 import random
 from collections import defaultdict
@@ -8,9 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from balora.data.columns import column_values
-from balora.data.normalization import comparison_key
-from balora.data.oasst_messages import Message
-from balora.data.oasst_trees import load_oasst_trees, walk
+from balora.data.oasst_trees import Message, comparison_key, load_oasst_trees, walk
 from balora.errors import BALoraError
 
 OASST_FEATURES = Features(
@@ -23,7 +21,7 @@ OASST_FEATURES = Features(
         "created_date": Value("string"),
     }
 )
-#: The published roles as chat templates know them.
+#: The roles of chat templates for the published ones.
 CHAT_ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -38,40 +36,40 @@ def oasst_conversations(
     failed_review: bool = False,
     synthetic: bool = False,
 ) -> Dataset:
-    """Read OASST1 as conversations that end with the assistant's word, none of which goes on in another row.
+    """Read OASST1 as conversations that end with a reply of the assistant, one per path through a tree.
 
-    A filter leaves messages out, with all that replies to them; a conversation then ends sooner. A message without
-    words is left out always. Of conversations that differ only in case, white space and composition
-    (`balora.data.normalization`), within a tree or between trees, the first stays.
+    A filter drops messages together with all replies to them, so that a conversation ends earlier. Empty messages are
+    always dropped. Of conversations that differ only in case, white space and Unicode composition, within a tree or
+    between trees, the first is kept.
 
-    A row's quality is its messages' lowest and its rank its replies' highest, `None` where one of them has none. A
-    reply without a rank has rank 0 if it is the only one.
+    A row's quality is the lowest of its messages and its rank the highest of its replies, `None` if one of them has
+    none. A reply without a rank has rank 0 if it is the only one.
 
     Args:
         source: See `balora.data.oasst_trees.load_oasst_trees`.
         split: Split of the Hub dataset.
-        languages: Tags such as `en` that every message must have one of; `None` for all.
-        min_quality: Least `quality` label of every message, from 0 to 1; one without the label has not got it. `None`
-            for no bound.
-        max_rank: Highest rank of the assistant's replies among their siblings, 0 for the best alone; an unknown rank
-            is not within any. `None` for no bound.
-        deleted: Whether deleted messages stay.
-        failed_review: Whether messages stay that were reviewed and rejected (`review_result` false).
-        synthetic: Whether messages stay that a model wrote.
+        languages: Tags such as `en`, one of which every message must have; `None` for all.
+        min_quality: Lowest `quality` label of every message, from 0 to 1; a message without the label is dropped.
+            `None` for no bound.
+        max_rank: Highest rank of the assistant's replies among their siblings, 0 for the best only; a reply of unknown
+            rank is dropped. `None` for no bound.
+        deleted: Whether to keep deleted messages.
+        failed_review: Whether to keep messages that were reviewed and rejected (`review_result` false).
+        synthetic: Whether to keep messages written by a model.
 
     Returns:
-        Columns as in `OASST_FEATURES`: `messages` as TRL takes them, roles `user` and `assistant`, text normalized;
-        `language` of the first message, `tree` its id, `created_date` of the last. Trees in the file's order; in a
-        tree, better ranked replies first.
+        Columns of `OASST_FEATURES`: `messages` in TRL's form, with roles `user` and `assistant` and normalized text;
+        `language` and id (`tree`) of the first message, `created_date` of the last. Trees are in the file's order;
+        within a tree, better ranked replies come first.
 
     Raises:
-        BALoraError: If a setting is out of range, what the source holds is wrong, a language is no message's, or no
+        BALoraError: If a setting is out of range, the source is invalid, no message has one of the languages, or no
             conversation is left.
     """
     if min_quality is not None and not 0 <= min_quality <= 1:
-        raise BALoraError(f"min_quality: {min_quality} is not a quality; use a number from 0 to 1")
+        raise BALoraError(f"min_quality: {min_quality} is out of range; use a number from 0 to 1")
     if max_rank is not None and max_rank < 0:
-        raise BALoraError(f"max_rank: {max_rank} is not a rank; use 0 for the best replies alone, or more")
+        raise BALoraError(f"max_rank: {max_rank} is negative; use 0 for the best replies only, or more")
     prompts = load_oasst_trees(source, split=split)
     if languages is not None:
         _check_languages(languages, prompts, source)
@@ -95,34 +93,34 @@ def oasst_conversations(
             key = tuple(comparison_key(message.text) for message in path)
             rows.setdefault(key, _row(path))
     if not rows:
-        raise BALoraError(f"{source}: no conversation with a reply is left by the filters; loosen one")
+        raise BALoraError(f"{source}: no conversation with a reply is left after filtering; loosen a filter")
     return Dataset.from_list(list(rows.values()), features=OASST_FEATURES)
 
 
 def split_oasst(
     rows: Dataset, *, validation_share: float, seed: int, source: str = "OASST1"
 ) -> tuple[Dataset, Dataset]:
-    """Divide conversations into training and validation by their trees, so that nothing leaks.
+    """Split conversations into training and validation rows by tree, so that no text is in both.
 
-    Trees stay together that have the same prompt, or the same reply of the assistant anywhere in them, whatever their
-    case and white space, as do trees that others so connect. What the prompter says later ("Thank you!") connects
-    none. Such groups come in an order drawn for each from the seed and its ids, whatever the order of the rows, and
-    each goes to validation if it fits in what is left of the share.
+    Trees with the same prompt, or the same reply of the assistant anywhere in them, form a group, also if other trees
+    connect them; case and white space are ignored. Later turns of the prompter ("Thank you!") connect no trees. Groups
+    come in a random order that depends on the seed and their ids but not on the order of the rows, and each goes to
+    validation if it fits in the rest of the share.
 
     Args:
         rows: From `oasst_conversations`.
-        validation_share: Of the trees, between 0 and 1; rounded, at least one tree on either side.
-        seed: Another seed, other trees.
-        source: File or Hub name the rows came from, for errors.
+        validation_share: Share of the trees, between 0 and 1; rounded, with at least one tree on either side.
+        seed: Seed of the order of groups.
+        source: File or Hub name of the rows, for errors.
 
     Returns:
         Training and validation rows, each in their order.
 
     Raises:
-        BALoraError: If the share is none, or every group of trees is larger than it.
+        BALoraError: If the share is out of range, or every group of trees is larger than it.
     """
     if not 0 < validation_share < 1:
-        raise BALoraError(f"validation_share: {validation_share} is not a share; use one between 0 and 1")
+        raise BALoraError(f"validation_share: {validation_share} is out of range; use a share between 0 and 1")
     trees = column_values(rows, "tree", source=source)
     groups = _groups(trees, column_values(rows, "messages", source=source))
     count = sum(map(len, groups))
@@ -152,7 +150,7 @@ def _check_languages(languages: Sequence[str], prompts: list[Message], source: s
 
 
 def _conversations(prompt: Message, stays: Callable[[Message], bool]) -> Iterator[list[Message]]:
-    """Paths from a tree's prompt to a reply that no other continues, the best ranked first."""
+    """Yield the paths from a tree's prompt to a last reply of the assistant, the best ranked first."""
 
     def replies(message: Message) -> list[Message]:
         kept = filter(stays, message.replies)
@@ -181,8 +179,8 @@ def _row(path: list[Message]) -> dict[str, Any]:
 
 
 def _groups(trees: list[str], conversations: list[list[dict[str, str]]]) -> list[set[str]]:
-    """Trees that share a prompt or a reply, directly or through others."""
-    holders = defaultdict(set)  # of each text
+    """Return the groups of trees that share a prompt or a reply, directly or through other trees."""
+    holders = defaultdict(set)  # the trees with each text
     for tree, messages in zip(trees, conversations, strict=True):
         for number, message in enumerate(messages):
             if number == 0 or message["role"] == "assistant":

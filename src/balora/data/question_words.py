@@ -1,10 +1,10 @@
-"""A question as words, and which of them are names that a perturbation must leave as they stand."""
+"""The words of a question, which of them are names that a perturbation must not change, and their synonyms."""
 
 import re
 from bisect import bisect_right
 from typing import NamedTuple
 
-#: White space and opening marks, the word from its first letter or digit to its last, closing marks.
+#: White space and opening marks; the word from its first letter or digit to its last; closing marks.
 TOKEN = re.compile(r"(\s*[^\w\s]*)(\S*\w)?(\S*)")
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]*’|(?<!\w)'[^']*'(?!\w)")
 _JOINING = "a an and at de del der des di du for in la le of on the to van von with y"
@@ -19,7 +19,7 @@ _WITH_IS = "he how it she that there what where who"
 
 #: Words that join two names into one, as in "University of Louisville".
 JOINING = frozenset(_JOINING.split())
-#: How questions begin. Another capitalised word at the start is a name.
+#: First words of questions. Another capitalised word at the start is a name.
 OPENERS = frozenset(_OPENERS.split())
 CONTRACTIONS = {
     **{f"{word}'s": f"{word} is" for word in _WITH_IS.split()},
@@ -30,7 +30,7 @@ CONTRACTIONS = {
 
 
 class Word(NamedTuple):
-    """One word with what stands around it; `before + core + after` over all words is the question."""
+    """A word with the marks and white space around it; `before + core + after` of all words is the question."""
 
     before: str
     core: str
@@ -39,12 +39,12 @@ class Word(NamedTuple):
 
 
 def split_words(question: str) -> list[Word]:
-    """The words of a question and which of them belong to names.
+    """Split a question into words and mark those that belong to names.
 
     Part of a name is: a word with an upper-case letter, except one of `OPENERS` at the start; a word with a digit;
-    everything in quotation marks; and up to two of `JOINING` between capitalised words, no marks between. A possessive
-    `'s` is no part of its word. Marks alone are a word with an empty core, and count as a name: there is nothing to
-    change in them.
+    everything in quotation marks; and up to two of `JOINING` between capitalised words without marks between them. A
+    possessive `'s` is not part of its word. Marks without a word have an empty core and count as a name, so that they
+    are not changed.
     """
     tokens = [match for match in TOKEN.finditer(question) if match[0]]
     quotes = [match.span() for match in QUOTED.finditer(question)]
@@ -53,7 +53,7 @@ def split_words(question: str) -> list[Word]:
         before, core, after = token.groups(default="")
         if core.lower().endswith(("'s", "’s")) and core.lower().replace("’", "'") not in CONTRACTIONS:
             core, after = core[:-2], core[-2:] + after
-        # The first quotation that ends behind the word's start; they stand in their order, none in another.
+        # The first quotation that ends after the word's start; quotations are sorted and do not overlap.
         after_it = bisect_right(quotes, token.start() + len(before), key=lambda span: span[1])
         quoted = after_it < len(quotes) and quotes[after_it][0] < token.end()
         capital = any(map(str.isupper, core)) and not (number == 0 and core.lower() in OPENERS)
@@ -62,12 +62,12 @@ def split_words(question: str) -> list[Word]:
 
 
 def join_words(words: list[Word]) -> str:
-    """The question again."""
+    """Return the question made of the words."""
     return "".join(word.before + word.core + word.after for word in words)
 
 
 def names_in(question: str) -> list[str]:
-    """The names of a question as they stand in it: neighbouring words of names without marks between, quotations."""
+    """Return the names as written in a question: runs of name words without marks between, and quotations."""
     names: list[str] = []
     open_name = False
     for word in split_words(question):
@@ -83,7 +83,7 @@ def names_in(question: str) -> list[str]:
 
 
 def recased(text: str, like: str) -> str:
-    """A text with a capital at its start if `like` has one, and none otherwise."""
+    """Return a text that starts with a capital letter if, and only if, `like` does."""
     return (text[0].upper() if like[0].isupper() else text[0].lower()) + text[1:]
 
 
@@ -102,3 +102,66 @@ def _with_joining_words(words: list[Word]) -> list[Word]:
             ):
                 joined[start + 1 : end] = [word._replace(is_name=True) for word in between]
     return joined
+
+
+# Common words of questions, each with words that can replace it. Written for this project. A word is listed only if
+# one of its meanings is by far the most frequent in questions about facts, and the replacements fit the same sentence
+# in the same form (number, tense).
+_TABLE = """
+film: movie, picture / films: movies, pictures / movie: film, picture / movies: films, pictures
+author: writer / authors: writers / writer: author / writers: authors / actor: performer / actors: performers
+actress: female performer / actresses: female performers / singer: vocalist / singers: vocalists / vocalist: singer
+musician: music artist / musicians: music artists / band: group / bands: groups / song: tune / songs: tunes
+album: record / albums: records / novel: book / novels: books / book: volume / books: volumes / series: show
+magazine: periodical / magazines: periodicals / newspaper: paper / documentary: factual film / role: part
+roles: parts / character: figure / characters: figures / genre: category / genres: categories / nickname: moniker
+company: firm, business / companies: firms, businesses / firm: company / corporation: company / business: company
+occupation: profession, job / profession: occupation, job / job: occupation / founder: creator / owner: proprietor
+leader: head / politician: political figure / politicians: political figures / king: monarch / queen: monarch
+country: nation / countries: nations / nation: country / city: municipality / cities: municipalities
+town: settlement / village: small settlement / area: region / region: area
+birthplace: place of birth / nationality: citizenship / population: number of inhabitants / inhabitants: residents
+residents: inhabitants / headquarters: head offices / river: waterway / mountain: peak / mountains: peaks
+island: isle / islands: isles / street: road / road: street / stadium: arena / arena: stadium / airport: airfield
+car: automobile / cars: automobiles / plane: aircraft / ship: vessel / ships: vessels / animal: creature
+animals: creatures / team: squad / teams: squads / battle: fight / prize: award / award: prize
+awards: prizes / type: kind, sort / types: kinds, sorts / kind: type, sort / sort: kind, type / amount: quantity
+wife: spouse / husband: spouse / father: male parent / mother: female parent / child: kid / children: kids
+brother: male sibling / brothers: male siblings / sister: female sibling / sisters: female siblings
+son: male child / sons: male children / daughter: female child / daughters: female children / woman: lady
+women: ladies / man: gentleman / men: gentlemen / person: individual / people: persons / individual: person
+begin: start / begins: starts / began: started / happen: occur / happened: occurred / occur: happen
+occurred: happened / founded: established, set up / established: founded, set up / create: make
+created: made, conceived / creates: makes / formed: created, set up / located: situated / situated: located
+built: constructed / build: construct / constructed: built / released: issued, brought out / published: issued
+wrote: authored, penned / write: author, pen / writes: authors, pens / written: authored, penned / composed: written
+starred: appeared / starring: with / sang: performed / sung: performed / hosted: presented / hosts: presents
+aired: was shown / produced: made / developed: made / discovered: found / introduced: presented
+portrayed: depicted / portrays: depicts / portray: depict / died: passed away / die: pass away / lived: resided
+lives: resides / called: named / named: called / served: worked / serves: works / received: got / receive: get
+awarded: given / bought: purchased / purchased: bought / buy: purchase / contains: holds / contain: hold
+contained: held / includes: comprises / included: contained / provides: supplies / provided: supplied
+connected: linked / linked: connected / married: wed / attended: went to
+attend: go to / owned: possessed / owns: possesses / leads: heads / led: headed / moved: relocated
+surpassed: exceeded / considered: deemed / employed: engaged / requires: needs / required: needed
+famous: renowned / renowned: famous / large: big / larger: bigger / largest: biggest / big: large / bigger: larger
+biggest: largest / smallest: tiniest / longest: lengthiest / fastest: quickest / tallest: highest
+same: identical / different: distinct / multiple: several / various: several / former: previous / previous: earlier
+current: present / main: principal / principal: main / entire: whole / whole: entire / annual: yearly
+yearly: annual / fictional: made-up / popular: well-liked / final: last
+currently: presently / formerly: previously / previously: formerly / originally: initially / initially: originally
+mainly: mostly / mostly: mainly / primarily: mainly / approximately: roughly / frequently: often / often: frequently
+usually: normally / commonly: widely / together: jointly / jointly: together / during: in the course of
+near: close to / within: inside / until: till / throughout: all through
+sitcom: situation comedy / rapper: rap artist / rappers: rap artists / footballer: football player
+duo: pair / guitarist: guitar player / language: tongue / languages: tongues / headquartered: based
+directed: helmed / won: claimed / death: passing / attraction: sight / replaced: succeeded / associated: connected
+besides: apart from / alongside: together with / birthday: date of birth / chairman: chair / restaurant: eating place
+episode: instalment / episodes: instalments / killed: slain / neighborhood: quarter / airline: air carrier
+movement: campaign / sequel: follow-up / origin: provenance
+"""
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    word.strip(): tuple(other.strip() for other in others.split(","))
+    for word, others in (entry.split(":") for line in _TABLE.strip().splitlines() for entry in line.split(" / "))
+}

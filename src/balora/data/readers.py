@@ -1,9 +1,8 @@
-"""One function per form of file: a path becomes a `Dataset` of its rows.
+"""Read files into tables, or row by row if they are larger than memory; one function per file format.
 
-Everything here is read whole and kept in memory; `balora.data.stream_readers` reads row by row, with the same parsing.
-Own code stands only where the libraries lose something silently: pandas pads short rows, pyarrow reads on past an
+Own parsing code stands only where the libraries lose data silently: pandas pads short rows, pyarrow reads on past an
 unclosed quote, and `Dataset.from_list` takes its columns from the first row alone. Each reader raises `BALoraError`,
-naming the line where the form of file has lines.
+naming the line if the format has lines.
 """
 
 import csv
@@ -12,7 +11,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,21 @@ from datasets import Dataset, Features
 
 from balora.errors import BALoraError
 
-#: What `datasets` and pyarrow raise for a value without an Arrow type: a lone surrogate, an integer beyond 64 bits.
+#: Errors of `datasets` and pyarrow for a value without an Arrow type: a lone surrogate, an integer beyond 64 bits.
 REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
+#: Rows of a parquet file that are read at a time.
+PARQUET_ROWS = 256
 
 
 def read_jsonl(path: Path) -> Dataset:
-    """One JSON object per line, gzipped if the name ends in `.gz`; blank lines are skipped."""
+    """Read one JSON object per line, gzipped if the name ends in `.gz`; blank lines are skipped."""
     return _from_rows(list(jsonl_rows(_read_text(path).split("\n"), path)), path)
 
 
 def read_json(path: Path) -> Dataset:
-    """A list of objects, a list of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
+    """Read a list of objects or of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
 
-    The ids of an object of objects are left out of the rows.
+    The ids of an object of objects are dropped.
     """
     content = _parse_json(_read_text(path), where=str(path))
     if isinstance(content, dict):
@@ -49,7 +50,7 @@ def read_json(path: Path) -> Dataset:
 
 
 def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
-    """Tab-separated lines as GLUE has them: no quoting, every value a string, the first line a header.
+    """Read tab-separated lines as GLUE writes them: no quoting, all values strings, a header line.
 
     Args:
         path: The file. A byte-order mark and carriage returns at line ends are dropped.
@@ -59,7 +60,7 @@ def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
 
 
 def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
-    """Comma-separated rows with standard quoting, every value a string, the first row a header.
+    """Read comma-separated rows with standard quoting: all values strings, a header row.
 
     Args:
         path: The file.
@@ -70,12 +71,12 @@ def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
 
 
 def read_text(path: Path) -> Dataset:
-    """One row with a `text` column per line, like the `text` loader of `datasets`, blank lines left out."""
+    """Read one row per line in a `text` column, like the `text` loader of `datasets`, without blank lines."""
     return Dataset.from_dict({"text": list(text_lines(_read_text(path).split("\n")))})
 
 
 def read_parquet(path: Path) -> Dataset:
-    """A parquet file with the types it carries, those of `datasets` (`ClassLabel`) included."""
+    """Read a parquet file with its own types, including those of `datasets` (`ClassLabel`)."""
     try:
         table = pq.read_table(path)
         return Dataset.from_dict(
@@ -85,8 +86,36 @@ def read_parquet(path: Path) -> Dataset:
         raise BALoraError(f"{path}: not a readable parquet file: {error}") from error
 
 
+def stream_rows(path: Path, suffix: str, column_names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Read the rows of a file lazily.
+
+    Args:
+        path: The file.
+        suffix: The file format, one of `balora.data.sources.SUFFIXES`.
+        column_names: Names for a `.csv` or `.tsv` file that has no header row.
+
+    Raises:
+        BALoraError: While reading, naming the invalid line; at once for `.json`, which is one document.
+    """
+    if suffix == ".json":
+        raise BALoraError(f"{path}: is one JSON document, which cannot be streamed; convert it to .jsonl")
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    if suffix == ".txt":
+        return ({"text": line} for line in text_lines(_lines(path)))
+    if suffix in (".jsonl", ".jsonl.gz"):
+        return jsonl_rows(_lines(path), path)
+    records = (
+        tsv_records(_lines(path))
+        if suffix == ".tsv"
+        else csv_records((f"{line}\n" for line in _lines(path)), path, path.stat().st_size)
+    )
+    names, values = named_records(records, list(column_names), path)
+    return (dict(zip(names, record, strict=True)) for record in values)
+
+
 def jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of lines that are not blank."""
+    """Yield the objects of lines that are not blank."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             row = _parse_json(line, where=f"{path}, line {number}")
@@ -96,18 +125,18 @@ def jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
 
 
 def tsv_records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The fields of lines that are not empty, with their numbers."""
+    """Yield the number and fields of each line that is not empty."""
     without_returns = (line.removesuffix("\r") for line in lines)
     return ((number, line.split("\t")) for number, line in enumerate(without_returns, start=1) if line)
 
 
 def csv_records(lines: Iterable[str], path: Path, size: int) -> Iterator[tuple[int, list[str]]]:
-    """The fields of rows, each with the line that it ends on; lines come with their ends.
+    """Yield the last line number and the fields of each row.
 
     Args:
-        lines: The file's.
-        path: Its path, for errors.
-        size: Characters that a field may have. The module's own limit of 131,072 is less than one long document.
+        lines: The file's lines with their line ends.
+        path: Path of the file, for errors.
+        size: Largest number of characters of a field. The default of `csv`, 131,072, is less than a long document.
     """
     csv.field_size_limit(max(csv.field_size_limit(), size))
     reader = csv.reader(lines, strict=True)
@@ -120,14 +149,14 @@ def csv_records(lines: Iterable[str], path: Path, size: int) -> Iterator[tuple[i
 
 
 def text_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Lines that are not blank."""
+    """Yield the lines that are not blank."""
     return (line for line in (line.removesuffix("\r") for line in lines) if line.strip())
 
 
 def named_records(
     records: Iterable[tuple[int, list[str]]], names: list[str] | None, path: Path
 ) -> tuple[list[str], Iterator[list[str]]]:
-    """The columns' names, from the first record if none are given, and the records behind them, all of that length."""
+    """Return the column names, by default the first record, and the other records, all of that length."""
     records = iter(records)
     names = names or next(records, (0, []))[1]
     for name, count in Counter(names).items():
@@ -182,13 +211,13 @@ def _from_rows(rows: list[dict[str, Any]], path: Path) -> Dataset:
 
 
 def _to_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    """Columns are the union over rows; one of mixed types is kept as JSON, for its reader to judge."""
+    """Build a table with the columns of all rows; a column of mixed types is kept as JSON."""
     names = dict.fromkeys(name for row in rows for name in row)
     return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, on_mixed_types="use_json")
 
 
 def _first_refused(rows: list[dict[str, Any]]) -> int:
-    """Number, from 1, of the row with which those before it no longer make a table; by halving, as trying is slow."""
+    """Return the number, from 1, of the first row that no table can hold, by bisection."""
     fits, fails = 0, len(rows)
     while fails - fits > 1:
         middle = (fits + fails) // 2
@@ -198,3 +227,26 @@ def _first_refused(rows: list[dict[str, Any]]) -> int:
         except REFUSALS:
             fails = middle
     return fails
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file without their ends and without a byte-order mark."""
+    number = 1
+    try:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.decode("utf-8").removesuffix("\n")
+                yield text.removeprefix("\ufeff") if number == 1 else text
+    except UnicodeDecodeError as error:
+        raise BALoraError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise BALoraError(f"{path}: cannot be read: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_ROWS):
+                yield from batch.to_pylist()
+    except Exception as error:  # a damaged file also carries damaged metadata, which may lead to any error
+        raise BALoraError(f"{path}: not a readable parquet file: {error}") from error

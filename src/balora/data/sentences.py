@@ -1,8 +1,8 @@
-"""Sentence vectors for SeLoRA's rows, from their texts: computed once, and kept on disk by text and by encoder.
+"""Sentence embeddings for SeLoRA, computed once per text and encoder and cached on disk.
 
-The encoder is a frozen sentence-transformers model, or the input embeddings of the very model that will be trained,
-which needs no second one. Either pools over tokens. The vectors are made from texts that the caller names, and not in
-the model's forward from what it reads: a causal language model reads its answers too.
+The encoder is a frozen sentence-transformers model, or the input embeddings of the model to train, which needs no
+second model. Both pool over tokens. The embeddings are computed from texts given by the caller and not in the model's
+forward, because the input of a causal language model contains the answer.
 """
 
 import hashlib
@@ -30,23 +30,23 @@ from balora.utils.modules import evaluation_mode
 
 COLUMN = "sentence_embeds"
 KEY_BYTES = 16
-#: Where sentence-transformers keeps how many tokens it reads, and how their vectors are pooled.
+#: Files in which sentence-transformers saves the largest number of tokens, and the pooling.
 LENGTH_FILE = "sentence_bert_config.json"
 POOLING_FILE = "1_Pooling/config.json"
-#: The poolings that we can do, by its old names and its new ones.
+#: The supported poolings, by the old and new names of sentence-transformers.
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "mean": "mean", "cls": "first"}
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """From texts to vectors.
+    """An encoder of texts as vectors.
 
     Attributes:
-        module: Whose token vectors they are; nothing in it is changed.
-        token_vectors: From ids and mask `(B, S)` to `(B, S, d)`.
-        tokenizer: For the ids.
-        pooling: The `mean` over a text's tokens, or its `first` token's vector.
-        max_length: Tokens of a text that are read; `None` for all.
+        module: The module that computes the token vectors; it is not changed.
+        token_vectors: Maps ids and mask `(B, S)` to vectors `(B, S, d)`.
+        tokenizer: Tokenizer of the texts.
+        pooling: `mean` over a text's tokens, or its `first` token's vector.
+        max_length: Number of tokens of a text that are read; `None` for all.
     """
 
     module: nn.Module
@@ -57,7 +57,7 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """`(N, d)` in float32, of length 1 each, in one batch; a text without tokens gives zeros."""
+        """Encode texts in one batch: `(N, d)` in float32, each of norm 1; a text without tokens gives zeros."""
         limit = {"truncation": self.max_length is not None, "max_length": self.max_length}
         rows = [self.tokenizer(text, verbose=False, **limit)["input_ids"] for text in texts]
         width = max(1, *map(len, rows))
@@ -73,32 +73,32 @@ class SentenceEncoder:
         return F.normalize(pooled, dim=1).cpu()
 
     def fingerprint(self) -> str:
-        """Of the weights and of how texts become vectors; another encoder has another."""
+        """Return a digest of the weights, the tokenizer and the pooling, by which vectors are cached."""
         texts = ("", "Sentence vectors, of 2 tokenizers?")
         ids = [self.tokenizer(text, verbose=False)["input_ids"] for text in texts]
         return digest_of(self.module, self.pooling, self.max_length, ids)
 
 
 def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
-    """A sentence-transformers model of one Transformer and one pooling, through Transformers alone.
+    """Load a sentence-transformers model of one Transformer and one pooling, with Transformers only.
 
     Args:
         path: Folder or Hub name; `package:` and variables are expanded as in recipes.
-        device: Where it runs.
+        device: Device of the encoder.
 
     Raises:
-        BALoraError: If it does not load, or its pooling is neither a mean nor the first token's vector.
+        BALoraError: If it cannot be loaded, or its pooling is neither a mean nor the first token's vector.
     """
     path = expand_path(path)
     model = load(AutoModel, path, "sentence_encoder", dtype=torch.float32, use_safetensors=True)
     model = model.requires_grad_(False).to(device)
     tokenizer = load(AutoTokenizer, path, "sentence_encoder")
-    # Where a model names no pooling, sentence-transformers too takes the mean.
+    # sentence-transformers also takes the mean if a model names no pooling.
     modes = _settings(path, POOLING_FILE) or {"pooling_mode": "mean"}
     wanted = [name for name, value in modes.items() if name.startswith("pooling_mode_") and value is True]
     wanted += [str(modes["pooling_mode"])] if "pooling_mode" in modes else []
     if len(wanted) != 1 or wanted[0] not in POOLINGS:
-        raise BALoraError(f"{path}: pools by {', '.join(wanted)}; use an encoder that pools by mean or cls alone")
+        raise BALoraError(f"{path}: pools by {', '.join(wanted)}; use an encoder that pools by mean or cls only")
     return SentenceEncoder(
         module=model,
         token_vectors=lambda ids, mask: model(input_ids=ids, attention_mask=mask).last_hidden_state,
@@ -110,17 +110,17 @@ def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> Sent
 
 
 def _settings(path: str, name: str) -> dict[str, Any]:
-    """A JSON file of the model's; empty where there is none."""
+    """Return a JSON file of the model, empty if it does not exist."""
     file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
     return {} if file is None else json.loads(Path(file).read_text())
 
 
 def input_embedding_encoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SentenceEncoder:
-    """The mean of a text's input embeddings in the model that is to be trained: no second model, and no word order.
+    """Encode a text as the mean of its input embeddings in the model to train, which ignores word order.
 
     Args:
-        model: The model, before or after it is adapted; its embeddings are read, not trained.
-        tokenizer: The model's.
+        model: The model, before or after it is adapted; its embeddings are not trained.
+        tokenizer: The model's tokenizer.
     """
     embeddings = model.get_input_embeddings()
     return SentenceEncoder(embeddings, lambda ids, mask: embeddings(ids), tokenizer)
@@ -129,24 +129,24 @@ def input_embedding_encoder(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def embed_texts(
     texts: Sequence[str], encoder: SentenceEncoder, *, cache_dir: str | os.PathLike | None = None, batch_size: int = 32
 ) -> Tensor:
-    """Sentence vectors `(N, d)` in float32, of length 1; each text is encoded once.
+    """Return sentence embeddings `(N, d)` in float32, of norm 1; each text is encoded once.
 
     Args:
-        texts: N texts; equal ones get the same vector.
+        texts: N texts; equal texts get the same vector.
         encoder: From `load_sentence_encoder` or `input_embedding_encoder`.
-        cache_dir: Folder of a file for each encoder, with the vectors of all texts it ever saw. `None` keeps none.
-        batch_size: Texts at a time.
+        cache_dir: Folder with one file of vectors per encoder, extended by every call; `None` for no cache.
+        batch_size: Texts per batch.
 
     Raises:
         BALoraError: If there are no texts.
     """
     if not texts:
-        raise BALoraError("texts: none; give at least one")
+        raise BALoraError("texts: there are none; give at least one")
     keys = [hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts]
     path = None if cache_dir is None else Path(cache_dir) / f"{encoder.fingerprint()}.safetensors"
     known = _read(path) if path is not None and path.is_file() else {}
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    by_length = sorted(missing, key=lambda key: len(missing[key]))  # so that little is padding
+    by_length = sorted(missing, key=lambda key: len(missing[key]))  # to pad little
     _warn_of_long(list(missing.values()), encoder)
     for first in range(0, len(by_length), batch_size):
         chosen = by_length[first : first + batch_size]
@@ -164,20 +164,20 @@ def add_sentence_embeds(
     cache_dir: str | os.PathLike | None = None,
     batch_size: int = 32,
 ) -> Dataset:
-    """The dataset with a column `sentence_embeds`, which `BALoraTrainer` gives to SeLoRA.
+    """Add a column `sentence_embeds` to the dataset, which `BALoraTrainer` passes to SeLoRA.
 
     Args:
         dataset: N rows, tokenized or not.
-        texts: What each row's sentence is, without its answer: N texts.
+        texts: N texts, one per row, without the row's answer.
         encoder: From `load_sentence_encoder` or `input_embedding_encoder`.
         cache_dir: See `embed_texts`.
-        batch_size: Texts at a time.
+        batch_size: Texts per batch.
 
     Raises:
-        BALoraError: If there is not one text for each row, or no row.
+        BALoraError: If the number of texts is not the number of rows, or 0.
     """
     if len(texts) != len(dataset):
-        raise BALoraError(f"texts: {len(texts)} for {len(dataset)} rows; give one for each")
+        raise BALoraError(f"texts: {len(texts)} for {len(dataset)} rows; give one per row")
     vectors = embed_texts(texts, encoder, cache_dir=cache_dir, batch_size=batch_size).numpy()
     feature = Features({COLUMN: List(Value("float32"))})[COLUMN]
     return dataset.add_column(COLUMN, list(vectors), feature=feature)
@@ -190,7 +190,7 @@ def _warn_of_long(texts: Sequence[str], encoder: SentenceEncoder) -> None:
     if count:
         warnings.warn(
             f"balora: {count} of {len(texts)} texts are longer than the {encoder.max_length} tokens that the sentence "
-            "encoder reads; their vectors are those of their beginnings"
+            "encoder reads; only their beginnings are encoded"
         )
 
 

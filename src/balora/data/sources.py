@@ -1,4 +1,4 @@
-"""From what a recipe names, a local file or a dataset on the Hub, to one table, or to its rows one by one."""
+"""Load a local file or a Hub dataset as a table, or stream its rows."""
 
 import difflib
 import os
@@ -8,8 +8,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, IterableDataset, load_dataset
 
-from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv
-from balora.data.stream_readers import stream_rows
+from balora.data.readers import read_csv, read_json, read_jsonl, read_parquet, read_text, read_tsv, stream_rows
 from balora.errors import BALoraError
 
 READERS = {
@@ -31,25 +30,25 @@ def load_table(
 ) -> Dataset:
     """Load one table from a local file or from the Hub.
 
-    Files are UTF-8, with or without a byte-order mark, and of the form their suffix says:
+    Files are UTF-8, with or without a byte-order mark. The suffix determines the format:
 
     - `.jsonl`, `.jsonl.gz`: one object per line.
     - `.json`: a list of objects, a list of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
-    - `.csv`: standard quoting. `.tsv`: no quoting at all, as in GLUE. Every value of either is a string.
+    - `.csv`: standard quoting. `.tsv`: no quoting at all, as in GLUE. All their values are strings.
     - `.parquet`: with its own types.
-    - `.txt`: one row per line in a column `text`, blank lines left out.
+    - `.txt`: one row per line in a column `text`, without blank lines.
 
     Args:
-        source: Path of a file with one of these suffixes, otherwise the name of a dataset on the Hub.
-        split: Split of the Hub dataset, such as `train` or `train[:1000]`; not needed where there is only one.
+        source: Path of a file with one of these suffixes, or the name of a dataset on the Hub.
+        split: Split of the Hub dataset, such as `train` or `train[:1000]`; not needed if there is only one.
         name: Configuration of the Hub dataset.
         column_names: Columns of a `.csv` or `.tsv` file without a header.
 
     Returns:
-        At least one row.
+        A table with at least one row.
 
     Raises:
-        BALoraError: If there is no such file or dataset, it cannot be read, or it holds no rows.
+        BALoraError: If the file or dataset does not exist, cannot be read, or has no rows.
     """
     if _is_file(source, split, name, column_names):
         dataset = _load_file(Path(source), column_names)
@@ -63,9 +62,9 @@ def load_table(
 def stream_table(
     source: str, *, split: str | None = None, name: str | None = None, column_names: list[str] | None = None
 ) -> IterableDataset:
-    """The rows of `load_table`, read anew by each who iterates, and no further than they are asked for.
+    """Stream the rows of `load_table`; they are read lazily, and again in every iteration.
 
-    Files as there, but for `.json`, which is one document. What is wrong with a line shows when it is read.
+    All its file formats except `.json`, which is one document. An invalid line raises when it is read.
 
     Args:
         source: As in `load_table`.
@@ -74,13 +73,13 @@ def stream_table(
         column_names: As in `load_table`.
 
     Raises:
-        BALoraError: If there is no such file or dataset, or its form cannot be read row by row.
+        BALoraError: If the file or dataset does not exist, or its format cannot be streamed.
     """
     if not _is_file(source, split, name, column_names):
         return _load_from_hub(source, split, name, streaming=True)
     names = tuple(column_names or ())  # a list would be taken for shards
     settings = {"path": Path(source), "suffix": _suffix(Path(source), column_names), "column_names": names}
-    stream_rows(**settings)  # which refuses a form at once
+    stream_rows(**settings)  # raises at once for a format that cannot be streamed
     return IterableDataset.from_generator(stream_rows, gen_kwargs=settings)
 
 
@@ -104,14 +103,14 @@ def _load_file(path: Path, column_names: list[str] | None) -> Dataset:
 
 
 def _suffix(path: Path, column_names: list[str] | None) -> str:
-    """The form of a file that is there."""
+    """Return the suffix of an existing file, which is its format."""
     if os.path.isdir(path):
-        raise BALoraError(f"{path}: is a folder; name one file in it ({', '.join(SUFFIXES)})")
+        raise BALoraError(f"{path}: is a folder; name a file in it ({', '.join(SUFFIXES)})")
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
     if not os.path.isfile(path):
         raise BALoraError(f"{path}: no such file{_nearest_name(path)}")
     if suffix is None:
-        raise BALoraError(f"{path}: cannot tell its form; the name must end in one of {', '.join(SUFFIXES)}")
+        raise BALoraError(f"{path}: unknown file format; the name must end in one of {', '.join(SUFFIXES)}")
     if column_names is not None and suffix not in DELIMITED_READERS:
         raise BALoraError(f"{path}: `column_names` is for .csv and .tsv files without a header; leave it out")
     return suffix
@@ -129,7 +128,7 @@ def _load_from_hub(
 ) -> Dataset | IterableDataset:
     try:
         loaded = load_dataset(source, name, split=split, **({"streaming": True} if streaming else {}))
-    except Exception as error:  # what comes through here is whatever the network, a cache or a dataset's files raise
+    except Exception as error:  # the network, a cache or a dataset's files may raise anything
         offline = " (HF_HUB_OFFLINE is set: only datasets in the cache can be loaded)"
         cause = error.__cause__ or error
         raise BALoraError(

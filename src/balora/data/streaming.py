@@ -1,7 +1,7 @@
-"""Rows for causal language models read as they are needed, for sets larger than memory.
+"""Stream rows for causal language models, for datasets larger than memory.
 
-A stream of checked rows takes the place of the table of `balora.data.causal_lm`; TRL tokenizes it lazily, and `Passes`
-goes through it as often as training has steps for.
+A stream of validated rows replaces the table of `balora.data.causal_lm`; TRL tokenizes it lazily, and `Passes` repeats
+it until training ends.
 """
 
 import json
@@ -14,11 +14,11 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 
 from balora.data.causal_lm import choose_form, is_conversational, standard_columns
-from balora.data.columns import quoted, says_nothing
+from balora.data.columns import is_blank, quoted
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths
 
-#: Column that carries a row's number, from 1, for the errors of those who meet it later.
+#: Column with the number of a row, from 1, for later errors.
 ROW = "row"
 
 
@@ -34,24 +34,24 @@ def stream_causal_lm_rows(
     text_column: str | None = None,
     prompt_template: str | None = None,
 ) -> datasets.IterableDataset:
-    """What `to_causal_lm_rows` makes of a table, row by row, and beside it a row's number in the column `row`.
+    """Convert rows lazily as `to_causal_lm_rows` does, and add a column `row` with their numbers.
 
-    The first row, read at once, settles the columns and whether rows are strings or messages.
+    The first row, read at once, determines the columns and whether rows are strings or messages.
 
     Args:
         table: From `balora.data.sources.stream_table`.
-        source: File or Hub name it came from, for errors.
-        max_rows: End after so many rows, and read none beyond them.
-        drop_empty: Leave out rows with a text that is missing or blank; others keep their numbers.
-        prompt_column: See `to_causal_lm_rows`, as for the other settings.
-        completion_column: See there.
-        messages_column: See there.
-        text_column: See there.
-        prompt_template: See there.
+        source: File or Hub name of the rows, for errors.
+        max_rows: Largest number of rows; none is read beyond them.
+        drop_empty: Drop rows with a missing or blank text; the other rows keep their numbers.
+        prompt_column: See `to_causal_lm_rows`.
+        completion_column: See `to_causal_lm_rows`.
+        messages_column: See `to_causal_lm_rows`.
+        text_column: See `to_causal_lm_rows`.
+        prompt_template: See `to_causal_lm_rows`.
 
     Raises:
-        BALoraError: If the form is not clear, a column is absent, or the first row is wrong; while reading on, naming
-            the row that is wrong.
+        BALoraError: If the form is ambiguous, a column is missing, or the first row is invalid; while iterating,
+            naming the first invalid row.
     """
     named = {
         "prompt": prompt_column,
@@ -81,7 +81,7 @@ def stream_causal_lm_rows(
 
 
 def read_whole(table: datasets.IterableDataset) -> Dataset:
-    """A stream's rows as a table."""
+    """Read all rows of a stream into a table."""
     return Dataset.from_list(list(table), features=table.features)
 
 
@@ -108,12 +108,12 @@ def _numbered(
     table: datasets.IterableDataset, form: dict[str, str], source: str, drop_empty: bool
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(_rows(table, source), start=1):
-        if not (drop_empty and any(says_nothing(row.get(column)) for column in form.values())):
+        if not (drop_empty and any(is_blank(row.get(column)) for column in form.values())):
             yield number, row
 
 
 def _rows(table: datasets.IterableDataset, source: str) -> Iterator[dict[str, Any]]:
-    """The rows, with one kind of error for all that a network or a dataset's files may raise on the way."""
+    """Yield the rows; any error of the network or a dataset's files becomes a `BALoraError`."""
     rows = iter(table)
     for number in count(1):
         try:
@@ -128,19 +128,19 @@ def _rows(table: datasets.IterableDataset, source: str) -> Iterator[dict[str, An
 
 
 class Passes(IterableDataset):
-    """Tokenized rows without end, pass after pass, each shuffled anew where the rows are shuffled.
+    """Endless passes over tokenized rows, each in a new order if the rows are shuffled.
 
-    One iteration serves a whole training, so that a resumed one, which skips what it has seen, goes on in the same
-    order.
+    One iteration covers a whole training, so that resumed training, which skips the rows already seen, continues in
+    the same order.
 
     Args:
-        rows: With `input_ids`, and `row` unless they were packed.
-        source: File or Hub name they came from, for errors.
+        rows: Rows with `input_ids`, and `row` unless they were packed.
+        source: File or Hub name of the rows, for errors.
         max_length: The user's limit, to which rows were truncated.
-        context: Tokens the model takes, from `context_length`.
+        context: The model's context length in tokens, from `context_length`.
 
     Raises:
-        BALoraError: While reading, at a row longer than the context where no limit is set, and if no row is left.
+        BALoraError: While iterating, if a row is longer than the context and no limit is set, or if no row is left.
     """
 
     def __init__(
@@ -160,5 +160,5 @@ class Passes(IterableDataset):
                 yield row
             if row is None:
                 raise BALoraError(
-                    f"max_length: {self.max_length} leaves no row of {self.source} anything to learn; use more"
+                    f"max_length: {self.max_length} leaves nothing to learn in any row of {self.source}; use more"
                 )

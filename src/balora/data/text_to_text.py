@@ -1,7 +1,7 @@
-"""Rows for sequence-to-sequence models: any task as text in, text out, in the form T5 was trained on.
+"""Rows and tokens for sequence-to-sequence models, in the text-to-text form on which T5 was trained.
 
 Classification and regression rows become a prompt and a completion (Raffel et al. 2020, section 2.4 and appendix D),
-and prompts with completions become the model's input.
+and prompts with completions are tokenized.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from balora.data.columns import column_list
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths, check_max_length
 
-#: Regression targets are rounded to multiples of its inverse, 0.2, so that there are few of them to write.
+#: Regression targets are rounded to multiples of 1/5 = 0.2, so that there are few different ones.
 STEPS_PER_UNIT = 5
 
 
 def to_text_to_text_rows(dataset: Dataset, label_names: list[str], *, task: str, fields: Sequence[str]) -> Dataset:
-    """Rows of `to_classification_rows` as text: `mrpc sentence1: … sentence2: …` and `equivalent`.
+    """Convert rows of `to_classification_rows` to text: `mrpc sentence1: … sentence2: …` and `equivalent`.
 
     Args:
         dataset: Columns `text`, `text_pair` if there are two texts, and `label`.
         label_names: Names by class id, which become the targets; empty for regression, whose targets are numbers
             rounded to the nearest 0.2 and written with one decimal.
-        task: Name that begins every input, such as `mrpc`.
-        fields: What the texts are called in the input. They stand there in the names' alphabetical order, as T5 has
-            them: MNLI's `hypothesis` before its `premise`.
+        task: Name at the start of every input, such as `mrpc`.
+        fields: Names of the texts in the input, where they come in alphabetical order, as in T5: MNLI's `hypothesis`
+            before its `premise`.
 
     Returns:
         The same rows in the same order, with columns `prompt` and `completion`.
 
     Raises:
-        BALoraError: If there is not one field for each text.
+        BALoraError: If the number of fields is not the number of texts.
     """
     texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
     if len(fields) != len(texts):
@@ -51,7 +51,7 @@ def to_text_to_text_rows(dataset: Dataset, label_names: list[str], *, task: str,
 
 
 def number_as_text(value: float) -> str:
-    """A regression target as T5 writes it: 2.57 is `2.6`; a tie goes to the even multiple of 0.2, 2.5 is `2.4`."""
+    """Format a regression target as T5 does: 2.57 is `2.6`; ties go to the even multiple of 0.2, 2.5 is `2.4`."""
     return f"{round(value * STEPS_PER_UNIT) / STEPS_PER_UNIT:.1f}"
 
 
@@ -67,26 +67,26 @@ def tokenize_seq2seq(
     """Tokenize prompts for the encoder and completions for the decoder, without padding.
 
     Args:
-        dataset: Columns `prompt` and `completion`, strings. White space before a completion is left out: it keeps it
-            apart from its prompt in a causal model's row, and here it begins a text of its own.
-        tokenizer: The model's.
-        source: File or Hub name the rows came from, for errors.
+        dataset: Columns `prompt` and `completion`, strings. White space before a completion is removed: it separates
+            prompt and completion in a causal model's row, and here the completion is a separate text.
+        tokenizer: The model's tokenizer.
+        source: File or Hub name of the rows, for errors.
         max_length: Truncate prompts to this many tokens, special ones included. `None` never truncates.
-        max_target_length: The same for completions; their end of text stays.
-        context: Tokens the encoder and the decoder each take, from `balora.data.context_length`.
+        max_target_length: The same for completions; their end of text is kept.
+        context: Context length of the encoder and of the decoder, from `balora.data.context_length`.
 
     Returns:
         `input_ids`, `attention_mask`, and `labels` that end in the tokenizer's end of text.
 
     Raises:
-        BALoraError: If the rows are no strings of prompt and completion, a row is longer than the context and no limit
-            is set, or a limit does not fit the model or leaves no room for text.
+        BALoraError: If prompts and completions are not strings, a row is longer than the context and no limit is set,
+            or a limit exceeds the context or leaves no room for text.
     """
     _check_rows(dataset, tokenizer, source)
     check_max_length(max_length, context)
     check_max_length(max_target_length, context, setting="max_target_length")
     eos = tokenizer.eos_token_id
-    around_target = tokenizer(text_target="")["input_ids"]  # what the tokenizer itself puts around a target
+    around_target = tokenizer(text_target="")["input_ids"]  # special tokens that the tokenizer adds to a target
     missing_end = [] if around_target[-1:] == [eos] else [eos]
     for name, limit, special in (
         ("max_length", max_length, tokenizer.num_special_tokens_to_add()),
@@ -97,7 +97,7 @@ def tokenize_seq2seq(
     target_limit = None if max_target_length is None else max_target_length - len(missing_end)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        # Too long a row is our error to raise, not the tokenizer's to warn of: hence verbose=False.
+        # verbose=False: rows that are too long raise an error below, so the tokenizer need not warn.
         prompts = tokenizer(batch["prompt"], truncation=max_length is not None, max_length=max_length, verbose=False)
         targets = tokenizer(
             text_target=[completion.lstrip() for completion in batch["completion"]],

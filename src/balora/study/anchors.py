@@ -1,4 +1,4 @@
-"""A study's anchors: what the pretrained model writes, sampled once and kept, or the user's own texts."""
+"""The anchors of a study: texts sampled once from the pretrained model and cached, or the user's texts."""
 
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.study.workload import Workload
@@ -7,7 +7,7 @@ from balora.utils.files import cache_folder
 
 
 def anchors_of(workload: Workload) -> Anchors:
-    """The same ones for every method and seed.
+    """Return the anchors, which are the same for every method and seed.
 
     Raises:
         BALoraError: If a setting does not fit the model.

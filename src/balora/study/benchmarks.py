@@ -12,21 +12,21 @@ from balora.evaluation.benchmarks.benchmark import GIVEN, Measure
 from balora.evaluation.metric import Estimate
 from balora.recipe import Recipe
 from balora.recipe.parse import keyword_arguments
-from balora.study.sets import Sets
+from balora.study.task_datasets import Datasets
 
 #: Folder, in that of a run, for what its model wrote.
 FOLDER = "benchmarks"
 
 
 def read_benchmarks(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, datasets: Datasets
 ) -> dict[str, Measure]:
     """Read the problems of every benchmark in the recipe, and check that they fit the model.
 
     Raises:
         BALoraError: Naming the benchmark and what is wrong with it.
     """
-    prompts = _prompt_settings(recipe, tokenizer, config, sets)
+    prompts = _prompt_settings(recipe, tokenizer, config, datasets)
     known = benchmarks_for(prompts.kind)
     measures = {}
     for name, settings in recipe.benchmarks.items():
@@ -55,7 +55,7 @@ def run_bias_benchmarks(benchmarks: dict[str, Measure], model: PreTrainedModel, 
 
 
 def _prompt_settings(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sets: Sets
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, datasets: Datasets
 ) -> PromptSettings:
     common = {
         "tokenizer": tokenizer,
@@ -67,8 +67,8 @@ def _prompt_settings(
             **common,
             kind=CLASSIFIER,
             max_length=recipe.max_length,
-            label_names=sets.label_names,
-            training_texts=sets.spent,
+            label_names=datasets.label_names,
+            training_texts=datasets.spent,
         )
     return PromptSettings(
         **common,

@@ -1,4 +1,4 @@
-"""Question answering in a study: rows of a recipe's schema, put as prompts that fit, or asked otherwise."""
+"""Question answering in a study: convert tables to questions, write prompts, perturb questions."""
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -9,26 +9,26 @@ from balora.data.qa import CAUSAL_TEMPLATE, QA_FEATURES, SEQ2SEQ_TEMPLATE
 from balora.recipe import Recipe
 
 READERS = {"hotpotqa": hotpotqa_rows, "squad": squad_rows}
-#: Tokens that an answer may take where the recipe says nothing.
+#: Largest number of tokens of an answer if the recipe sets none.
 ANSWER_TOKENS = 32
 
 
-def read_questions(recipe: Recipe, table: Dataset, source: str) -> Dataset:
-    """A table in the recipe's schema, as rows of `QA_FEATURES`."""
+def to_questions(recipe: Recipe, table: Dataset, source: str) -> Dataset:
+    """Convert a table in the recipe's `qa_format` to rows of `QA_FEATURES`."""
     return READERS[recipe.qa_format](table, source=source)
 
 
 def with_prompts(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, questions: Dataset, source: str, *, gold: bool = False
 ) -> Dataset:
-    """Questions with a `prompt` that fits the recipe's `max_length`, and a `completion`, the answer.
+    """Add a `prompt` that fits the recipe's `max_length`, and the answer as its `completion`.
 
     Args:
-        recipe: `max_length` tokens hold the prompt, and in a causal model the answer too.
-        tokenizer: The model's.
+        recipe: The recipe; its `max_length` limits the prompt, for a causal model prompt and answer.
+        tokenizer: The model's tokenizer.
         questions: Rows of `QA_FEATURES`.
-        source: File or Hub name they came from, for errors.
-        gold: Keep supporting sentences before others.
+        source: File or Hub name of the rows, for errors.
+        gold: Choose supporting sentences before all others.
     """
     template, room = SEQ2SEQ_TEMPLATE, recipe.max_length
     if not recipe.is_seq2seq:
@@ -47,12 +47,12 @@ def with_prompts(
 
 
 def answer_tokens(recipe: Recipe) -> int:
-    """Longest answer that is written."""
+    """Return the largest number of tokens of an answer."""
     return recipe.max_target_length or ANSWER_TOKENS
 
 
 def perturbed(questions: Dataset, kind: str, strength: float) -> Dataset:
-    """The same rows with each question asked otherwise."""
+    """Return the same rows with each question perturbed."""
     texts = [perturb(question, kind, strength, seed=0) for question in questions["question"][:]]
     columns = {name: questions[name][:] for name in QA_FEATURES}
     return Dataset.from_dict(columns | {"question": texts}, features=QA_FEATURES)

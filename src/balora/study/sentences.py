@@ -1,4 +1,4 @@
-"""SeLoRA's sentence vectors in a study: whose they are, and of which texts."""
+"""SeLoRA's sentence embeddings in a study: the encoder, and the texts that it encodes."""
 
 from datasets import Dataset
 from peft import PeftModel
@@ -12,22 +12,22 @@ from balora.model.base import BALoraModel
 from balora.study.workload import Workload
 from balora.utils.files import cache_folder
 
-#: Columns that say what a row asks, without its answer: the first that is there. Text does beside a label.
+#: Columns with the input of a row without its answer, the first present one is used; `text` only next to a label.
 ASKING = ("question", "prompt", "text")
 
 
 def encoder_of(workload: Workload, model: PreTrainedModel) -> SentenceEncoder:
-    """The recipe's sentence encoder, else the model's own input embeddings."""
+    """Return the recipe's sentence encoder, by default the model's input embeddings."""
     return workload.encoder or input_embedding_encoder(model, workload.tokenizer)
 
 
 def sentence_dim(workload: Workload, model: PreTrainedModel) -> int:
-    """Length of the encoder's vectors."""
+    """Return the dimension of the encoder's embeddings."""
     return encoder_of(workload, model)(["."]).shape[1]
 
 
 def with_sentences(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset) -> Dataset:
-    """`tokens`, N rows, with a column of the vectors of `rows`, the same as texts; as they are for other methods."""
+    """Add the sentence embeddings of `rows` to `tokens`, the same N rows tokenized; no-op for other methods."""
     if not is_gated(model):
         return tokens
     encoder = encoder_of(workload, model)
@@ -35,27 +35,27 @@ def with_sentences(workload: Workload, model: PreTrainedModel | PeftModel, rows:
 
 
 def sentence_vectors(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset) -> Tensor | None:
-    """The vectors of `rows`, `(N, d)`; `None` for other methods."""
+    """Return the sentence embeddings of `rows`, `(N, d)`; `None` for other methods."""
     if not is_gated(model):
         return None
     return embed_texts(sentences_of(rows), encoder_of(workload, model), cache_dir=_cache())
 
 
 def is_gated(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the model is SeLoRA's."""
+    """Return whether the model has SeLoRA's gates."""
     return isinstance(model, BALoraModel) and model.lora_gate is not None
 
 
 def sentences_of(rows: Dataset) -> list[str]:
-    """What each row asks: its question, its prompt, or its text, or both of two texts.
+    """Return the input of each row: its question, its prompt, or its text or pair of texts.
 
     Raises:
-        BALoraError: If the rows are messages, or text that a model goes on to write.
+        BALoraError: If the rows are messages or plain text, which contain the answer.
     """
     asking = next((name for name in ASKING if name in rows.column_names), None)
     if asking is None or (asking == "text" and "label" not in rows.column_names):
         raise BALoraError(
-            "method: selora is gated by what a row asks, and text and messages hold the answer too; use rows of "
+            "method: selora is gated by the input of a row, and text and messages contain the answer too; use rows of "
             "prompt and completion, of questions (qa_format), or with labels"
         )
     texts = rows[asking][:]

@@ -1,4 +1,4 @@
-"""What a recipe works on: a model to load, rows to train and evaluate on, and the metrics that judge it."""
+"""Prepare everything that a recipe names: the model to load, tokenizer, datasets, texts and benchmarks."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.chats import check_chats
+from balora.data.causal_lm import check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
@@ -29,10 +29,9 @@ from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.language import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
+from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.paths import with_paths
-from balora.study.questions import read_questions, with_prompts
-from balora.study.sets import read_sets
-from balora.study.split import with_glue_data
+from balora.study.questions import to_questions, with_prompts
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import MISFITS, first_line, load
 from balora.world import World, build_world, measure_world
@@ -43,23 +42,22 @@ MODEL = "model_name_or_path"
 
 @dataclass(frozen=True)
 class Workload:
-    """A recipe's model and data, in the forms trainers take.
+    """The model and data of a recipe, read and validated, for every method and seed.
 
     Attributes:
-        recipe: The recipe, with paths expanded and a world's files filled in.
-        tokenizer: The model's.
-        train: Training rows: prompt–completion, messages, text, or text (pair) and label, which a
-            sequence-to-sequence model gets as prompt and completion (`as_text`). A stream where the recipe has
-            `streaming`.
+        recipe: The recipe, with paths expanded and the files of its world filled in.
+        tokenizer: The model's tokenizer.
+        train: Training rows: prompt and completion, messages, text, or text (pair) and label, which `as_text` converts
+            for a sequence-to-sequence model. A stream if the recipe has `streaming`.
         validation: Evaluation rows of the same form, or `None`.
-        others: Further sets of them, by name: `mismatched`, `auxiliary`.
-        texts: What the model should not forget: text to measure perplexity on.
-        anchors: Texts of the user's own to hold the model to.
-        label_names: Names of the classes where rows have labels; empty in regression, `None` without labels.
-        world: The controlled world, where the recipe asks for one.
-        benchmarks: What else a language model is judged on, by name.
-        encoder: Of sentences, where the recipe names one.
-        single: Of a reading world, the questions that its model could answer before.
+        others: Further evaluation datasets by name: `mismatched`, `auxiliary`.
+        texts: Texts on which perplexity is measured, to see what the model forgets.
+        anchors: The user's texts for the self-anchor term, used instead of sampled ones.
+        label_names: Class names by id if rows have labels; empty for regression, `None` without labels.
+        world: The controlled world, if the recipe has one.
+        benchmarks: Benchmarks by name.
+        encoder: The sentence encoder, if the recipe names one.
+        single: The one-step questions of a reading world, which its model could answer before fine-tuning.
     """
 
     recipe: Recipe
@@ -76,13 +74,13 @@ class Workload:
     single: Dataset | None
 
     def load_model(self, *, on_device: bool | None = None, **settings: Any) -> PreTrainedModel:
-        """The pretrained model, fresh, on the accelerator if there is one.
+        """Load the pretrained model onto the accelerator, if there is one.
 
-        In classification its head is drawn from the global generator.
+        A classification head is initialized from the global generator.
 
         Args:
-            on_device: Whether it is put there; by default unless it will be spread over processes, which one device
-                may be too small for.
+            on_device: Whether to move it to the accelerator; by default, unless it will be sharded, since it may be
+                larger than one device.
             settings: Further arguments of `from_pretrained`.
         """
         settings["dtype"] = getattr(torch, self.recipe.dtype)
@@ -95,16 +93,16 @@ class Workload:
         if is_sharded_launch() if on_device is None else not on_device:
             return model
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
-        return model.to(device)  # where an adapter that starts from a decomposition is computed
+        return model.to(device)  # adapters initialized by a decomposition are computed on the device
 
     def empty_model(self) -> PreTrainedModel:
-        """Its modules without weights, on the meta device: to see what fits it."""
+        """Build the model without weights, on the meta device, to validate settings against it."""
         config = load(AutoConfig, self.recipe.model_name_or_path, MODEL, **self._head())
         try:
             with torch.device("meta"):
                 return self._auto().from_config(config)
         except (*MISFITS, AssertionError) as error:
-            said = f"config.json makes no model: {first_line(error)}"
+            said = f"config.json does not describe a model: {first_line(error)}"
             raise BALoraError(f"{MODEL}: {self.recipe.model_name_or_path!r}: {said}") from error
 
     def _auto(self) -> Any:
@@ -113,21 +111,21 @@ class Workload:
         return AutoModelForSeq2SeqLM if self.recipe.is_seq2seq else AutoModelForCausalLM
 
     def _head(self) -> dict[str, Any]:
-        """What a classification head is called and how large it is."""
+        """Return the arguments of `from_pretrained` for a classification head."""
         if not self.recipe.is_classification:
             return {}
         labels = self.label_names or ["score"]
         return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
     def minority(self) -> int | None:
-        """The class that is scarcest in training, the larger id on a tie; `None` without classes."""
+        """Return the class with the fewest training rows, the larger id on a tie; `None` without classes."""
         if not self.label_names:
             return None
         counts = np.bincount(self.train["label"], minlength=len(self.label_names))
         return len(counts) - 1 - int(counts[::-1].argmin())
 
     def as_text(self, rows: Dataset) -> Dataset:
-        """Rows as prompts and completions, for a sequence-to-sequence model: labels as T5 writes them."""
+        """Convert rows with labels to prompts and completions as T5 writes them, for a sequence-to-sequence model."""
         if not self.recipe.has_labels:
             return rows
         task = self.recipe.glue_task or self.recipe.name
@@ -137,11 +135,11 @@ class Workload:
 
 
 def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Workload:
-    """Read everything a recipe names, so that what is wrong with it shows before anything is trained.
+    """Read and validate everything that a recipe names, before anything is trained.
 
     Args:
         recipe: The recipe.
-        callbacks: Show the progress of building a controlled world.
+        callbacks: Callbacks that show the progress of building a controlled world.
 
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
@@ -157,30 +155,32 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
             train_file=str(built.train_file),
             validation_file=str(built.eval_file),
         )
-    recipe = with_glue_data(with_paths(recipe, world))
+    recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
-    sets = read_sets(recipe, tokenizer)
-    for name, rows in {"train": sets.train, "validation": sets.validation, **sets.others}.items():
-        if rows is not None and not (recipe.has_labels or recipe.is_seq2seq):
-            check_chats(rows, tokenizer, source=f"{name} rows")
+    recipe = with_glue_data(recipe)
+    datasets = read_datasets(recipe, tokenizer)
+    if not (recipe.has_labels or recipe.is_seq2seq):
+        for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
+            if rows is not None:
+                check_chats(rows, tokenizer, source=f"{name} rows")
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
-        benchmarks = read_benchmarks(recipe, tokenizer, config, sets)
+        benchmarks = read_benchmarks(recipe, tokenizer, config, datasets)
     return Workload(
         recipe,
         tokenizer,
-        sets.train,
-        sets.validation,
-        sets.others,
+        datasets.train,
+        datasets.validation,
+        datasets.others,
         _texts(recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"),
         _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column"),
-        sets.label_names,
+        datasets.label_names,
         world,
         benchmarks,
         encoder,
@@ -189,7 +189,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
 
 
 def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str, float]:
-    """What the model still knows: the world's measurements, or perplexity on the recipe's text."""
+    """Measure what the model still knows: the world's metrics, or perplexity on the recipe's texts."""
     if workload.world is not None:
         return measure_world(model, workload.tokenizer, workload.world)
     if not workload.texts:
@@ -200,7 +200,7 @@ def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str
 
 def _single_questions(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reading: ReadingWorld) -> Dataset:
     source = str(reading.single_file)
-    return with_prompts(recipe, tokenizer, read_questions(recipe, load_table(source), source), source)
+    return with_prompts(recipe, tokenizer, to_questions(recipe, load_table(source), source), source)
 
 
 def _read_template(path: str) -> str:

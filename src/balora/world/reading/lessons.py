@@ -7,8 +7,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from balora.data.perturbation import KINDS, perturb
-from balora.data.qa import SEQ2SEQ_TEMPLATE
-from balora.data.qa_context import paragraph_text
+from balora.data.qa import SEQ2SEQ_TEMPLATE, paragraph_text
 from balora.world.reading.config import ReadingConfig
 from balora.world.reading.questions import Chain, Fact, Question, closed, draw_chains, named, paragraphs, years
 from balora.world.reading.steps import closed_aloud, compared_aloud, followed, followed_aloud, located, located_aloud

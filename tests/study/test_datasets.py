@@ -7,7 +7,7 @@ import pytest
 
 from balora import BALoraError
 from balora.recipe import Recipe
-from balora.study.sets import Sets, read_sets
+from balora.study.datasets import Datasets, read_datasets
 
 HOURS = [f"2023-0{1 + i // 40}-{1 + i % 20:02}T{i % 24:02}:00:00+00:00" for i in range(80)]
 
@@ -30,9 +30,9 @@ def files(tmp_path):
     return tmp_path
 
 
-def sets(files, **settings) -> Sets:
+def sets(files, **settings) -> Datasets:
     fixed = {"model_name_or_path": "unused", "train_file": str(files / "main.jsonl"), "label_column": "label"}
-    return read_sets(Recipe(**{**fixed, **settings}), None)
+    return read_datasets(Recipe(**{**fixed, **settings}), None)
 
 
 def templates(rows) -> set[str]:
@@ -120,7 +120,7 @@ def test_each_row_knows_its_task_where_each_has_an_adapter(tmp_path):
         task_names=["primary", "auxiliary"],
         method="lora",
     )
-    found = read_sets(recipe, None)
+    found = read_datasets(recipe, None)
     for rows in (found.train, found.validation, found.others["auxiliary"]):
         expected = [int(prompt.startswith("other")) for prompt in rows["prompt"]]
         assert rows["task_ids"][:] == expected
@@ -158,15 +158,15 @@ def trees(tmp_path) -> str:
 
 def test_trees_are_conversations_held_out_by_tree(trees):
     how = {"model_name_or_path": "unused", "train_file": trees, "validation_share": 0.3}
-    found = read_sets(Recipe(**how, oasst={}), None)
+    found = read_datasets(Recipe(**how, oasst={}), None)
     assert found.train.column_names == found.validation.column_names == ["messages"]
     asked = [{row["messages"][0]["content"] for row in rows} for rows in (found.train, found.validation)]
     assert [len(side) for side in asked] == [7, 3]
     assert not asked[0] & asked[1]
     assert (len(found.train), len(found.validation)) == (14, 6)
-    best = read_sets(Recipe(**how, oasst={"max_rank": 0}), None)
+    best = read_datasets(Recipe(**how, oasst={"max_rank": 0}), None)
     assert (len(best.train), len(best.validation)) == (7, 3)
-    hourly = read_sets(Recipe(**how, oasst={}, time_frequency="hourly"), None)
+    hourly = read_datasets(Recipe(**how, oasst={}, time_frequency="hourly"), None)
     assert len(hourly.train) == len({int(prompt.split()[-1]) // 2 for prompt in asked[0]})
     assert hourly.validation["messages"][:] == found.validation["messages"][:]
 
@@ -183,7 +183,7 @@ def test_trees_are_conversations_held_out_by_tree(trees):
 )
 def test_what_trees_cannot_be_is_refused(trees, settings, said):
     with pytest.raises(BALoraError, match=said):
-        read_sets(Recipe(model_name_or_path="unused", train_file=trees, **settings), None)
+        read_datasets(Recipe(model_name_or_path="unused", train_file=trees, **settings), None)
 
 
 @pytest.mark.parametrize(
