@@ -1,6 +1,7 @@
 """What is wrong with a `BALoraConfig`, said before anything is built: one sentence that names the setting."""
 
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from peft import TaskType
@@ -48,16 +49,16 @@ def _check_names(config: "BALoraConfig") -> None:
         raise BALoraError(
             f"bias_path_mode: unknown {config.bias_path_mode!r}; use adversarial, minimised or counterfactual"
         )
-    for name in ("consistency_schedule", "diversity_schedule", "spectral_schedule"):
+    for name in (field.name for field in fields(config) if field.name.endswith("_schedule")):
         if getattr(config, name) not in (None, "constant", "cosine", "two_phase"):
             raise BALoraError(f"{name}: unknown {getattr(config, name)!r}; use constant, cosine or two_phase")
 
 
 def _check_numbers(config: "BALoraConfig") -> None:
-    for term in ("consistency", "diversity", "spectral", "semantic", "bias_path", "alignment", "anchor"):
-        value = getattr(config, f"{term}_weight")
+    for name in (field.name for field in fields(config) if field.name.endswith("_weight")):
+        value = getattr(config, name)
         if value is not None and not 0 <= value < INFINITY:
-            raise BALoraError(f"{term}_weight: {value} is not a weight; use 0 (off) or a positive number")
+            raise BALoraError(f"{name}: {value} is not a weight; use 0 (off) or a positive number")
     for name in ("top_k", "spectral_k", "r", "sentence_dim", "gate_hidden"):
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -7,14 +7,12 @@ from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, trained_in_full
 from balora.config import RESIDUAL, SELORA, BALoraConfig, four_bit_settings
+from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 
 #: What recipes and `LoraConfig` call alike.
 SAME_NAMES = ("r", "lora_dropout", "target_modules", "target_parameters", "modules_to_save")
-TERMS = ("consistency", "diversity", "spectral", "bias_path", "anchor")
-#: What a method without regularizers has of them.
-NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0) | {"counterfactual_words": None}
 
 
 def adapter_settings(recipe: Recipe) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
     else:
         del settings["semantic_weight"]
     if not method.regularized:
-        settings |= NO_WEIGHTS
+        settings |= unregularized()
     return BALoraConfig(**settings)
 
 
