@@ -9,12 +9,10 @@ import balora.fused.chunks
 import balora.fused.row_gradients
 import balora.fused.spectrum
 from balora import BALoraConfig
-from balora.fused import Head, HeadSpectrum, fused_generation_loss
+from balora.fused import Head, HeadSpectrum, TokenTerm, fused_token_loss
 from balora.fused.generation import Taught
 
 pytestmark = pytest.mark.skipif(not VECTORS.exists(), reason=f"{VECTORS} is absent: no oracle to compare with")
-
-NOTHING = {"consistency": 0.0, "diversity": 0.0, "spectral": 0.0}
 
 
 @pytest.fixture(params=["as shipped", "many small chunks"])
@@ -37,19 +35,21 @@ def fused_term(case: dict, term: str, direction: str = "forward") -> tuple[torch
         spectral_k=scalars.get("k", 10),
         consistency_direction=direction,
     )
+    if term == "spectral":
+        loss = HeadSpectrum().loss(case["student_hidden"][mask.bool()], head, k=config.spectral_k)
+        return loss, loss.detach()
     labels = case["labels"] if term == "task" else torch.full_like(case["labels"], -100)
     taught = None
     if term == "consistency":
         taught = Taught(case["teacher_hidden"], head, torch.ones(len(mask), dtype=torch.bool))
-    loss, components = fused_generation_loss(
+    loss, components = fused_token_loss(
         case["student_hidden"],
         head,
         labels,
         mask,
         taught,
         config,
-        NOTHING | ({} if term == "task" else {term: 1.0}),
-        HeadSpectrum(),
+        {} if term == "task" else {term: TokenTerm(1.0, needs_teacher=term == "consistency")},
         total_items=(case["labels"][:, 1:] != -100).sum() if term == "task" else 1,
         share=1.0,
     )

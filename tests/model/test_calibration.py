@@ -15,9 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.data import expand_path
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
-from balora.model.calibration import FRACTIONS, TERMS, Calibration, calibrate, calibrated_weights, gradient_norms
+from balora.model.calibration import Calibration, calibrate, calibrated_weights, default_fractions, gradient_norms
 from balora.report.calibration import calibration_table
 
+FRACTIONS = default_fractions()
+TERMS = ("consistency", "diversity", "spectral")
 OFF = {f"{term}_weight": 0.0 for term in TERMS}
 SETTINGS = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "top_k": 7, "spectral_k": 2}
 
@@ -249,8 +251,8 @@ def test_fractions_scale_and_turn_off():
 @pytest.mark.parametrize(
     ("fractions", "message"),
     [
-        ({"consistancy": 0.1}, "unknown term 'consistancy'; there are consistency"),
-        ({"spectral": -0.1}, "-0.1 for spectral is not a share"),
+        ({"consistancy": 0.1}, "unknown term 'consistancy'; use consistency"),
+        ({"spectral": -0.1}, "-0.1 for spectral is out of range"),
         ({"spectral": math.nan}, "nan for spectral"),
     ],
 )

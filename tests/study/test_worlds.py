@@ -154,7 +154,7 @@ def test_the_pretraining_text_is_replayed_beside_the_task(settings):
         ),
         (
             {"world": None, "model_name_or_path": "m", "train_file": "world:train.jsonl"},
-            "train_file: world:train.jsonl is a file of the controlled world, which the recipe does not have; set `world`",
+            "train_file: world:train.jsonl is a file of the controlled world, which the recipe does not have",
         ),
         ({"auxiliary": {"train_file": "world:x"}}, "auxiliary: train_file: world:x is not a file"),
     ],

@@ -1,18 +1,22 @@
-"""The generation objective without logits: the same numbers as `balora.model.terms`, from hidden states and the head.
+"""The generation objective from hidden states and the LM head, without holding all logits.
 
-`head` takes the LM head out of the model's forward, `chunks` walks the tokens, `rows` turns a block of logits into its
-gradient (`triton_rows` the same on a GPU), `spectrum` has the spectral term, and `generation` puts them together.
+It gives the same numbers as `balora.model.regularizers`. `head` takes the LM head out of the model's forward, `chunks`
+walks the tokens, `row_gradients` turns a block of logits into its gradient (`triton_row_gradients` does so on a GPU),
+`token_terms` differentiates terms without a closed form, `spectrum` has the spectral term, and `generation` puts the
+means over tokens together.
 """
 
-from balora.fused.generation import Taught, fused_generation_loss
+from balora.fused.generation import Taught, fused_token_loss
 from balora.fused.head import Head, head_aside, head_of, router_loss, why_not_fused
 from balora.fused.spectrum import HeadSpectrum
+from balora.fused.token_terms import TokenTerm
 
 __all__ = [
     "Head",
     "HeadSpectrum",
     "Taught",
-    "fused_generation_loss",
+    "TokenTerm",
+    "fused_token_loss",
     "head_aside",
     "head_of",
     "router_loss",

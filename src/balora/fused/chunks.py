@@ -1,11 +1,12 @@
-"""One pass over the LM head, a chunk of tokens at a time: loss and gradient, and never all the logits.
+"""One pass over the LM head, a chunk of tokens at a time: loss and gradient without ever holding all logits.
 
-For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in place (`balora.fused.row_gradients`), and
-dh = dz·W: three products with the head where autograd needs eight, and one or two chunks of logits where it keeps
-several whole ones.
+For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in place (`balora.fused.row_gradients`, plus
+`balora.fused.token_terms` for terms without a closed form), and dh = dz·W: three products with the head where autograd
+needs eight, and one or two chunks of logits where it keeps several whole ones.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +16,24 @@ from torch import Tensor
 from balora.counterfactual.teacher import Others, mixed_logits
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights, differentiate_rows
+from balora.fused.token_terms import TokenTerm, differentiate_token_loss
 
 #: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
 CHUNK_ELEMENTS = {"cpu": 11 * 2**20, "cuda": 2**26}
 FEWEST_ROWS = 256
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term that is differentiated automatically, and what it counts for each row.
+
+    Attributes:
+        term: With a `loss`.
+        weights: `(M,)`, 0 in rows that do not count; for a term that needs the teacher, in all rows without one.
+    """
+
+    term: TokenTerm
+    weights: Tensor
 
 
 def head_loss(
@@ -29,25 +44,28 @@ def head_loss(
     weights: RowWeights,
     objective: RowObjective,
     others: Others | None = None,
+    functions: Sequence[WeightedTerm] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
+    """Return the weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
 
     Args:
         hidden: `(M, d)`, the student's.
         head: The student's.
         teacher_hidden: `(M_P, d)`: the first M_P rows have a teacher, `None` for none.
         teacher_head: The teacher's, the same as the student's unless that one is trained.
-        weights: Of the M rows.
+        weights: Labels and weights of the M rows.
         objective: What to compute; the softcap is the head's.
-        others: Of a counterfactual teacher, of the first M_P rows; its head has no softcap.
+        others: For a counterfactual teacher, its other readings of the first M_P rows; its head has no softcap.
+        functions: K terms without a closed form.
 
     Returns:
-        The loss, and the terms' unweighted values `(3, M)`: task, consistency, entropy, without gradient.
+        The loss, and the terms' unweighted values `(3 + K, M)`: task, consistency, entropy, then the K functions,
+        without gradient.
     """
     teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
     if others is not None and teacher_head.scale != 1:
         others = replace(others, hidden=[hidden * teacher_head.scale for hidden in others.hidden])
-    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others)
+    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others, functions)
 
 
 def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -57,7 +75,7 @@ def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes gradients on the way forward, when the chunk's logits are at hand, and scales them on the way back."""
+    """Compute gradients in the forward pass, where the chunk's logits are at hand, and scale them in the backward."""
 
     @staticmethod
     def forward(
@@ -71,24 +89,27 @@ class _HeadLoss(torch.autograd.Function):
         weights: RowWeights,
         objective: RowObjective,
         others: Others | None,
+        functions: Sequence[WeightedTerm],
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         wide = torch.promote_types(dtype, torch.float32)
-        w = weight.to(dtype)  # (V, d), the weight itself but under autocast
+        w = weight.to(dtype)  # (V, d), a copy under autocast only
         w_teacher = w if teacher_weight is weight else None if teacher_weight is None else teacher_weight.to(dtype)
         rows, taught = len(hidden), 0 if teacher_hidden is None else len(teacher_hidden)
         size = max(CHUNK_ELEMENTS.get(device, 2**26) // len(w), FEWEST_ROWS)
         z_buffer = hidden.new_empty(min(size, rows), len(w), dtype=dtype)
         teacher_buffer = torch.empty_like(z_buffer) if taught else None
-        values = hidden.new_zeros(3, rows, dtype=wide)
+        values = hidden.new_zeros(3 + len(functions), rows, dtype=wide)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias, dtype=wide) if ctx.needs_input_grad[2] else None
         # In units of the largest weight, so that gradients far below half precision's smallest number survive it.
-        shares = torch.stack([weights.task, weights.consistency, weights.entropy])  # (3, M)
+        by_function = [function.weights for function in functions]
+        shares = torch.stack([weights.task, weights.consistency, weights.entropy, *by_function])  # (3 + K, M)
         unit = shares.max().clamp(min=torch.finfo(wide).tiny) if rows else shares.new_ones(())
-        scaled = RowWeights(weights.labels, *(shares / unit))
+        relative = shares / unit
+        scaled = RowWeights(weights.labels, *relative[:3])
         # A chunk has a teacher for all of its rows or for none.
         bounds = [*range(0, taught, size), *range(taught, rows, size), rows]
         for start, stop in pairwise(bounds):
@@ -107,9 +128,21 @@ class _HeadLoss(torch.autograd.Function):
                     how = said.partners, said.valid, objective.temperature
                     # In full width: logarithms of small probabilities are long, and half precision rounds them much.
                     z_teacher = mixed_logits(z_teacher.to(wide), logits, *how)
-            # What is to be in half precision is so by now; autocast would take sums over a row to it too.
+            # The products above are in half precision already; autocast would take sums over a row to it too.
             with torch.autocast(device, enabled=False):
-                values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)
+                added = []  # (m, V) each, before the logits are overwritten
+                for k, function in enumerate(functions, start=3):
+                    term = function.term
+                    if not term.needs_teacher or z_teacher is not None:
+                        seen = z_teacher if term.needs_teacher else None
+                        values[k, chunk], gradient = differentiate_token_loss(
+                            term.loss, z, seen, relative[k, chunk], objective.softcap
+                        )
+                        added.append(gradient)
+                known = z_teacher if objective.divergence else None
+                values[:3, chunk] = differentiate_rows(z, known, scaled[chunk], objective)
+                for gradient in added:
+                    z += gradient
             d_hidden[chunk] = z @ w
             if d_weight is not None:
                 d_weight += z.T @ h
@@ -126,11 +159,11 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scale = d_loss * ctx.unit
         gradients = [None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors]
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, None, None, None, None, None, None, None)
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
-    """hidden·weightᵀ + bias in the buffer's first rows."""
+    """Compute hidden·weightᵀ + bias in the buffer's first rows."""
     out = buffer[: len(hidden)]
     if bias is None:
         return torch.mm(hidden, weight.T, out=out)

@@ -35,12 +35,14 @@ class RowObjective:
         reverse: KL(student ‖ teacher) in place of KL(teacher ‖ student).
         top_k: K of the entropy term; 0 leaves it out.
         softcap: c of z = c·tanh(x/c), for logits that come in as x; `None` for none.
+        divergence: Whether rows with a teacher have the consistency term.
     """
 
     temperature: float = 1.0
     reverse: bool = False
     top_k: int = 0
     softcap: float | None = None
+    divergence: bool = True
 
 
 @dataclass

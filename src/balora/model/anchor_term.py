@@ -1,8 +1,8 @@
-"""What anchors add to a step: the divergence of the student from the pretrained model on a few of them.
+"""The self-anchor term: the student's divergence from the pretrained model on texts that the latter generated.
 
-KL(teacher ‖ student) at temperature 1, the mean over their tokens. Sequences that the teacher wrote at temperature 1
-make that an estimate of the divergence between the two models' distributions over whole texts, which is 0 only where
-they are equal. The task's own batches say nothing of texts that are unlike them.
+KL(teacher ‖ student) at temperature 1, the mean over the anchors' tokens. Sequences that the teacher sampled at
+temperature 1 make that an estimate of the divergence between the two models' distributions over whole texts, which is
+0 only where they are equal. The task's own batches say nothing about texts that are unlike them.
 """
 
 from collections.abc import Callable
@@ -13,60 +13,68 @@ import torch
 from torch import Tensor
 
 from balora.anchors import Anchors
-from balora.fused import HeadSpectrum, Taught, fused_generation_loss, head_aside, head_of
+from balora.errors import BALoraError
+from balora.fused import Taught, TokenTerm, fused_token_loss, head_aside, head_of
 from balora.losses import consistency_loss
 from balora.model.base import BALoraModel
 from balora.model.teacher_output import taught_hidden, taught_logits
 
-ALONE = {"consistency": 1.0, "diversity": 0.0, "spectral": 0.0}
-
 
 @dataclass(frozen=True)
 class TaughtAnchors:
-    """Anchors of a step, and what the teacher says of them.
+    """The anchors of a step with the teacher's output on them.
 
     Attributes:
         inputs: `(n, S)` each.
-        teacher: Its hidden states, or its logits `(n, S, V)`.
+        teacher: The teacher's hidden states, or its logits `(n, S, V)`.
     """
 
     inputs: dict[str, Tensor]
     teacher: Taught | Tensor
 
 
-def teach(model: BALoraModel, anchors: Anchors, count: int, *, fused: bool) -> TaughtAnchors:
-    """Draw anchors and run the teacher on them, before the student's own pass.
+def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fused: bool) -> TaughtAnchors | None:
+    """Draw a step's anchors and run the teacher on them, before the student's own pass.
 
     Args:
         model: A causal language model.
-        anchors: To draw from.
-        count: n.
-        fused: Whether hidden states are wanted, rather than logits.
+        anchors: Texts to draw from.
+        count: Sequences in the micro-batch; `anchor_share` anchors are drawn for each, rounded, at least one.
+        fused: Whether to keep the teacher's hidden states instead of its logits.
+
+    Returns:
+        `None` where `anchor_weight` is 0.
+
+    Raises:
+        BALoraError: If there are no anchors to draw from.
     """
-    inputs = {name: value.to(model.device) for name, value in anchors.draw(count).items()}
-    everyone = torch.ones(count, dtype=torch.bool, device=model.device)
-    teacher = taught_hidden(model, inputs, everyone, 1.0) if fused else taught_logits(model, inputs, 1.0)
-    return TaughtAnchors(inputs, teacher)
+    config = model.balora_config
+    if not config.anchor_weight:
+        return None
+    if anchors is None:
+        raise BALoraError(
+            "anchor_weight: there are no anchors; before training call model.set_anchors with the result of "
+            "balora.anchors.sample_anchors on the pretrained model, or use 0"
+        )
+    drawn = anchors.draw(max(1, round(config.anchor_share * count)))
+    inputs = {name: value.to(model.device) for name, value in drawn.items()}
+    if not fused:
+        return TaughtAnchors(inputs, taught_logits(model, inputs, 1.0))
+    everyone = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=model.device)
+    return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0))
 
 
 def anchor_term(
-    model: BALoraModel,
-    student: Callable[..., Any],
-    taught: TaughtAnchors,
-    spectrum: HeadSpectrum,
-    *,
-    shift: int,
-    fused: bool,
+    model: BALoraModel, student: Callable[..., Any], taught: TaughtAnchors, *, shift: int, fused: bool
 ) -> Tensor:
-    """The unweighted divergence on them, scalar: one more pass of the student.
+    """Return the unweighted divergence on the anchors, scalar: one more pass of the student.
 
     Args:
         model: In training.
         student: Its forward without the objective.
-        taught: From `teach`.
-        spectrum: Of the model's head.
+        taught: From `teach_anchors`.
         shift: The logits at position t predict the token at t + shift.
-        fused: As there.
+        fused: As for `teach_anchors`.
     """
     inputs = {**taught.inputs, "use_cache": False}
     mask = inputs["attention_mask"]
@@ -75,15 +83,14 @@ def anchor_term(
     base = model.get_base_model()
     with head_aside(base) as received:
         student(**inputs)
-    loss, _ = fused_generation_loss(
+    loss, _ = fused_token_loss(
         received[0],
         head_of(base),
         torch.full_like(mask, -100),
         mask,
         taught.teacher,
         replace(model.balora_config, temperature=1.0, consistency_direction="forward"),
-        ALONE,
-        spectrum,
+        {"consistency": TokenTerm(1.0, needs_teacher=True)},
         shift=shift,
         total_items=1,
         share=1.0,

@@ -1,7 +1,7 @@
-"""The model: an adapted one, whose training forward also holds the teacher pass and the objective.
+"""The base of balora's models: an adapted model whose training forward holds the teacher pass and the objective.
 
 Student, teacher and loss run inside one `forward`, so that whatever wraps the module (DDP, FSDP, autocast, a trainer)
-sees one call. In evaluation mode, or without labels, it is the PEFT model and nothing else.
+sees one call. In evaluation mode, or without labels, it behaves as the PEFT model.
 """
 
 import os
@@ -22,7 +22,7 @@ from balora.adapters.task_adapters import TaskIds, alignment_term
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
-from balora.model.schedule import weights_at
+from balora.model.schedule import schedules_of, weights_at
 
 #: The model's class, by PEFT's task type; each subclass adds itself.
 MODEL_CLASSES: dict[str, type["BALoraModel"]] = {}
@@ -30,15 +30,14 @@ MODEL_CLASSES: dict[str, type["BALoraModel"]] = {}
 
 @dataclass
 class BALoraOutput(ModelOutput):
-    """What a training forward returns.
+    """Output of a training forward.
 
     Attributes:
         loss: Scalar, task loss plus weighted regularizers.
-        logits: The student's; `None` where the loss came from hidden states.
-        components: Detached and unweighted: `task`, and each of `consistency`, `diversity`, `spectral` that was
+        logits: The student's; `None` where the loss was computed from hidden states.
+        components: Detached and unweighted: `task`, and each term of `balora.model.regularizers.TERMS` that was
             computed; multiplied by this micro-batch's share, so that they add up over an accumulated batch. `router`
-            is what a mixture of experts adds to its own loss, coefficient included; `semantic` is SeLoRA's;
-            `bias_path`, `alignment` and `anchor` are as their names say.
+            is what a mixture of experts adds to its own loss, coefficient included.
     """
 
     loss: Tensor | None = None
@@ -48,34 +47,25 @@ class BALoraOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """What a batch holds; of an accumulated one, of which a forward sees a part, `None` where nobody counted.
+    """Counts over a batch, or over the accumulated batch of which a forward sees a part.
 
     Attributes:
-        items: Labelled items, over which the task loss is a mean.
-        tokens: Tokens that are not padding (examples, in classification), over which the regularizers are.
+        items: Labelled items, over which the task loss is a mean; `None` if not counted.
+        tokens: Tokens that are not padding (examples, in classification), over which the regularizers are; `None` if
+            not counted.
     """
 
     items: Tensor | int | None
     tokens: Tensor | int | None
 
 
-def combined(
-    output: ModelOutput, task_loss: Tensor, terms: dict[str, Tensor], share: Tensor | float, weights: dict[str, float]
-) -> BALoraOutput:
-    """The student's output with the whole loss: task loss plus this micro-batch's share of each weighted term."""
-    components = {"task": task_loss} | {name: share * term for name, term in terms.items()}
-    loss = task_loss + sum(weights[name] * components[name] for name in terms)
-    detached = {name: component.detach() for name, component in components.items()}
-    return BALoraOutput(loss=loss, logits=output.logits, components=detached)
-
-
 class BALoraModel(AdaptedModel):
-    """What the models of all tasks share; made by `get_balora_model` or `from_pretrained`.
+    """Base class of the models of all tasks; built by `get_balora_model` or `from_pretrained`.
 
     A subclass names its task: `class BALoraModelForX(BALoraModel, PeftModelForX, task_type=TaskType.X)`.
 
     Attributes:
-        swaps: What `counterfactual_words` exchanges; `None` until set.
+        swaps: The words that `counterfactual_words` exchanges; `None` until set.
     """
 
     def __init_subclass__(cls, task_type: str | None = None, **kwargs: Any) -> None:
@@ -90,34 +80,25 @@ class BALoraModel(AdaptedModel):
         self._warned_of_progress = False
 
     def set_swaps(self, swaps: Swaps) -> None:
-        """Give what `counterfactual_words` averages the teacher over; it is not saved with the model.
+        """Set the words that the teacher is averaged over; they are not saved with the model.
 
         Args:
-            swaps: `balora.counterfactual.Swaps` of those words and of the model's tokenizer.
+            swaps: `balora.counterfactual.Swaps` of the words in `counterfactual_words` and of the model's tokenizer.
 
         Raises:
             BALoraError: If the configuration names no words.
         """
         if self.balora_config.counterfactual_words is None:
-            raise BALoraError("counterfactual_words: none in the configuration; name there what is exchanged")
+            raise BALoraError("counterfactual_words: not set in the configuration; name there which words to exchange")
         self.swaps = swaps
 
     def set_progress(self, progress: float) -> None:
-        """Tell the schedules how much of training is done, 0 to 1. Balora's trainers do so before every step."""
+        """Set the training progress, 0 to 1, for the schedules. Balora's trainers do so before every step."""
         self._progress = progress
 
     def current_weights(self) -> dict[str, float]:
-        """The weight of each regularizer at the present progress."""
-        weights = weights_at(self.balora_config, self._progress)
-        if self.lora_gate is not None:
-            weights["semantic"] = self.balora_config.semantic_weight
-        if self.lora_bias_path is not None:
-            weights["bias_path"] = self.balora_config.bias_path_weight
-        if self.balora_config.anchor_weight:
-            weights["anchor"] = self.balora_config.anchor_weight
-        if self.task_rows is not None:
-            weights["alignment"] = self.balora_config.alignment_weight
-        return weights
+        """Return λ of each regularizer at the present progress."""
+        return weights_at(self.balora_config, self._progress)
 
     def forward(
         self,
@@ -131,32 +112,33 @@ class BALoraModel(AdaptedModel):
         task_ids: TaskIds | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The PEFT model's forward; in training mode with labels, the whole objective.
+        """Run the PEFT model's forward; in training mode with labels, compute the whole objective.
 
         Args:
             input_ids: `(B, S)`.
             attention_mask: `(B, S)`, 0 where there is padding; it also marks the tokens that the regularizers see.
             inputs_embeds: `(B, S, d)`, in place of ids.
-            labels: The base model's labels. In training mode their presence asks for the objective.
+            labels: The base model's labels. In training mode with labels the objective is computed.
             num_items_in_batch: Labelled items in the whole accumulated batch, as Transformers' `Trainer` counts them.
-                Given, the task loss is a sum over this micro-batch divided by it.
+                If given, the task loss is a sum over this micro-batch divided by it.
             num_tokens_in_batch: Tokens that are not padding (examples, in classification) in the whole accumulated
-                batch: this micro-batch's regularizers then weigh by its share. Missing, they weigh like the task loss.
+                batch: this micro-batch's regularizers are then weighted by its share of them. If `None`, they are
+                weighted by its share of the labelled items, as the task loss.
             sentence_embeds: `(B, sentence_dim)`, SeLoRA's sentence vector of each row.
-            task_ids: Which of `task_names` each row is of: places, `(B,)`, or names, or one name for all. In
-                evaluation `set_adapter(name)` stands in for it.
+            task_ids: The task of each row: indices into `task_names`, `(B,)`, or names, or one name for all rows. In
+                evaluation `set_adapter(name)` may be used instead.
             **kwargs: The base model's further inputs.
 
         Returns:
-            `BALoraOutput` in training with labels, else whatever the base model returns.
+            `BALoraOutput` in training with labels, else the base model's output.
 
         Raises:
-            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any; the same of
-                tasks.
+            BALoraError: If SeLoRA does not get one sentence vector for each row, or another method gets any;
+                likewise for tasks.
         """
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs = {name: value for name, value in named.items() if value is not None} | kwargs
-        # In training the gates outlive the forward: a backward with gradient checkpointing meets them again.
+        # In training the gates stay set after the forward: a backward with gradient checkpointing reads them again.
         rows = {**inputs, "labels": labels}
         with guided(self, sentence_embeds, rows, keep=self.training), routed(self, task_ids, rows, keep=self.training):
             if not self.training or labels is None:
@@ -171,21 +153,21 @@ class BALoraModel(AdaptedModel):
                 self._in_forward = False
 
     def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
-        """What one batch adds to the counts of an accumulated one."""
+        """Return the counts of one batch, to be added up over an accumulated batch."""
         raise NotImplementedError
 
     def _objective(
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
-        """The task's part: teacher pass, student pass, loss and components.
+        """Compute the task's objective: teacher pass, student pass, loss and components.
 
-        The teacher goes first, so that nothing it switches can still be switched when backward recomputes the
-        student's activations.
+        The teacher runs first, so that nothing it switches is still switched when backward recomputes the student's
+        activations.
         """
         raise NotImplementedError
 
     def _adapter_terms(self) -> dict[str, Tensor]:
-        """The regularizers on adapters themselves, unweighted: SeLoRA's of the present batch, and tasks' alignment."""
+        """Return the unweighted terms of the adapters' own weights: SeLoRA's semantic term, tasks' alignment."""
         config, terms = self.balora_config, {}
         if self.lora_gate is not None and config.semantic_weight:
             terms["semantic"] = selora.semantic_term(self, self.sentences, config)
@@ -194,7 +176,7 @@ class BALoraModel(AdaptedModel):
         return terms
 
     def _random_state(self) -> RandomState:
-        """What the bias path's second pass begins with; nothing where there is none."""
+        """Return the random state that the bias path's second pass starts from; empty where the path is off."""
         return random_state() if self.balora_config.bias_path_weight else []
 
     def _weights_in_training(self) -> dict[str, float]:
@@ -202,15 +184,14 @@ class BALoraModel(AdaptedModel):
         if config.counterfactual_words is not None and self.swaps is None:
             raise BALoraError(
                 "counterfactual_words: the words are not known as tokens yet; call model.set_swaps(Swaps("
-                f"read_word_groups({config.counterfactual_words!r}), tokenizer)) of balora.counterfactual"
+                f"read_word_groups({config.counterfactual_words!r}), tokenizer)) from balora.counterfactual"
             )
-        schedules = {config.consistency_schedule, config.diversity_schedule, config.spectral_schedule}
-        if self._progress is None and schedules != {"constant"} and not self._warned_of_progress:
+        if self._progress is None and schedules_of(config) != {"constant"} and not self._warned_of_progress:
             self._warned_of_progress = True
             warnings.warn(
-                "balora: the regularizers' schedules do not know how far training is, so weights stand at full; call "
-                "model.set_progress(step / total_steps) before each step, add balora.ScheduleCallback() to the "
-                "trainer, or use BALoraTrainer"
+                "balora: the training progress is unknown, so the regularizers' schedules keep every weight at its "
+                "full value; call model.set_progress(step / total_steps) before each step, add "
+                "balora.ScheduleCallback() to the trainer, or use BALoraTrainer"
             )
         return self.current_weights()
 
@@ -218,14 +199,14 @@ class BALoraModel(AdaptedModel):
     def from_pretrained(
         cls, model: PreTrainedModel, model_id: str | os.PathLike, is_trainable: bool = False
     ) -> "BALoraModel":
-        """Load what `save_pretrained` wrote, teacher included, to use or to train further.
+        """Load a saved model, teacher included, for inference or further training.
 
         Args:
-            model: The base model, untouched.
-            model_id: Folder that balora wrote.
-            is_trainable: Whether to go on training; otherwise the adapter is frozen and in evaluation mode.
+            model: The base model, unchanged.
+            model_id: Folder that `save_pretrained` wrote.
+            is_trainable: Whether to continue training; otherwise the adapter is frozen and in evaluation mode.
 
         Raises:
-            BALoraError: If the folder is not balora's or does not fit the base model.
+            BALoraError: If balora did not write the folder, or it does not fit the base model.
         """
         return load_adapted(MODEL_CLASSES, model, model_id, is_trainable=is_trainable)

@@ -16,7 +16,7 @@ from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
-from balora.model.schedule import weights_at
+from balora.model.regularizers import regularizes_logits
 from balora.model.task_type import task_of
 from balora.utils.distributed import refuse_missing_weights
 
@@ -65,12 +65,12 @@ def get_balora_model(
 
 def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:
     classes = model.config.num_labels
-    if model.config.problem_type == "multi_label_classification" and any(weights_at(config, None).values()):
+    if model.config.problem_type == "multi_label_classification" and regularizes_logits(config):
         raise BALoraError(
             "problem_type: the regularizers compare softmax distributions over classes, which multi-label outputs are "
             "not; set consistency_weight, diversity_weight and spectral_weight to 0"
         )
-    if classes == 1 and any(weights_at(config, None).values()):
+    if classes == 1 and regularizes_logits(config):
         warnings.warn(
             "balora: with one output the regularizers are constants; consistency is the squared error to the "
             "teacher's score instead, diversity and spectral are off"

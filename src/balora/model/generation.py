@@ -1,10 +1,11 @@
-"""What models that write text share: the generation objective, from hidden states where possible, else from logits.
+"""The generation objective, for models that write text: from hidden states where possible, else from logits.
 
-A task says how its labels stand to its logits (`shift`), which tokens the regularizers see (`_counted`), and what the
-model must be given besides (`_complete`).
+A task's model says how labels and logits are aligned (`shift`), which tokens the regularizers see (`_counted`), and
+which inputs it needs to give logits without labels (`_complete`).
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,36 +19,29 @@ from balora.adapters.task_adapters import TaskIds, first_task_alone
 from balora.anchors import Anchors
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
-from balora.fused import (
-    HeadSpectrum,
-    fused_generation_loss,
-    head_aside,
-    head_of,
-    router_loss,
-    why_not_fused,
-)
+from balora.fused import HeadSpectrum, fused_token_loss, head_aside, head_of, router_loss, why_not_fused
 from balora.losses.bias_path import mean_of_tokens
-from balora.model.anchor_term import TaughtAnchors, anchor_term, teach
-from balora.model.base import BALoraModel, BALoraOutput, BatchCounts, combined
+from balora.model.anchor_term import TaughtAnchors, anchor_term, teach_anchors
+from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
+from balora.model.regularizers import generation_terms, needs_teacher, token_terms, weighted_sum
 from balora.model.teacher_output import taught_hidden, taught_logits
-from balora.model.terms import generation_terms
 from balora.utils.batches import pick_examples, select_examples
-from balora.utils.distributed import is_sharded
+from balora.utils.distributed import gathered_rows, is_sharded
 from balora.utils.modules import noted_inputs
 
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """A micro-batch, and how much of it counts.
+    """A micro-batch and its part in the accumulated batch.
 
     Attributes:
-        inputs: What the model takes, labels aside.
+        inputs: The model's inputs without labels.
         labels: `(B, S)`.
         mask: `(B, S)`, tokens that the regularizers see; `None` for all.
         picked: `(B,)`, sequences that the teacher sees.
-        items: Labelled tokens here.
-        total: What the task loss's sum is divided by.
-        share: What the regularizers are multiplied by.
+        items: Number of labelled tokens.
+        total: Number that the task loss's sum is divided by.
+        share: Factor on the regularizers, this micro-batch's share of the accumulated batch's tokens.
     """
 
     inputs: dict[str, Any]
@@ -64,7 +58,7 @@ class BALoraModelForGeneration(BALoraModel):
 
     Attributes:
         shift: The logits at position t predict `labels[t + shift]`.
-        anchors: What `anchor_weight` holds the model to; `None` until set.
+        anchors: Texts of the self-anchor term; `None` until set.
     """
 
     shift: int
@@ -76,7 +70,7 @@ class BALoraModelForGeneration(BALoraModel):
         self.anchors: Anchors | None = None
 
     def set_anchors(self, anchors: Anchors) -> None:
-        """Give the texts that `anchor_weight` holds the model to; they are not saved with it.
+        """Set the texts of the self-anchor term; they are not saved with the model.
 
         Args:
             anchors: From `balora.anchors.sample_anchors` or `texts_as_anchors`.
@@ -84,38 +78,38 @@ class BALoraModelForGeneration(BALoraModel):
         self.anchors = anchors
 
     def teacher_forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As `BALoraModel.teacher_forward`; nothing is generated, so no cache is filled unless asked for."""
+        """Run `BALoraModel.teacher_forward` without a key-value cache unless `use_cache` is given."""
         return super().teacher_forward(*args, **{"use_cache": False, **kwargs})
 
     def generate(
         self, *args: Any, sentence_embeds: Tensor | None = None, task_ids: TaskIds | None = None, **kwargs: Any
     ) -> Any:
-        """As PEFT's and Transformers'; each row, its beams and what it returns have its own sentence's gate or task.
+        """Generate as PEFT and Transformers do, each row and its beams with the row's own gate or task adapter.
 
         Args:
-            *args: Theirs.
+            *args: As for Transformers' `generate`.
             sentence_embeds: `(B, sentence_dim)`, SeLoRA's, one for each row of the inputs.
             task_ids: As in `forward`.
-            **kwargs: Theirs.
+            **kwargs: As for Transformers' `generate`.
 
         Raises:
-            BALoraError: If SeLoRA has not one sentence vector for each row, or another method has any; the same of
-                tasks.
+            BALoraError: If SeLoRA does not get one sentence vector for each row, or another method gets any;
+                likewise for tasks.
         """
         given = {"inputs": args[0], **kwargs} if args else kwargs
         with torch.no_grad(), guided(self, sentence_embeds, given), routed(self, task_ids, given):
             return super().generate(*args, **kwargs)
 
     def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
-        """The inputs with all that the model needs to give logits for these labels without being given them."""
+        """Return the inputs with everything that the model needs to give logits for these labels without them."""
         raise NotImplementedError
 
     def _counted(self, inputs: dict[str, Any], labels: Tensor) -> Tensor | None:
-        """Which tokens the regularizers see, `(B, S)`; `None` for all."""
+        """Return the mask of tokens that the regularizers see, `(B, S)`; `None` for all."""
         raise NotImplementedError
 
     def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
-        """As `BALoraModel.counts_of`."""
+        """Count labelled tokens and the tokens that the regularizers see."""
         mask = self._counted(inputs, labels)
         items = (labels[..., self.shift :] != -100).sum()
         return BatchCounts(items, labels.numel() if mask is None else mask.sum())
@@ -133,93 +127,101 @@ class BALoraModelForGeneration(BALoraModel):
             share = here.tokens / counts.tokens
         else:
             share = 1.0 if counts.items is None else here.items / total
-        picked = self._pick_sequences(len(labels)) if weights["consistency"] else torch.zeros(len(labels)).bool()
+        picked = self._pick_sequences(len(labels)) if needs_teacher(weights) else torch.zeros(len(labels)).bool()
         mask = self._counted(inputs, labels)
         batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), here.items, total, share)
         return self._from_hidden_states(batch, weights) if self._fused else self._from_logits(batch, weights)
 
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
-        base = self.get_base_model()
-        taught = None
-        if batch.picked.any():
-            seen = select_examples(batch.inputs, batch.picked)
-            taught = taught_hidden(self, seen, batch.picked, self.balora_config.sample_rate)
-        elif weights["consistency"] and is_sharded(self):
-            # Others' weights are gathered with ours: the teacher runs here too, for nobody.
-            taught_hidden(self, select_examples(batch.inputs, _first(batch.picked)), batch.picked, 1.0)
-        anchors = self._taught_anchors(batch, fused=True)
+        base, config = self.get_base_model(), self.balora_config
+        taught = self._teach(batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate))
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)
         before = self._random_state()
         with head_aside(base) as received:
             output = self._student(**batch.inputs)
-        loss, components = fused_generation_loss(
-            received[0],
-            head_of(base),
+        hidden, head = received[0], head_of(base)
+        loss, of_tokens = fused_token_loss(
+            hidden,
+            head,
             batch.labels,
             batch.mask,
             taught,
-            self.balora_config,
-            weights,
-            self._spectrum,
+            config,
+            token_terms(config, weights),
             shift=self.shift,
             total_items=batch.total,
             share=batch.share,
         )
+        terms = {}
+        if weights["spectral"]:
+            rows = hidden.flatten(0, 1) if batch.mask is None else hidden[batch.mask.bool()]  # (M, d)
+            rows = gathered_rows(rows) if config.gather_batch_terms else rows
+            terms["spectral"] = self._spectrum.loss(rows, head, k=config.spectral_k)
         router = router_loss(base, output)
-        if router is not None:
-            # Of this micro-batch's tokens, so it weighs as the regularizers do.
-            loss = loss + batch.share * router
-            components["router"] = batch.share * router.detach()
-        terms = self._adapter_terms() | self._bias_terms(batch, received, before)
-        if anchors is not None:
-            terms["anchor"] = anchor_term(self, self._student, anchors, self._spectrum, shift=self.shift, fused=True)
-        for name, term in terms.items():
-            loss = loss + batch.share * weights[name] * term
-            components[name] = batch.share * term.detach()
-        return BALoraOutput(loss=loss, components=components)
+        if router is not None:  # a mean over this micro-batch's tokens, so it is weighted as the regularizers are
+            terms["router"], weights = router, {**weights, "router": 1.0}
+        terms |= self._further_terms(batch, received, before, anchors)
+        loss, components = weighted_sum(terms, batch.share, weights, start=loss)
+        return BALoraOutput(loss=loss, components=of_tokens | components)
 
     def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
-        teacher_logits = None
-        if batch.picked.any():
-            seen = select_examples(batch.inputs, batch.picked)
-            teacher_logits = taught_logits(self, seen, self.balora_config.temperature)
-        elif weights["consistency"] and is_sharded(self):
-            taught_logits(self, select_examples(batch.inputs, _first(batch.picked)), 1.0)
-        anchors = self._taught_anchors(batch, fused=False)
-        # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
-        # would take their number in the whole batch.
+        base, config = self.get_base_model(), self.balora_config
+        teacher_logits = self._teach(batch, weights, lambda seen: taught_logits(self, seen, config.temperature))
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=False)
         before = self._random_state()
-        with noted_inputs(self.get_base_model().get_output_embeddings()) as received:
+        with noted_inputs(base.get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)
-        terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
-        terms |= self._adapter_terms() | self._bias_terms(batch, received, before)
-        if anchors is not None:
-            terms["anchor"] = anchor_term(self, self._student, anchors, self._spectrum, shift=self.shift, fused=False)
-        own = output.loss
-        router = router_loss(self.get_base_model(), output)
+        terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, config, weights)
+        terms |= self._further_terms(batch, received, before, anchors)
+        # The task loss is the model's own, so that what it adds stays. It is a mean over the labelled tokens here,
+        # since not every model accepts their number in the whole batch.
+        own, router = output.loss, router_loss(base, output)
         if router is not None:
             own = own - router
             terms, weights = {"router": router, **terms}, {"router": 1.0, **weights}
         task_loss = torch.where(batch.items > 0, own, 0.0) * (batch.items / batch.total)
-        return combined(output, task_loss, terms, batch.share, weights)
+        regularizers, components = weighted_sum(terms, batch.share, weights)
+        components = {"task": task_loss.detach(), **components}
+        return BALoraOutput(loss=task_loss + regularizers, logits=output.logits, components=components)
+
+    def _teach(
+        self, batch: _MicroBatch, weights: dict[str, float], teacher: Callable[[dict[str, Any]], Any]
+    ) -> Any | None:
+        """Return the teacher's output on the sequences picked; `None` if there are none."""
+        if batch.picked.any():
+            return teacher(select_examples(batch.inputs, batch.picked))
+        if needs_teacher(weights) and is_sharded(self):
+            # FSDP gathers weights collectively, so every rank must run the teacher, even if it picked no sequence.
+            teacher(select_examples(batch.inputs, _first(batch.picked)))
+        return None
+
+    def _further_terms(
+        self, batch: _MicroBatch, received: list[Tensor], before: RandomState, anchors: TaughtAnchors | None
+    ) -> dict[str, Tensor]:
+        """Return the unweighted terms that need no logits of the batch: of the adapters, and of further passes."""
+        terms = self._adapter_terms() | self._bias_terms(batch, received, before)
+        if anchors is not None:
+            terms["anchor"] = anchor_term(self, self._student, anchors, shift=self.shift, fused=self._fused)
+        return terms
 
     def _bias_terms(self, batch: _MicroBatch, received: list[Tensor], before: RandomState) -> dict[str, Tensor]:
-        """The bias path, unweighted; empty where it is off. f is the mean over a row's tokens before the head.
+        """Return the unweighted bias path; empty where it is off. f is the mean of a row's tokens before the head.
 
         Args:
-            batch: The micro-batch; its tokens are those that the regularizers see.
-            received: What the head was given in the ordinary pass, `(B, S, d)`.
-            before: The random state that the pass began with.
+            batch: The micro-batch; f is the mean over the tokens that the regularizers see.
+            received: The head's inputs in the ordinary pass, `(B, S, d)`.
+            before: The random state at the start of that pass.
 
         Raises:
-            BALoraError: If the head was not given all hidden states at once.
+            BALoraError: If the head did not get all hidden states in one call.
         """
         if not self.balora_config.bias_path_weight:
             return {}
         base, mask = self.get_base_model(), batch.mask
         if len(received) != 1:
             raise BALoraError(
-                f"bias_path_weight: {type(base).__name__} does not give its head all hidden states at once, and they "
-                "are what the bias path compares; use 0"
+                f"bias_path_weight: {type(base).__name__} does not pass all hidden states to its head in one call, "
+                "and the bias path compares those; use 0"
             )
 
         def represent(inputs: dict[str, Any], picked: Tensor) -> Tensor:
@@ -244,35 +246,22 @@ class BALoraModelForGeneration(BALoraModel):
         }
 
     def set_swaps(self, swaps: Swaps) -> None:
-        """As `BALoraModel.set_swaps`."""
+        """Set the words that the teacher is averaged over, as `BALoraModel.set_swaps`.
+
+        A fused softcapped head falls back to whole logits.
+        """
         super().set_swaps(swaps)
         head = head_of(self.get_base_model(), pretrained=True)
         if self._fused is not False and head is not None and head.softcap is not None:
             self._fused = False
             self._warn_of_whole_logits("an average of capped logits is not one of capped logits")
 
-    def _taught_anchors(self, batch: _MicroBatch, *, fused: bool) -> TaughtAnchors | None:
-        """This step's anchors with the teacher's part; `None` where they are off.
-
-        Raises:
-            BALoraError: If there are none to draw from.
-        """
-        config = self.balora_config
-        if not config.anchor_weight:
-            return None
-        if self.anchors is None:
-            raise BALoraError(
-                "anchor_weight: there are no anchors; before training call model.set_anchors with what "
-                "balora.anchors.sample_anchors made of the pretrained model, or use 0"
-            )
-        return teach(self, self.anchors, max(1, round(config.anchor_share * len(batch.labels))), fused=fused)
-
     def _student(self, **inputs: Any) -> Any:
-        """The forward of PEFT's class for the task."""
+        """Run the forward of PEFT's class for the task, without the objective."""
         return super(BALoraModel, self).forward(**inputs)
 
     def _pick_sequences(self, count: int) -> Tensor:
-        """Which of `count` sequences the teacher sees, `(count,)`."""
+        """Pick which of `count` sequences the teacher sees, `(count,)` bool."""
         return pick_examples(count, self.balora_config.sample_rate)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
@@ -290,5 +279,5 @@ class BALoraModelForGeneration(BALoraModel):
 
 
 def _first(picked: Tensor) -> Tensor:
-    """The first of them alone."""
+    """Return a mask `(B,)` of the first sequence only."""
     return torch.arange(len(picked), device=picked.device) == 0

@@ -1,12 +1,13 @@
-"""λ over training: a factor between 0 and 1 as a function of the share of training done."""
+"""λ over training: a factor between 0 and 1 as a function of the training progress."""
 
 import math
 
 from balora.config import BALoraConfig
+from balora.model.regularizers import TERMS
 
 
 def schedule_factor(schedule: str, progress: float, *, warmup: float = 0.2, ramp: float = 0.05) -> float:
-    """What a weight is multiplied by when `progress` of training, 0 to 1, is done.
+    """Return the factor on a weight at `progress`, the share of training that is done, 0 to 1.
 
     `constant` is 1; `cosine` falls from 1 to 0 in a half cosine; `two_phase` is 0 for the `warmup` share, then rises
     linearly to 1 over the `ramp` share (our reading of the paper's "0.2 warm-up and 0.05 ramp").
@@ -21,11 +22,25 @@ def schedule_factor(schedule: str, progress: float, *, warmup: float = 0.2, ramp
 
 
 def weights_at(config: BALoraConfig, progress: float | None) -> dict[str, float]:
-    """The weight of each term now. With progress unknown (`None`) every weight stands at its full value."""
+    """Return the present λ of each term that has a schedule or a weight.
+
+    Args:
+        config: The settings.
+        progress: The share of training that is done; `None` if unknown: then every weight is at its full value.
+    """
     weights = {}
-    for term in ("consistency", "diversity", "spectral"):
-        full = getattr(config, f"{term}_weight")
-        schedule = getattr(config, f"{term}_schedule") if progress is not None else "constant"
+    for name, term in TERMS.items():
+        full = getattr(config, term.weight)
+        if term.schedule is None:
+            if full:
+                weights[name] = full
+            continue
+        schedule = getattr(config, term.schedule) if progress is not None else "constant"
         factor = schedule_factor(schedule, progress or 0.0, warmup=config.two_phase_warmup, ramp=config.two_phase_ramp)
-        weights[term] = full * factor
+        weights[name] = full * factor
     return weights
+
+
+def schedules_of(config: BALoraConfig) -> set[str]:
+    """Return the schedules that the terms have."""
+    return {getattr(config, term.schedule) for term in TERMS.values() if term.schedule is not None}

@@ -12,8 +12,8 @@ from balora.adapters.bias_path import RandomState, bias_path_term
 from balora.counterfactual.teacher import others_of
 from balora.errors import BALoraError
 from balora.losses.bias_path import mean_of_tokens
-from balora.model.base import BALoraModel, BALoraOutput, BatchCounts, combined
-from balora.model.terms import classification_terms
+from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
+from balora.model.regularizers import classification_terms, needs_teacher, weighted_sum
 from balora.teacher_cache import TeacherCache
 from balora.teacher_cache.cache import teacher_pass
 from balora.teacher_cache.features import deciding_kind, deciding_vectors, live_head
@@ -69,7 +69,7 @@ class BALoraModelForSequenceClassification(
     def _objective(
         self, inputs: dict[str, Any], labels: Tensor, weights: dict[str, float], counts: BatchCounts
     ) -> BALoraOutput:
-        teacher_logits = self._teacher_logits(inputs) if weights["consistency"] else None
+        teacher_logits = self._teacher_logits(inputs) if needs_teacher(weights) else None
         head = self._head_of_bias_path(inputs)
         before = self._random_state()
         with contextlib.nullcontext([]) if head is None else noted_inputs(head) as received:
@@ -81,7 +81,10 @@ class BALoraModelForSequenceClassification(
         terms |= self._adapter_terms()
         if head is not None:
             terms["bias_path"] = self._bias_path(inputs, head, received, before)
-        return combined(output, output.loss * task_share, terms, share, weights)
+        task_loss = output.loss * task_share
+        regularizers, components = weighted_sum(terms, share, weights)
+        components = {"task": task_loss.detach(), **components}
+        return BALoraOutput(loss=task_loss + regularizers, logits=output.logits, components=components)
 
     def _head_of_bias_path(self, inputs: dict[str, Any]) -> nn.Module | None:
         """What is given the bias path's f, `None` where that is off; finds out by which vector it decides.

@@ -14,7 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback
 
 from balora.errors import BALoraError
-from balora.model.calibration import FACTORS, FRACTIONS, TERMS, UNMEASURED, Calibration, calibrate
+from balora.model.calibration import FACTORS, Calibration, calibrate, default_fractions
+from balora.model.regularizers import turned_off
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED, Run
@@ -49,7 +50,7 @@ class CalibrationSettings:
 
     calibration_warmup: float | None = None
     calibration_batches: int = 4
-    fractions: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
+    fractions: dict[str, float] = field(default_factory=default_fractions)
     factors: list[float] = field(default_factory=lambda: list(FACTORS))
     calibrated_recipe: str | None = None
 
@@ -60,8 +61,8 @@ class CalibrationSettings:
             raise BALoraError(f"calibration_batches: {self.calibration_batches} must be at least 1")
         if not self.factors or not all(factor > 0 for factor in self.factors):
             raise BALoraError(f"factors: {self.factors} must name at least one, all positive")
-        if unknown := set(self.fractions) - set(FRACTIONS):
-            raise BALoraError(f"fractions: unknown term {min(unknown)!r}; there are {', '.join(FRACTIONS)}")
+        if unknown := set(self.fractions) - set(default_fractions()):
+            raise BALoraError(f"fractions: unknown term {min(unknown)!r}; use {', '.join(default_fractions())}")
 
 
 class _StopAt(TrainerCallback):
@@ -96,8 +97,7 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
     trainer = build_trainer(workload, model, recipe.seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     regularized = model.balora_config
-    alone = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0)
-    model.balora_config = replace(regularized, **alone, **UNMEASURED)
+    model.balora_config = replace(regularized, **turned_off())
     trainer.train()
     model.balora_config = regularized
     batches = islice(trainer.get_train_dataloader(), settings.calibration_batches)

@@ -10,6 +10,7 @@ from transformers import BitsAndBytesConfig
 from balora.adapters.four_bit import require_bitsandbytes, trained_in_full
 from balora.config import RESIDUAL, SELORA, BALoraConfig, Initialization, Regularizers, four_bit_settings
 from balora.errors import BALoraError
+from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
 from balora.recipe.methods import RUN_METHODS
@@ -18,9 +19,6 @@ from balora.recipe.methods import RUN_METHODS
 SAME_NAMES = tuple({f.name for f in fields(Adapter)} & {f.name for f in fields(LoraConfig)} - {"lora_alpha"})
 #: Recipe keys that are balora's own fields of BALoraConfig.
 OWN_NAMES = tuple(f.name for part in (Initialization, Regularizers) for f in fields(part))
-TERMS = ("consistency", "diversity", "spectral", "bias_path", "anchor")
-#: Settings of a method without regularizers.
-NO_WEIGHTS = dict.fromkeys((f"{term}_weight" for term in TERMS), 0.0) | {"counterfactual_words": None}
 
 
 def adapter_settings(recipe: Recipe) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
     else:
         del settings["semantic_weight"]
     if not method.regularized:
-        settings |= NO_WEIGHTS
+        settings |= unregularized()
     try:
         return BALoraConfig(**settings)
     except (TypeError, ValueError) as error:  # PEFT's, of two of its settings that exclude each other

@@ -24,12 +24,13 @@ from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
+from balora.model.regularizers import unregularized
 from balora.model.task_type import task_of
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.anchors import anchors_of
-from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
+from balora.study.method_config import adapter_settings, balora_config, loading_settings
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
@@ -51,7 +52,7 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     recipe = workload.recipe
     if label == PRETRAINED:
         # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
-        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **NO_WEIGHTS)
+        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
         return get_balora_model(workload.load_model(), plain)
     if recipe.method == "adalora":
         return make_adalora(workload.load_model(), **adapter_settings(recipe))
