@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from balora.adapters.folder import read_json
+from balora.adapters.loading import read_json
 from balora.audit.figures import Figure, figure_of
 from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
 from balora.audit.models import Audited, load_audited

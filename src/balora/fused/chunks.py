@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balora.counterfactual.teacher import Others, mixed_logits
+from balora.counterfactual.teacher import SwappedOutputs, average_logits
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights, differentiate_rows
 
@@ -28,7 +28,7 @@ def head_loss(
     teacher_head: Head | None,
     weights: RowWeights,
     objective: RowObjective,
-    others: Others | None = None,
+    others: SwappedOutputs | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
 
@@ -70,7 +70,7 @@ class _HeadLoss(torch.autograd.Function):
         teacher_bias: Tensor | None,
         weights: RowWeights,
         objective: RowObjective,
-        others: Others | None,
+        others: SwappedOutputs | None,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -106,7 +106,7 @@ class _HeadLoss(torch.autograd.Function):
                     ]
                     how = said.partners, said.valid, objective.temperature
                     # In full width: logarithms of small probabilities are long, and half precision rounds them much.
-                    z_teacher = mixed_logits(z_teacher.to(wide), logits, *how)
+                    z_teacher = average_logits(z_teacher.to(wide), logits, *how)
             # What is to be in half precision is so by now; autocast would take sums over a row to it too.
             with torch.autocast(device, enabled=False):
                 values[:, chunk] = differentiate_rows(z, z_teacher, scaled[chunk], objective)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from balora.config import BALoraConfig
-from balora.counterfactual.teacher import Others
+from balora.counterfactual.teacher import SwappedOutputs
 from balora.fused.chunks import head_loss
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights
 from balora.fused.spectrum import HeadSpectrum
-from balora.utils.distributed import gathered_rows
+from balora.utils.distributed import gather_rows
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Taught:
     head: Head
     picked: Tensor
     rate: float = 1.0
-    others: Others | None = None
+    others: SwappedOutputs | None = None
 
 
 def fused_generation_loss(
@@ -105,7 +105,7 @@ def fused_generation_loss(
     if weights["diversity"]:
         components["diversity"] = entropy[counted].sum() * per_token
     if weights["spectral"]:
-        batch = gathered_rows(hidden[mask]) if config.gather_batch_terms else hidden[mask]  # (M, d)
+        batch = gather_rows(hidden[mask]) if config.gather_batch_terms else hidden[mask]  # (M, d)
         spectral = share * spectrum.loss(batch, head, k=config.spectral_k)
         loss = loss + weights["spectral"] * spectral
         components["spectral"] = spectral.detach()

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from balora.adapters.bias_path import RandomState, bias_path_term
-from balora.adapters.row_inputs import guided, routed
-from balora.adapters.selora import first_row_alone
-from balora.adapters.task_adapters import TaskIds, first_task_alone
+from balora.adapters.selora import first_gate_only, sentence_gates
+from balora.adapters.task_adapters import TaskIds, first_task_only, task_routing
 from balora.anchors import Anchors
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
@@ -33,7 +32,7 @@ from balora.model.teacher_output import taught_hidden, taught_logits
 from balora.model.terms import generation_terms
 from balora.utils.batches import pick_examples, select_examples
 from balora.utils.distributed import is_sharded
-from balora.utils.modules import noted_inputs
+from balora.utils.modules import recorded_inputs
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class BALoraModelForGeneration(BALoraModel):
                 tasks.
         """
         given = {"inputs": args[0], **kwargs} if args else kwargs
-        with torch.no_grad(), guided(self, sentence_embeds, given), routed(self, task_ids, given):
+        with torch.no_grad(), sentence_gates(self, sentence_embeds, given), task_routing(self, task_ids, given):
             return super().generate(*args, **kwargs)
 
     def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
@@ -188,7 +187,7 @@ class BALoraModelForGeneration(BALoraModel):
         # The model's own loss, so that what it adds stays. It is a mean over the labelled tokens here: not every model
         # would take their number in the whole batch.
         before = self._random_state()
-        with noted_inputs(self.get_base_model().get_output_embeddings()) as received:
+        with recorded_inputs(self.get_base_model().get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, self.balora_config, weights)
         terms |= self._adapter_terms() | self._bias_terms(batch, received, before)
@@ -276,7 +275,7 @@ class BALoraModelForGeneration(BALoraModel):
         return pick_examples(count, self.balora_config.sample_rate)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
-        with first_row_alone(self), first_task_alone(self.task_rows):
+        with first_gate_only(self), first_task_only(self.task_rows):
             reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
         if reason is not None:
             self._warn_of_whole_logits(reason)

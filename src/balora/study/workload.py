@@ -34,7 +34,7 @@ from balora.study.questions import read_questions, with_prompts
 from balora.study.sets import read_sets
 from balora.study.split import with_glue_data
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import MISFITS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, first_line, load
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -103,7 +103,7 @@ class Workload:
         try:
             with torch.device("meta"):
                 return self._auto().from_config(config)
-        except (*MISFITS, AssertionError) as error:
+        except (*LOAD_ERRORS, AssertionError) as error:
             said = f"config.json makes no model: {first_line(error)}"
             raise BALoraError(f"{MODEL}: {self.recipe.model_name_or_path!r}: {said}") from error
 
