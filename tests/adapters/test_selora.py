@@ -564,7 +564,7 @@ def test_row_without_a_sentence_raises(tmp_path):
         ({"use_dora": True}, "q_proj has PEFT's DoraLinearVariant"),
         (
             {"target_modules": ["embed_tokens", "q_proj"]},
-            "embed_tokens is a Embedding, and selora gates linear layers",
+            "embed_tokens is a Embedding, and selora gates linear",
         ),
     ],
     ids=str,

@@ -130,7 +130,7 @@ def test_word_groups_from_a_file(tmp_path):
         ("he,she\na,b,c\n", "line 2: expected 2, as in the lines before,"),
         ("he,she\nhis,she\n", "line 2: 'she' is already in line 1"),
         ("he,,she\n", "line 1: expected two or more"),
-        ("# nothing\n", "no groups of words"),
+        ("# nothing\n", "no word groups"),
         (None, "neither a built-in list"),
     ],
 )

@@ -139,7 +139,7 @@ def test_uncacheable_head_warns_once_and_runs_the_teacher():
     )
     model = adapted(base, target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier"])
     inputs = without_labels(inputs_for("bert"))
-    with pytest.warns(UserWarning, match="the teacher runs on every batch, since DistilBert"):
+    with pytest.warns(UserWarning, match="the teacher runs on every batch, since the head of DistilBert"):
         logits = model._teacher_logits(inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
