@@ -225,7 +225,7 @@ class TestModels:
         # Transformers would ask; nobody is asked, and a yes is not read.
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
         for said in self.said(folder):
-            assert "code of its own" in said
+            assert "remote code" in said
         assert not ran.exists()
 
     def test_that_bring_code_beside_what_transformers_has(self, saved, tmp_path):
