@@ -15,7 +15,7 @@ import torch
 from contenders import SHAPES, TARGETS, base_model
 
 from balora import BALoraConfig, get_balora_model
-from balora.adapters.initialization import principal_factors
+from balora.adapters.initialization import pissa_factors
 
 RANK = 128
 #: Shape of each matrix and how many a layer has.
@@ -35,7 +35,7 @@ def single_matrices(device: str) -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
             start = time.perf_counter()
-            a, b = principal_factors(weight, RANK, niter=niter)
+            a, b = pissa_factors(weight, RANK, niter=niter)
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[shape] = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Averages with the pretrained weights: W₀ + α·(W − W₀), matrix by matrix, whatever an adapter is made of."""
+"""Averages with the pretrained weights, W₀ + α·(W − W₀), matrix by matrix, for every kind of adapter."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 
 def averaged(name: str, folder: object, alpha: float) -> torch.nn.Module:
-    """The definition: every weight of a whole model, in float64, from the trained adapter that stock PEFT merges."""
+    """Compute the average by definition: every weight in float64, from the adapter merged by stock PEFT."""
     model, pretrained = PeftModel.from_pretrained(make(name), folder).merge_and_unload(), make(name).state_dict()
     mixed = {
         key: (1 - alpha) * pretrained[key].double() + alpha * value.double()
@@ -45,13 +45,13 @@ def check(name: str, method: str, alpha: float, tmp_path, **own) -> BALoraModel:
 @pytest.mark.parametrize(
     ("name", "method"), [*(("llama", method) for method in METHODS), ("gpt2", "pissa"), ("t5-untied", "pissa")]
 )
-def test_plain_peft_loads_the_average(name, method, tmp_path):
+def test_stock_peft_loads_the_average(name, method, tmp_path):
     check(name, method, 0.3, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
 @pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])  # kept as (E, out, in), and as (E, in, out)
-def test_of_experts_each_is_averaged(name, method, tmp_path):
+def test_each_expert_is_averaged(name, method, tmp_path):
     check(name, method, 0.6, tmp_path, target_parameters=["experts.gate_up_proj", "experts.down_proj"])
 
 
@@ -65,13 +65,13 @@ def test_of_experts_each_is_averaged(name, method, tmp_path):
     ],
     ids=str,
 )
-def test_peft_s_other_settings(name, own, tmp_path):
+def test_other_peft_settings(name, own, tmp_path):
     check(name, "pissa", 0.5, tmp_path, **own)
 
 
 @settings(max_examples=8, deadline=None)
 @given(alpha=st.floats(0, 1), method=st.sampled_from(["lora", "pissa"]))
-def test_the_outputs_of_a_linear_layer_are_averaged(alpha, method):
+def test_outputs_of_a_linear_layer_are_averaged(alpha, method):
     model = trained("llama", method)
     layer = next(m for name, m in model.get_base_model().named_modules() if name.endswith("layers.0.self_attn.q_proj"))
     x = torch.randn(3, layer.in_features)
@@ -80,7 +80,7 @@ def test_the_outputs_of_a_linear_layer_are_averaged(alpha, method):
     torch.testing.assert_close(layer(x), torch.lerp(pretrained, whole, alpha), rtol=0, atol=2e-6)
 
 
-def test_an_average_trains_on_and_loads_with_balora(tmp_path):
+def test_average_is_trainable_and_loads_with_balora(tmp_path):
     model = check("llama", "pissa", 0.5, tmp_path)
     inputs = without_labels(inputs_for("llama"))
     assert (model.balora_config.method, model.balora_config.r, model.peft_config["default"].r) == ("lora", 8, 8)
@@ -98,20 +98,23 @@ def test_an_average_trains_on_and_loads_with_balora(tmp_path):
     [
         ({"method": "dora"}, "DoRA scales whole rows"),
         ({"method": "pissa", "use_dora": True}, "DoRA scales whole rows"),
-        ({"method": "selora", "sentence_dim": 4}, "differs from row to row"),
-        ({"method": "lora", "task_names": ["a", "b"]}, "differs from row to row"),
-        ({"method": "lora", "task_type": TaskType.SEQ_CLS}, "a classifier's head starts random"),
-        ({"method": "lora", "trainable_token_indices": [1]}, "no pretrained vectors are kept"),
+        ({"method": "selora", "sentence_dim": 4}, "differs between rows"),
+        ({"method": "lora", "task_names": ["a", "b"]}, "differs between rows"),
+        ({"method": "lora", "task_type": TaskType.SEQ_CLS}, "a classifier's head is initialized at random"),
+        (
+            {"method": "lora", "trainable_token_indices": [1]},
+            "pretrained vectors of the trained tokens",
+        ),
     ],
 )
-def test_what_has_no_average_is_refused(own, message):
+def test_methods_without_an_average_raise(own, message):
     with pytest.raises(BALoraError, match=f"wise_ft: method .* {message}"):
         check_averaging(BALoraConfig(**own))
 
 
-def test_a_share_that_is_none_and_a_merged_adapter_are_refused():
+def test_alpha_out_of_range_and_merged_adapter_raise():
     model = trained("llama", "lora")
-    with pytest.raises(BALoraError, match=r"wise_ft: 1\.5 is not a share"):
+    with pytest.raises(BALoraError, match=r"wise_ft: 1\.5 is out of range"):
         average_with_base(model, 1.5)
     model.merge_adapter()
     with pytest.raises(BALoraError, match="call unmerge_adapter"):

@@ -1,4 +1,4 @@
-"""The bias path, against a naive second model, in every place where the objective runs."""
+"""The bias path, compared with a naive second model, on every path of the objective."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ NAMES = ["llama", "llama-tied", "gemma2", "gpt2", "t5", "bart", "t5gemma", "bert
 
 
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, dropout: float = 0.0, **settings) -> BALoraModel:
-    """A model whose adapter is off its start, the same for every model of these settings."""
+    """Build a model with a perturbed adapter, deterministic for given settings."""
     torch.manual_seed(0)
     fixed = {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "bias_path_weight": 0.5}
     model = get_balora_model(make(name).to(dtype), BALoraConfig(**{**fixed, **OFF, **settings}))
@@ -52,11 +52,11 @@ def b_of(model: BALoraModel) -> Tensor:
     return model.lora_bias_path().detach()
 
 
-# ---------------------------------------------------------------------- the value and its gradient
+# ---------------------------------------------------------------------- value and gradient
 
 
 def naive_f(name: str, model: BALoraModel, inputs: dict, b: Tensor) -> list[Tensor]:
-    """f of each row, with b in the embedding matrix itself."""
+    """Compute f of each row, with b added to the embedding matrix itself."""
     base = model.get_base_model()
     layer = input_embeddings(base)
     path = next(key for key, module in base.named_modules() if module is layer)
@@ -82,7 +82,7 @@ def naive_f(name: str, model: BALoraModel, inputs: dict, b: Tensor) -> list[Tens
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_value_and_gradients_are_the_naive_ones(name):
+def test_value_and_gradients_equal_naive_computation(name):
     inputs = inputs_for(name)
     model = adapted(name, bias_path_mode="minimised", bias_path_radius=0.4, bias_path_reduction="sum")
     output = model(**inputs)
@@ -104,21 +104,21 @@ def test_value_and_gradients_are_the_naive_ones(name):
     expected = torch.autograd.grad(0.5 * naive, [*parameters.values(), b], allow_unused=True)
     for (key, parameter), gradient in zip(parameters.items(), expected, strict=False):
         gradient = torch.zeros_like(parameter) if gradient is None else gradient
-        # Some models take their norms in float32.
+        # Some models compute norms in float32.
         scale = max(gradient.abs().max().item(), without[key].abs().max().item())
         torch.testing.assert_close(parameter.grad - without[key], gradient, rtol=1e-6, atol=1e-6 * scale, msg=key)
     epsilon = model.lora_bias_path.radius
     torch.testing.assert_close(model.lora_bias_path.direction.grad, epsilon * expected[-1], rtol=1e-7, atol=1e-12)
 
 
-def test_the_mean_over_the_width_is_the_sum_divided_by_it():
+def test_mean_reduction_is_sum_divided_by_width():
     inputs = inputs_for("llama")
     by_sum, by_mean = (term(adapted(bias_path_reduction=how), inputs) for how in ("sum", "mean"))
     assert by_mean == pytest.approx(by_sum / 32)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bart", "t5"])
-def test_the_radius_is_a_share_of_the_embeddings_length_as_the_model_reads_them(name):
+def test_radius_is_relative_to_scaled_embedding_length(name):
     model = adapted(name, bias_path_radius=0.25)
     layer = input_embeddings(model.get_base_model())
     lengths = [layer(torch.tensor([i])).double().norm().item() ** 2 for i in range(97)]
@@ -127,19 +127,19 @@ def test_the_radius_is_a_share_of_the_embeddings_length_as_the_model_reads_them(
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_given_embeddings_are_shifted_as_looked_up_ones(name):
+def test_inputs_embeds_are_shifted_like_embedded_ids(name):
     inputs, model = inputs_for(name), adapted(name)
     given = {key: value for key, value in inputs.items() if key != "input_ids"}
     given["inputs_embeds"] = input_embeddings(model.get_base_model())(inputs["input_ids"]).detach()
     assert term(model, given) == pytest.approx(term(model, inputs), rel=1e-12)
 
 
-# ---------------------------------------------------------------------- where the objective runs
+# ---------------------------------------------------------------------- paths of the objective
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_hidden_states_and_logits_give_one_objective(name, direction):
+def test_hidden_state_and_logit_paths_give_equal_objective(name, direction):
     inputs, results = inputs_for(name), {}
     for fused in (True, False):
         model = adapted(name, **ON, consistency_direction=direction, fused_lm_head=fused)
@@ -158,7 +158,7 @@ def test_hidden_states_and_logits_give_one_objective(name, direction):
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta", "llama-classifier"])
-def test_the_teacher_s_cache_changes_nothing_in_classification(name):
+def test_teacher_cache_does_not_change_classification(name):
     inputs = inputs_for(name)
     cached, run = (backward(adapted(name, **ON, teacher_cache_mb=mb), inputs) for mb in (64, 0))
     assert cached.keys() == run.keys()
@@ -183,8 +183,8 @@ def test_gradient_checkpointing_gives_equal_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_accumulated_micro_batches_give_the_whole_batch_s_gradient(name):
-    """Rows of unequal lengths, however they are split."""
+def test_accumulated_micro_batches_give_the_full_batch_gradient(name):
+    """Rows of unequal lengths, split in different ways."""
     inputs, model = inputs_for(name), adapted(name, bias_path_weight=5.0)
     counts = model.counts_of(inputs, inputs["labels"])
     counted = {"num_items_in_batch": counts.items, "num_tokens_in_batch": counts.tokens}
@@ -198,7 +198,7 @@ def test_accumulated_micro_batches_give_the_whole_batch_s_gradient(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_under_autocast_it_is_near_what_single_precision_gives(name):
+def test_autocast_is_close_to_float32(name):
     inputs, model = inputs_for(name), adapted(name, torch.float32, bias_path_radius=0.5)
     expected = term(model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
@@ -210,7 +210,7 @@ def test_under_autocast_it_is_near_what_single_precision_gives(name):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_mixture_s_router_loss_counts_once(fused):
+def test_router_loss_of_a_mixture_is_counted_once(fused):
     settings = {"target_modules": ["q_proj", "v_proj"], "fused_lm_head": fused}
     inputs = inputs_for("mixtral")
     with_path, without = (
@@ -220,7 +220,7 @@ def test_a_mixture_s_router_loss_counts_once(fused):
     torch.testing.assert_close(with_path.loss, without.loss + 0.5 * with_path.components["bias_path"])
 
 
-def test_it_stands_on_top_of_other_methods():
+def test_combines_with_other_methods():
     inputs = inputs_for("llama")
     for settings in ({"method": "pissa"}, {"method": "dora"}, {"method": "lora-fa"}):
         components = adapted(**settings, **ON)(**inputs).components
@@ -239,15 +239,15 @@ def test_it_stands_on_top_of_other_methods():
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
 @pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_both_passes_drop_the_same_out(name, rate):
-    """With b all but 0 only dropout could set the passes apart."""
+def test_both_passes_use_the_same_dropout_masks(name, rate):
+    """With b close to 0, only dropout could make the passes differ."""
     model = adapted(name, dropout=0.5, bias_path_radius=1e-9, bias_path_sample_rate=rate, lora_dropout=0.5)
     torch.manual_seed(1)
     assert term(model, inputs_for(name)) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_random_numbers_go_on_as_they_would_without_it(name):
+def test_random_state_is_as_without_bias_path(name):
     after = []
     for weight in (0.5, 0.0):
         model = adapted(name, dropout=0.5, bias_path_weight=weight)
@@ -259,7 +259,7 @@ def test_random_numbers_go_on_as_they_would_without_it(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_sampled_rows_give_the_whole_on_average(name, monkeypatch):
+def test_sampled_rows_give_an_unbiased_estimate(name, monkeypatch):
     inputs, model, terms = inputs_for(name), adapted(name, bias_path_sample_rate=0.5), []
     whole = term(adapted(name), inputs)
     for pair in itertools.combinations(range(4), 2):
@@ -271,8 +271,8 @@ def test_sampled_rows_give_the_whole_on_average(name, monkeypatch):
 
 
 @pytest.mark.parametrize(("dropout", "rate", "sizes"), [(0.0, 0.5, [4, 2]), (0.4, 0.5, [4, 2, 2]), (0.4, 1.0, [4, 4])])
-def test_only_sampled_rows_under_dropout_run_twice_more(dropout, rate, sizes):
-    """Their masks in the whole batch's pass cannot be drawn again."""
+def test_only_sampled_rows_under_dropout_need_two_extra_passes(dropout, rate, sizes):
+    """Their masks of the full batch's pass cannot be redrawn."""
     model, inputs, seen = adapted("bert", dropout=dropout, bias_path_sample_rate=rate), inputs_for("bert"), []
     model(**inputs)  # finds out what the model is like
     handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
@@ -281,7 +281,7 @@ def test_only_sampled_rows_under_dropout_run_twice_more(dropout, rate, sizes):
     assert seen == sizes
 
 
-def test_a_batch_of_which_no_row_is_picked_has_a_zero_in_the_graph():
+def test_batch_without_picked_rows_gives_a_differentiable_zero():
     model = adapted(bias_path_sample_rate=0.01)
     output = model(**inputs_for("llama"))
     output.loss.backward()
@@ -289,7 +289,7 @@ def test_a_batch_of_which_no_row_is_picked_has_a_zero_in_the_graph():
     assert not model.lora_bias_path.direction.grad.any()
 
 
-# ---------------------------------------------------------------------- what b is trained for
+# ---------------------------------------------------------------------- training of b
 
 
 def only(model: BALoraModel, part: str) -> list[torch.nn.Parameter]:
@@ -297,7 +297,7 @@ def only(model: BALoraModel, part: str) -> list[torch.nn.Parameter]:
 
 
 def run(model: BALoraModel, part: str, steps: int, lr: float) -> tuple[float, float]:
-    """The bias path before and after steps on it alone that move only parameters with `part` in their name."""
+    """Return the term before and after optimizing it alone in the parameters whose name contains `part`."""
     inputs = inputs_for("llama")
     inputs["labels"][:] = -100  # no task
     optimizer, values = torch.optim.Adam(only(model, part), lr=lr, betas=(0.5, 0.9)), []
@@ -310,7 +310,7 @@ def run(model: BALoraModel, part: str, steps: int, lr: float) -> tuple[float, fl
     return values[0], values[-1]
 
 
-def test_against_the_adapter_b_stays_on_its_sphere_and_raises_the_loss():
+def test_adversarial_b_stays_on_its_sphere_and_raises_the_loss():
     model = adapted()
     epsilon, start = model.lora_bias_path.radius, b_of(model)
     before, after = run(model, "lora_bias_path", steps=15, lr=0.05)
@@ -319,7 +319,7 @@ def test_against_the_adapter_b_stays_on_its_sphere_and_raises_the_loss():
     assert torch.cosine_similarity(start, b_of(model), dim=0) < 0.9
 
 
-def test_the_adapter_lowers_what_b_raises():
+def test_adapter_lowers_the_term_that_b_raises():
     model = adapted()
     before, after = run(model, "lora_A", steps=12, lr=0.02)
     assert after < 0.8 * before
@@ -328,7 +328,7 @@ def test_the_adapter_lowers_what_b_raises():
     assert b_of(both).norm().item() == pytest.approx(both.lora_bias_path.radius)
 
 
-def test_b_s_gradient_is_reversed_and_the_adapter_s_is_not():
+def test_only_the_gradient_of_b_is_reversed():
     inputs = inputs_for("llama")
     against, along = (backward(adapted(bias_path_mode=mode), inputs) for mode in ("adversarial", "minimised"))
     key = "lora_bias_path.direction"
@@ -339,7 +339,7 @@ def test_b_s_gradient_is_reversed_and_the_adapter_s_is_not():
         torch.testing.assert_close(against[other], along[other], **EXACT)
 
 
-def test_minimised_it_collapses():
+def test_minimised_b_collapses_to_zero():
     model, inputs = adapted(bias_path_mode="minimised"), inputs_for("llama")
     inputs["labels"][:] = -100  # no task
     optimizer = torch.optim.LBFGS(only(model, "lora_bias_path"), lr=1, max_iter=25, line_search_fn="strong_wolfe")
@@ -356,7 +356,7 @@ def test_minimised_it_collapses():
     assert term(model, inputs) < 1e-3 * before
 
 
-def test_the_counterfactual_direction_is_given_and_stays(tmp_path):
+def test_counterfactual_direction_is_set_and_fixed(tmp_path):
     inputs = inputs_for("llama")
     model = adapted(bias_path_mode="counterfactual")
     with pytest.raises(BALoraError, match=r"counterfactual has no direction yet; call model\.set_bias_direction"):
@@ -371,18 +371,18 @@ def test_the_counterfactual_direction_is_given_and_stays(tmp_path):
     model.save_pretrained(tmp_path)
     again = BALoraModel.from_pretrained(make("llama").double(), tmp_path, is_trainable=True)
     assert torch.equal(b_of(again), b_of(model))
-    with pytest.raises(BALoraError, match=r"a finite vector of 32 entries, not all 0.*shape \(31,\)"):
+    with pytest.raises(BALoraError, match=r"a finite, nonzero vector of 32 entries.*shape \(31,\)"):
         model.set_bias_direction(direction[1:])
-    with pytest.raises(BALoraError, match="finds its own direction"):
+    with pytest.raises(BALoraError, match="learns its direction"):
         adapted().set_bias_direction(direction)
 
 
-# ---------------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------------- saving and resuming
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_stock_peft_loads_what_is_saved(name, method, tmp_path):
+def test_stock_peft_loads_the_saved_adapter(name, method, tmp_path):
     model, inputs = adapted(name, method=method).eval(), without_labels(inputs_for(name))
     model.save_pretrained(tmp_path)
     expected = model(**inputs).logits
@@ -394,7 +394,7 @@ def test_stock_peft_loads_what_is_saved(name, method, tmp_path):
     torch.testing.assert_close(model.merge_and_unload()(**inputs).logits, expected, **EXACT)
 
 
-def test_b_is_beside_the_adapter_and_not_in_it(tmp_path):
+def test_b_is_saved_in_a_separate_file(tmp_path):
     model = adapted()
     model.save_pretrained(tmp_path)
     assert not any("bias_path" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
@@ -420,7 +420,7 @@ def trainer_for(directory, model: BALoraModel, **settings) -> BALoraTrainer:
     return BALoraTrainer(model=model, args=args, train_dataset=rows())
 
 
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
+def test_resuming_is_exact(tmp_path):
     trained, saved = {}, {"save_strategy": "steps", "save_steps": 2}
     for name, steps, checkpoint in (("whole", 4, None), ("half", 2, None), ("half", 4, "checkpoint-2")):
         torch.manual_seed(3)
@@ -436,7 +436,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
         assert torch.equal(value, trained["half"][key]), key
 
 
-def test_the_term_and_its_weight_are_logged(tmp_path):
+def test_term_and_weight_are_logged(tmp_path):
     trainer = trainer_for(tmp_path, adapted(), max_steps=1)
     trainer.train()
     log = next(row for row in trainer.state.log_history if "loss_task" in row)
@@ -444,7 +444,7 @@ def test_the_term_and_its_weight_are_logged(tmp_path):
     assert log["weight_bias_path"] == 0.5
 
 
-def test_a_folder_without_b_is_for_inference_alone(tmp_path):
+def test_folder_without_b_loads_for_inference_only(tmp_path):
     adapted().save_pretrained(tmp_path)
     (tmp_path / "bias_path.safetensors").unlink()
     BALoraModel.from_pretrained(make("llama").double(), tmp_path)
@@ -474,7 +474,7 @@ def test_a_folder_without_b_is_for_inference_alone(tmp_path):
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(BALoraError, match=message):
         BALoraConfig(**settings)
 

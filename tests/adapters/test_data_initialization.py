@@ -1,4 +1,4 @@
-"""LoRA-GA and CorDA: what data makes of a start, against naive code and PEFT's own, and exact like other starts."""
+"""Initialization of LoRA-GA and CorDA from data, compared with naive code and with PEFT."""
 
 import dataclasses
 import importlib.util
@@ -18,7 +18,7 @@ from tiny_models import CAUSAL, inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.data_initialization import input_covariances
-from balora.adapters.initialization import minor_factors, oriented_factors, principal_factors
+from balora.adapters.initialization import corda_factors, milora_factors, pissa_factors
 from balora.adapters.teacher import lora_layers
 
 METHODS = ["lora-ga", "corda"]
@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("method", METHODS)
 
 
 def base_model(name: str) -> torch.nn.Module:
-    """Without dropout, which LoRA-GA leaves on."""
+    """Build a model without dropout, which LoRA-GA leaves on."""
     model = make(name)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -47,7 +47,7 @@ def adapted(name: str, method: str, **changed) -> BALoraModel:
 
 
 def weight_gradients(name: str, batches: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
-    """Of the untouched model's loss in its linear weights `(out, in)`, the mean over batches."""
+    """Compute the unmodified model's loss gradients in its linear weights `(out, in)`, as a mean over batches."""
     model = make(name)
     for batch in batches:
         model(**batch).loss.backward()
@@ -62,7 +62,7 @@ def weight_gradients(name: str, batches: list[dict[str, torch.Tensor]]) -> dict[
 
 @both
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5-untied"])
-def test_it_starts_as_the_pretrained_model_and_what_is_saved_loads(name, method, tmp_path):
+def test_starts_as_the_pretrained_model_and_reloads(name, method, tmp_path):
     inputs = without_labels(inputs_for(name))
     expected = make(name)(**inputs).logits
     model = adapted(name, method).eval()
@@ -78,7 +78,7 @@ def test_it_starts_as_the_pretrained_model_and_what_is_saved_loads(name, method,
     stock = PeftModel.from_pretrained(make(name), tmp_path).eval()
     torch.testing.assert_close(stock(**inputs).logits, trained, **EXACT)
     assert stock.peft_config["default"].r == 8
-    # No data is needed to load, and the teacher is there.
+    # Loading needs no data and restores the teacher.
     reloaded = BALoraModel.from_pretrained(make(name), tmp_path)
     assert torch.equal(reloaded(**inputs).logits, trained)
     torch.testing.assert_close(
@@ -89,7 +89,7 @@ def test_it_starts_as_the_pretrained_model_and_what_is_saved_loads(name, method,
 
 
 @both
-def test_nothing_but_the_factors_is_left_behind(method):
+def test_initialization_changes_only_the_factors(method):
     model, plain = adapted("llama", method), get_balora_model(make("llama"), BALoraConfig(**ADAPTER))
     for (name, module), (other_name, other) in zip(model.named_modules(), plain.named_modules(), strict=True):
         assert name == other_name
@@ -104,8 +104,8 @@ def test_nothing_but_the_factors_is_left_behind(method):
 
 
 @both
-def test_the_start_repeats_and_leaves_the_global_generator_alone(method):
-    """What PEFT draws before the start is written over; the start itself draws by its own seed."""
+def test_initialization_is_repeatable_and_restores_the_global_generator(method):
+    """PEFT's own random initialization is overwritten; LoRA-GA uses its own seed."""
     factors, states = [], []
     for noise, seed in ((1, 3), (2, 3), (1, 4)):
         bases = make("gpt2"), make("gpt2")  # with dropout
@@ -123,7 +123,7 @@ def test_the_start_repeats_and_leaves_the_global_generator_alone(method):
 
 
 @both
-def test_a_bfloat16_base_gets_float32_factors_within_its_rounding(method):
+def test_bfloat16_base_has_float32_factors_within_rounding(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama").bfloat16()(**inputs).logits.float()
     config = BALoraConfig(method=method, **ADAPTER)
@@ -134,10 +134,10 @@ def test_a_bfloat16_base_gets_float32_factors_within_its_rounding(method):
 
 
 @both
-def test_batches_that_cannot_be_started_from_are_refused(method):
+def test_invalid_batches_raise(method):
     with pytest.raises(BALoraError, match=rf"start_batches: {method} starts from data; give get_balora_model"):
         get_balora_model(make("llama"), BALoraConfig(method=method, **ADAPTER))
-    with pytest.raises(BALoraError, match=rf"start_batches: {method} was given none"):
+    with pytest.raises(BALoraError, match=rf"start_batches: {method} needs data"):
         adapted("llama", method, batches=[])
     with pytest.raises(BALoraError, match="start_batches: a batch has no labels"):
         adapted("t5-untied", method, batches=[without_labels(inputs_for("t5-untied"))])
@@ -147,7 +147,7 @@ def test_batches_that_cannot_be_started_from_are_refused(method):
 
 @both
 @pytest.mark.parametrize("trouble", ["unused", "not finite"])
-def test_a_layer_that_data_say_nothing_of_is_named(method, trouble):
+def test_layer_without_data_raises(method, trouble):
     model = make("llama")
     if trouble == "unused":
         model.model.layers[1].spare = torch.nn.Linear(32, 32)
@@ -161,7 +161,7 @@ def test_a_layer_that_data_say_nothing_of_is_named(method, trouble):
         get_balora_model(model, config, batches_for("llama"))
 
 
-def test_methods_that_start_from_the_weight_read_no_batches():
+def test_methods_initialized_from_weights_read_no_batches():
     def unread():
         pytest.fail("read")
         yield
@@ -173,12 +173,12 @@ def test_methods_that_start_from_the_weight_read_no_batches():
 
 
 def aligned(rows: torch.Tensor, others: np.ndarray) -> np.ndarray:
-    """The other rows, each with the sign that its singular vector has among the first ones."""
+    """Flip the signs of `other`'s singular vectors to match the first ones."""
     return others * np.sign((rows.detach().double().numpy() * others).sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_lora_ga_takes_the_gradient_s_leading_directions(name):
+def test_lora_ga_uses_the_gradients_leading_directions(name):
     model, gradients = adapted(name, "lora-ga"), weight_gradients(name, batches_for(name))
     for key, layer in lora_layers(model).items():
         u, s, vh = np.linalg.svd(gradients[key], full_matrices=False)
@@ -191,12 +191,12 @@ def test_lora_ga_takes_the_gradient_s_leading_directions(name):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("chosen", [None, LoraGAConfig(direction="ArBr", scale="unit")], ids=["default", "ArBr"])
-def test_lora_ga_s_factors_are_peft_s(name, chosen, monkeypatch):
+def test_lora_ga_factors_equal_peft(name, chosen, monkeypatch):
     def exact(matrix, q, niter):
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :q], s[:q], vh[:q].T
 
-    # In place of the randomized one, which would differ by its draws.
+    # Replaces the randomized SVD, whose random numbers would differ.
     monkeypatch.setattr(torch, "svd_lowrank", exact)
     ours, batches = adapted(name, "lora-ga", lora_ga_config=chosen), batches_for(name)
     settings = {**ADAPTER, "target_modules": list(lora_layers(ours)), "fan_in_fan_out": name == "gpt2"}
@@ -214,7 +214,7 @@ def test_lora_ga_s_factors_are_peft_s(name, chosen, monkeypatch):
 
 
 def first_step(name: str, method: str, batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """What one small step of gradient descent on the task's loss does to each weight, `(out, in)`."""
+    """Return the change of each weight `(out, in)` by one small gradient descent step on the task loss."""
     model = adapted(name, method, batches=[batch])
     before = {key: layer.get_delta_weight("default").detach() for key, layer in lora_layers(model).items()}
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -228,8 +228,8 @@ def first_step(name: str, method: str, batch: dict[str, torch.Tensor]) -> dict[s
     }
 
 
-def test_lora_ga_s_first_step_goes_where_the_full_gradient_does():
-    """As near to −G as rank r allows, ‖S[:r]‖/‖S‖ in cosine (Eckart and Young); LoRA's random A is far from that."""
+def test_lora_ga_first_step_follows_the_full_gradient():
+    """As close to −G as rank r allows, cosine ‖S[:r]‖/‖S‖ (Eckart and Young); LoRA's random A is far from it."""
     batch = inputs_for("llama")
     gradients = weight_gradients("llama", [batch])
     cosines = {}
@@ -246,12 +246,12 @@ def test_lora_ga_s_first_step_goes_where_the_full_gradient_does():
         assert cosines["lora"][key] < 0.7 * best, key
 
 
-def test_lora_ga_refuses_a_weight_narrower_than_twice_the_rank():
-    with pytest.raises(BALoraError, match=r"r: lora-ga starts from 2r .*k_proj has 16; use at most 8 there"):
+def test_lora_ga_with_a_weight_narrower_than_2r_raises():
+    with pytest.raises(BALoraError, match=r"r: lora-ga needs 2r .*k_proj has 16; use at most 8 there"):
         adapted("llama", "lora-ga", r=9)
 
 
-def test_lora_ga_s_settings_are_kept_beside_the_adapter(tmp_path):
+def test_lora_ga_settings_are_saved(tmp_path):
     model = adapted("llama", "lora-ga", lora_ga_config=LoraGAConfig(scale="unit"))
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_ga_config"]["scale"] == "unit"
@@ -262,7 +262,7 @@ def test_lora_ga_s_settings_are_kept_beside_the_adapter(tmp_path):
 
 
 def naive_covariances(name: str, layers: list[str], batches: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
-    """Of the untouched model, row by row and token by token, padding cut off by hand."""
+    """Compute the unmodified model's covariances row by row and token by token, without padding."""
     model = make(name)
     modules, inputs = dict(model.named_modules()), {}
     for key in layers:
@@ -281,7 +281,7 @@ def naive_covariances(name: str, layers: list[str], batches: list[dict[str, torc
 
 @pytest.mark.parametrize("corda_method", ["ipm", "kpm"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
-def test_corda_takes_components_of_the_weight_times_the_covariance(name, corda_method):
+def test_corda_uses_components_of_weight_times_covariance(name, corda_method):
     model, batches = adapted(name, "corda", corda_method=corda_method), batches_for(name)
     layers, pretrained = lora_layers(model), dict(make(name).named_modules())
     for key, c in naive_covariances(name, list(layers), batches).items():
@@ -298,7 +298,7 @@ def test_corda_takes_components_of_the_weight_times_the_covariance(name, corda_m
 
 @pytest.fixture
 def peft_corda(monkeypatch):
-    """PEFT's module, which wants one decorator of a package that PEFT does not ask for."""
+    """Import PEFT's CorDA module, which needs a decorator of a package that PEFT does not require."""
     if importlib.util.find_spec("attr") is None:
         monkeypatch.setitem(sys.modules, "attr", types.SimpleNamespace(dataclass=dataclasses.dataclass))
     return importlib.import_module("peft.tuners.lora.corda")
@@ -306,7 +306,7 @@ def peft_corda(monkeypatch):
 
 @pytest.mark.parametrize("corda_method", ["ipm", "kpm"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_corda_s_factors_are_peft_s(name, corda_method, peft_corda):
+def test_corda_factors_equal_peft(name, corda_method, peft_corda):
     ours, batches = adapted(name, "corda", corda_method=corda_method), batches_for(name)
     settings = {**ADAPTER, "target_modules": list(lora_layers(ours)), "fan_in_fan_out": name == "gpt2"}
     config = LoraConfig(init_lora_weights="corda", corda_config=CordaConfig(corda_method=corda_method), **settings)
@@ -330,37 +330,37 @@ def test_corda_s_factors_are_peft_s(name, corda_method, peft_corda):
 
 @settings(deadline=None, max_examples=40)
 @given(out=st.integers(1, 9), inner=st.integers(1, 9), share=st.integers(0, 9), seed=st.integers(0, 1000))
-def test_first_and_last_components_make_up_the_weight(out, inner, share, seed):
+def test_ipm_and_kpm_components_sum_to_the_weight(out, inner, share, seed):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, inner, generator=generator, dtype=torch.float64)
     x = torch.randn(40, inner, generator=generator, dtype=torch.float64)
     rank = min(out, inner)
     first = 1 + share % rank
     (a, b), (rest_a, rest_b) = (
-        oriented_factors(weight, x.T @ x, r, scaling=2.0, corda_method=corda_method)
+        corda_factors(weight, x.T @ x, r, scaling=2.0, corda_method=corda_method)
         for r, corda_method in ((first, "ipm"), (max(rank - first, 1), "kpm"))
     )
     assert (a.shape, b.shape) == ((first, inner), (out, first))
     whole = 2 * b @ a + (2 * rest_b @ rest_a if first < rank else 0)
-    # A wide weight's rows need not span the inputs' directions, so W·C·C⁻¹ is W up to rounding alone.
+    # The rows of a wide weight need not span the input space, so W·C·C⁻¹ equals W only up to rounding.
     torch.testing.assert_close(whole, weight, rtol=0, atol=1e-8)
 
 
-def test_inputs_alike_in_every_direction_give_pissa_s_and_milora_s_components():
+def test_isotropic_inputs_give_pissa_and_milora_components():
     weight = torch.randn(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for corda_method, plain in (("ipm", principal_factors), ("kpm", minor_factors)):
-        a, b = oriented_factors(weight, torch.eye(9), 3, corda_method=corda_method)
+    for corda_method, plain in (("ipm", pissa_factors), ("kpm", milora_factors)):
+        a, b = corda_factors(weight, torch.eye(9), 3, corda_method=corda_method)
         expected_a, expected_b = plain(weight, 3)
         torch.testing.assert_close(b @ a, expected_b @ expected_a)
 
 
-def test_corda_beyond_the_weight_s_rank_takes_all_of_it():
+def test_corda_with_rank_above_the_weights_takes_all_components():
     inputs = without_labels(inputs_for("llama"))
     model = adapted("llama", "corda", r=48, lora_alpha=48).eval()
     torch.testing.assert_close(model(**inputs).logits, make("llama")(**inputs).logits, **EXACT)
 
 
-def test_padding_and_batching_do_not_change_what_corda_sees():
+def test_padding_and_batching_do_not_change_corda():
     rows = inputs_for("llama")
     model = get_balora_model(make("llama"), BALoraConfig(method="lora", **ADAPTER))
     together = input_covariances(model, [without_labels(rows)])
@@ -371,6 +371,6 @@ def test_padding_and_batching_do_not_change_what_corda_sees():
         torch.testing.assert_close(covariance, together[key], rtol=1e-4, atol=1e-5)
 
 
-def test_an_unknown_mode_is_refused():
+def test_unknown_corda_method_raises():
     with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use ipm or kpm"):
         BALoraConfig(method="corda", corda_method="ipa")

@@ -1,4 +1,4 @@
-"""Bases in 4 bits: an exact teacher, gradients of the dequantized twin, a small residual error, an exact way back."""
+"""4-bit bases: exact teacher, gradients of the dequantized model, small residual error, exact dequantizing."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from tiny_models import inputs_for, make, train_steps, widen, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
-from balora.adapters.four_bit import layers_to_quantize, trained_in_full
+from balora.adapters.four_bit import layers_to_quantize, skip_module_patterns
 from balora.adapters.fused_linear import FusedLinear
-from balora.adapters.initialization import principal_factors
+from balora.adapters.initialization import pissa_factors
 from balora.adapters.teacher import lora_layers
 from balora.data import expand_path
 from balora.training import BALoraTrainer
@@ -29,14 +29,14 @@ TERMS = ("consistency", "diversity", "spectral")
 
 @pytest.fixture(autouse=True)
 def as_on_any_cpu(monkeypatch):
-    """Where bitsandbytes does not repack weights, so that a base can be run before it is adapted."""
+    """Keep bitsandbytes from repacking weights, so that a base can run before it is adapted."""
     widen(monkeypatch)
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder for each tiny model, to load it from as a user does."""
+    """Save each tiny model to a folder, to load it as a user does."""
     folders = {}
 
     def folder(name: str) -> str:
@@ -88,7 +88,7 @@ def gradients(model: BALoraModel, inputs: dict) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
-def test_the_teacher_of_a_quantized_base_is_that_base_to_the_bit(method, saved):
+def test_teacher_of_a_quantized_base_equals_that_base(method, saved):
     inputs = inputs_for("llama")
     plain = without_labels(inputs)
     kwargs = {"use_reentrant": False}
@@ -103,7 +103,7 @@ def test_the_teacher_of_a_quantized_base_is_that_base_to_the_bit(method, saved):
     assert torch.equal(model.unload()(**plain).logits, expected)
 
 
-def test_what_transformers_and_balora_quantize_is_the_same(saved, tmp_path):
+def test_balora_quantizes_the_same_layers_as_transformers(saved, tmp_path):
     inputs = without_labels(inputs_for("llama"))
     for name in ("llama", "llama-tied", "gpt2"):
         theirs = by_transformers(saved(name))
@@ -119,7 +119,7 @@ def test_what_transformers_and_balora_quantize_is_the_same(saved, tmp_path):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_changes_no_gradient(reentrant, saved):
+def test_gradient_checkpointing_gives_equal_gradients(reentrant, saved):
     found = []
     for checkpointing in (False, True):
         how = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
@@ -132,7 +132,7 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant, saved):
         torch.testing.assert_close(gradient, found[1][name], msg=name)
 
 
-def test_an_adapter_on_a_quantized_base_loads_by_peft_and_resumes_here(saved, tmp_path):
+def test_adapter_on_a_quantized_base_loads_in_peft_and_resumes(saved, tmp_path):
     inputs = without_labels(inputs_for("llama"))
     model = get_balora_model(by_transformers(saved("llama")), config_for("lora"))
     train_steps(model, inputs_for("llama"))
@@ -154,7 +154,7 @@ NF4_VALUES = torch.tensor(
 
 
 def naive_nf4(weight: Tensor) -> Tensor:
-    """Blocks of 64 in row order, each divided by its largest magnitude, to the nearest value."""
+    """Quantize blocks of 64 in row order, each divided by its largest magnitude, to the nearest value."""
     blocks = weight.flatten().reshape(-1, 64)
     largest = blocks.abs().amax(1, keepdim=True)
     nearest = (blocks / largest).unsqueeze(-1).sub(NF4_VALUES).abs().argmin(-1)
@@ -162,7 +162,7 @@ def naive_nf4(weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_residual_is_what_is_quantized(name):
+def test_the_residual_is_quantized(name):
     whole = get_balora_model(make(name), config_for("pissa"))
     model = quantized(name, "pissa", NF4)
     for layer, other in zip(lora_layers(whole).values(), lora_layers(model).values(), strict=True):
@@ -170,7 +170,7 @@ def test_the_residual_is_what_is_quantized(name):
         residual = residual.T if name == "gpt2" else residual  # Conv1D's is (in, out)
         four = other.get_base_layer()
         torch.testing.assert_close(dequantized(four), naive_nf4(residual), rtol=1e-5, atol=1e-7)
-        # two values a byte, and one float32 for a block of 64
+        # two values per byte, and one float32 per block of 64
         assert four.weight.nbytes == residual.numel() / 2
         assert four.weight.quant_state.absmax.nbytes == residual.numel() / 64 * 4
         assert torch.equal(other.lora_A["default"].weight, layer.lora_A["default"].weight)
@@ -183,11 +183,11 @@ def encoder_weights() -> list[Tensor]:
     return [module.weight.detach() for module in modules]
 
 
-def test_a_quantized_residual_loses_less_than_a_quantized_weight():
+def test_quantized_residual_has_a_smaller_error_than_quantized_weight():
     for weight in encoder_weights():
         errors = [weight - naive_nf4(weight)]
         for r in (8, 64):
-            a, b = principal_factors(weight, r)
+            a, b = pissa_factors(weight, r)
             errors.append(weight - (naive_nf4(weight - b @ a) + b @ a))
         plain, few, many = ((e.norm(), torch.linalg.svdvals(e).sum()) for e in errors)
         for norm in range(2):  # Frobenius; nuclear, which the PiSSA paper has
@@ -202,7 +202,7 @@ def test_a_quantized_residual_loses_less_than_a_quantized_weight():
         *((name, "pissa") for name in ("gpt2", "t5-untied", "bert")),
     ],
 )
-def test_student_starts_as_the_teacher_learns_and_resumes_to_the_bit(name, method, tmp_path):
+def test_student_equals_teacher_at_start_learns_and_resumes_exactly(name, method, tmp_path):
     inputs = inputs_for(name)
     plain = without_labels(inputs)
     model = quantized(name, method)
@@ -234,16 +234,16 @@ def test_student_starts_as_the_teacher_learns_and_resumes_to_the_bit(name, metho
 
 
 @pytest.mark.parametrize("name", ["roberta", "modernbert", "deberta", "llama-classifier"])
-def test_a_classifier_s_backbone_is_quantized_and_nothing_else(name):
+def test_only_the_backbone_of_a_classifier_is_quantized(name):
     model = quantized(name, "pissa").get_base_model()
     names = four_bit_names(model)
     linear = {n for n, m in make(name).base_model.named_modules() if type(m) is torch.nn.Linear}
     assert names == {f"{model.base_model_prefix}.{n}" for n in linear}
 
 
-def test_a_pooler_that_is_trained_in_full_is_not_quantized(saved):
+def test_fully_trained_pooler_is_not_quantized(saved):
     settings = {"target_modules": ["query"], "modules_to_save": ["pooler"]}
-    whole = DOUBLE | {"llm_int8_skip_modules": trained_in_full(["pooler", "classifier"])}
+    whole = DOUBLE | {"llm_int8_skip_modules": skip_module_patterns(["pooler", "classifier"])}
     loaded = hf.AutoModelForSequenceClassification.from_pretrained(
         saved("bert"), quantization_config=hf.BitsAndBytesConfig(**whole)
     )
@@ -258,7 +258,7 @@ def test_a_pooler_that_is_trained_in_full_is_not_quantized(saved):
         assert not torch.equal(pooler.modules_to_save["default"].dense.weight, pooler.original_module.dense.weight)
 
 
-def test_stock_peft_on_the_whole_base_is_off_by_the_residual_s_rounding(tmp_path):
+def test_stock_peft_on_full_precision_base_differs_by_residual_rounding(tmp_path):
     model = trained("llama", "pissa")
     model.save_pretrained(tmp_path)
     stock = PeftModel.from_pretrained(make("llama"), tmp_path)
@@ -284,7 +284,7 @@ def test_stock_peft_on_the_whole_base_is_off_by_the_residual_s_rounding(tmp_path
         ("pissa", "all", False),
     ],
 )
-def test_gradients_are_those_of_the_dequantized_twin(method, term, fused, tmp_path):
+def test_gradients_equal_those_of_the_dequantized_model(method, term, fused, tmp_path):
     weights = {f"{name}_weight": 1.0 if term in (name, "all") else 0.0 for name in TERMS}
     model = quantized("llama", method, fused_lm_head=fused, **weights)
     train_steps(model, inputs_for("llama"), steps=2)
@@ -302,7 +302,7 @@ def test_gradients_are_those_of_the_dequantized_twin(method, term, fused, tmp_pa
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_bfloat16_and_what_is_trained_in_full():
+def test_bfloat16_with_fully_trained_modules():
     inputs = inputs_for("llama")
     config = config_for("pissa", quantization_config=NF4, modules_to_save=["up_proj"], target_modules=["q_proj"])
     base = make("llama").bfloat16()
@@ -320,7 +320,7 @@ def test_bfloat16_and_what_is_trained_in_full():
     assert difference.norm() < 2**-6 * logits.float().norm()
 
 
-def test_a_trainer_resumes_to_the_bit(tmp_path):
+def test_trainer_resumes_exactly(tmp_path):
     rows = [{key: value[0] for key, value in inputs_for("llama", rows=1, seed=seed).items()} for seed in range(16)]
 
     def trainer(folder: str, **settings) -> BALoraTrainer:
@@ -344,7 +344,7 @@ def test_a_trainer_resumes_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     ("name", "method"), [("llama", "lora"), ("llama", "dora"), ("llama", "pissa"), ("gpt2", "pissa"), ("gpt2", "dora")]
 )
-def test_a_dequantized_model_is_the_same_and_merges(name, method):
+def test_dequantized_model_is_equal_and_merges(name, method):
     inputs = without_labels(inputs_for(name))
     model = trained(name, method)
     student, teacher = model(**inputs).logits, model.teacher_forward(**inputs).logits
@@ -362,7 +362,7 @@ def test_a_dequantized_model_is_the_same_and_merges(name, method):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_what_transformers_loaded_merges_once_it_is_dequantized(name, saved):
+def test_base_quantized_by_transformers_merges_after_dequantize(name, saved):
     inputs = without_labels(inputs_for(name))
     model = get_balora_model(by_transformers(saved(name)), config_for("lora"))
     train_steps(model, inputs_for(name))
@@ -375,7 +375,7 @@ def test_what_transformers_loaded_merges_once_it_is_dequantized(name, saved):
     torch.testing.assert_close(model.merge_and_unload()(**inputs).logits, student, **EXACT)
 
 
-def test_unloading_gives_the_teacher_once_it_is_dequantized():
+def test_unload_after_dequantize_gives_the_teacher():
     inputs = without_labels(inputs_for("llama"))
     model = trained("llama", "pissa")
     with pytest.raises(BALoraError, match="unload: the base is in 4 bits"):
@@ -386,13 +386,13 @@ def test_unloading_gives_the_teacher_once_it_is_dequantized():
     torch.testing.assert_close(model.unload()(**inputs).logits, expected, **EXACT)
 
 
-# ------------------------------------------------------------------ refused
+# ------------------------------------------------------------------ errors
 
 
-def test_a_weight_that_is_quantized_cannot_be_split_or_quantized_again(saved):
-    with pytest.raises(BALoraError, match=r"already, and method 'pissa' splits .* give that to BALoraConfig"):
+def test_quantized_weight_cannot_be_split_or_quantized_again(saved):
+    with pytest.raises(BALoraError, match=r"already quantized, and method 'pissa' .* give that to BALoraConfig"):
         get_balora_model(by_transformers(saved("llama")), config_for("pissa"))
-    with pytest.raises(BALoraError, match="quantized already, and quantization_config quantizes them"):
+    with pytest.raises(BALoraError, match="already quantized, and quantization_config quantizes them"):
         get_balora_model(by_transformers(saved("llama")), config_for("lora", quantization_config=NF4))
 
 
@@ -407,33 +407,33 @@ def test_a_weight_that_is_quantized_cannot_be_split_or_quantized_again(saved):
         (hf.BitsAndBytesConfig(load_in_8bit=True), "only 4 bits are supported"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(BALoraError, match=message):
         BALoraConfig(quantization_config=settings)
 
 
-def test_what_bitsandbytes_gives_back_wrong_is_refused(monkeypatch):
+def test_wrong_dequantization_by_bitsandbytes_raises(monkeypatch):
     right = bnb.functional.dequantize_4bit
     monkeypatch.setattr(bnb.functional, "dequantize_4bit", lambda *args, **more: right(*args, **more).roll(1, 0))
-    with pytest.raises(BALoraError, match=r"q_proj .*\(64 × 64\) .*wrong on cpu.*llm_int8_skip_modules"):
+    with pytest.raises(BALoraError, match=r"q_proj .*\(64 × 64\) .*wrongly on cpu.*llm_int8_skip_modules"):
         quantized("llama", "pissa")
 
 
-def test_settings_are_kept_as_json(tmp_path):
+def test_settings_are_saved_as_json(tmp_path):
     config = BALoraConfig(quantization_config=hf.BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.bfloat16))
     kept = json.loads(json.dumps(config.settings()))["quantization_config"]
     assert kept["bnb_4bit_compute_dtype"] == "bfloat16"
     assert BALoraConfig(quantization_config=kept).settings() == config.settings()
 
 
-def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
+def test_missing_bitsandbytes_error_names_the_extra(monkeypatch):
     monkeypatch.setattr("balora.adapters.four_bit.is_bitsandbytes_available", lambda: False)
     assert layers_to_quantize(make("llama"), config_for("pissa")) == []
     with pytest.raises(BALoraError, match=r"pip install 'balora\[quantized\]'"):
         quantized("llama", "pissa")
 
 
-def test_another_start_s_adapter_cannot_be_loaded_onto_a_quantized_residual(tmp_path):
+def test_adapter_of_another_initialization_cannot_load_onto_a_quantized_residual(tmp_path):
     trained("llama", "pissa").save_pretrained(tmp_path)
     quantized("llama", "pissa").load_adapter(tmp_path, "default")
     with pytest.raises(BALoraError, match=r"another residual .* BALoraModel.from_pretrained"):
@@ -446,7 +446,7 @@ def wide_llama() -> hf.PreTrainedModel:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**size, vocab_size=97)).eval()
 
 
-def test_weights_are_not_repacked_for_inference_on_cpus_that_could(monkeypatch):
+def test_weights_are_not_repacked_on_cpus_that_support_it(monkeypatch):
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
     model = get_balora_model(wide_llama(), config_for("lora", quantization_config=NF4))
     layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
@@ -456,8 +456,8 @@ def test_weights_are_not_repacked_for_inference_on_cpus_that_could(monkeypatch):
         assert torch.equal(layer.weight, weight)
 
 
-def test_a_base_that_was_repacked_is_refused(saved):
+def test_repacked_base_raises(saved):
     base = by_transformers(saved("llama"))
     base.model.layers[0].self_attn.q_proj.weight.quant_state.packing_format_for_cpu = True
-    with pytest.raises(BALoraError, match=r"q_proj was run in evaluation mode on a CPU .* load the model anew"):
+    with pytest.raises(BALoraError, match=r"q_proj ran in evaluation mode on a CPU .* load the model again"):
         get_balora_model(base, config_for("lora"))

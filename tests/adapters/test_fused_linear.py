@@ -1,4 +1,4 @@
-"""The lean LoRA layer is PEFT's: the same outputs and gradients, and PEFT's own forward where it would not be."""
+"""The fused LoRA layer: outputs and gradients equal PEFT's, and PEFT's forward is used in all other cases."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ class Block(nn.Module):
 
 
 def layers(bias: bool = True, dtype: torch.dtype = torch.float64, **settings) -> tuple[nn.Module, nn.Module]:
-    """PEFT's model and the lean one, of the same weights."""
+    """Build PEFT's model and the fused one with equal weights."""
     models = []
     for number in range(2):
         torch.manual_seed(0)
@@ -51,28 +51,30 @@ def assert_same(stock: nn.Module, ours: nn.Module, x: torch.Tensor) -> None:
 
 @pytest.fixture
 def products(monkeypatch) -> list:
-    """How often the lean product ran."""
-    ran, real = [], fused_linear._Product.apply
-    monkeypatch.setattr(fused_linear._Product, "apply", lambda *arguments: (ran.append(1), real(*arguments))[1])
+    """Record calls of the fused product."""
+    ran, real = [], fused_linear._LoraProduct.apply
+    monkeypatch.setattr(fused_linear._LoraProduct, "apply", lambda *arguments: (ran.append(1), real(*arguments))[1])
     return ran
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6)])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_outputs_and_gradients_are_peft_s(bias, shape, wanted, products):
+def test_outputs_and_gradients_equal_peft(bias, shape, wanted, products):
     x = torch.randn(shape, dtype=torch.float64, requires_grad=wanted)
     assert_same(*layers(bias), x)
     assert products
 
 
-def test_the_gradient_is_the_numerical_one():
+def test_gradient_passes_gradcheck():
     _, ours = layers()
     layer = ours.base_model.model.inner
     x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
     arguments = (layer.base_layer.weight, layer.base_layer.bias)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    assert torch.autograd.gradcheck(lambda x, a, b: fused_linear._Product.apply(x, *arguments, a, b, 1.7), (x, a, b))
+    assert torch.autograd.gradcheck(
+        lambda x, a, b: fused_linear._LoraProduct.apply(x, *arguments, a, b, 1.7), (x, a, b)
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_the_gradient_is_the_numerical_one():
         ({}, torch.bfloat16),
     ],
 )
-def test_what_is_not_plain_is_left_to_peft(settings, dtype, products):
+def test_other_settings_use_pefts_forward(settings, dtype, products):
     stock, ours = layers(dtype=torch.float64, **settings)
     if dtype == torch.bfloat16:
         for model in (stock, ours):
@@ -93,7 +95,7 @@ def test_what_is_not_plain_is_left_to_peft(settings, dtype, products):
     assert not products
 
 
-def test_autocast_merged_disabled_and_listened_to_are_left_to_peft(products):
+def test_autocast_merged_disabled_and_hooked_layers_use_pefts_forward(products):
     stock, ours = layers(dtype=torch.float32)
     x = torch.randn(4, 6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -111,13 +113,13 @@ def test_autocast_merged_disabled_and_listened_to_are_left_to_peft(products):
     assert not products
 
 
-def test_dropout_is_off_in_evaluation(products):
+def test_dropout_is_off_in_evaluation_mode(products):
     stock, ours = layers(lora_dropout=0.5)
     assert_same(stock.eval(), ours.eval(), torch.randn(4, 6, dtype=torch.float64))
     assert products
 
 
-def test_only_plain_layers_change():
+def test_only_plain_layers_are_replaced():
     model = get_balora_model(make("gpt2"), BALoraConfig(r=4, target_modules="all-linear"))
     assert not any(isinstance(module, FusedLinear) for module in model.modules())  # GPT-2's are Conv1D
     model = get_balora_model(make("llama"), BALoraConfig(r=4, target_modules="all-linear"))
@@ -125,7 +127,7 @@ def test_only_plain_layers_change():
     assert isinstance(model.base_model.merge_and_unload().model.layers[0].mlp.up_proj, nn.Linear)
 
 
-def test_a_checkpointed_layer_is_computed_again_alike():
+def test_recomputation_under_checkpointing_is_equal():
     inputs = without_labels(inputs_for("llama"))
     gradients = []
     for checkpointing in (False, True):

@@ -1,4 +1,4 @@
-"""PiSSA's, MiLoRA's and OLoRA's starts: against an oracle and PEFT's own, seeded, refused where they would do harm."""
+"""Initialization of PiSSA, MiLoRA and OLoRA, compared with an oracle and with PEFT; seeding and errors."""
 
 import numpy as np
 import pytest
@@ -11,43 +11,42 @@ from shared_paths import VECTORS
 from tiny_models import inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, get_balora_model
-from balora.adapters.initialization import minor_factors, orthonormal_factors, principal_factors
+from balora.adapters.initialization import milora_factors, olora_factors, pissa_factors
 from balora.adapters.teacher import lora_layers
 
 RESIDUAL = ["pissa", "olora", "milora"]
 
 
 @pytest.mark.parametrize("case", ["pissa_12x9x3", "pissa_7x15x4"])
-def test_factors_meet_the_oracle(case):
+def test_pissa_factors_match_the_oracle(case):
     if not VECTORS.exists():
         pytest.skip(f"{VECTORS} is absent: no oracle to compare with")
     with safe_open(VECTORS, "pt") as file:
         weight, product, residual = (file.get_tensor(f"{case}/{name}") for name in ("weight", "product", "residual"))
     r = int(case.rsplit("x", 1)[-1])
-    a, b = principal_factors(weight, r, scaling=0.5)
+    a, b = pissa_factors(weight, r, scaling=0.5)
     assert a.shape == (r, weight.shape[1])
     assert b.shape == (weight.shape[0], r)
     torch.testing.assert_close(0.5 * b @ a, product, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(weight - 0.5 * b @ a, residual, rtol=1e-9, atol=1e-12)
 
 
-def test_randomized_factors_come_near_the_exact_ones_and_repeat():
+def test_randomized_pissa_factors_are_close_to_exact_and_repeatable():
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(n, 40, generator=generator)).Q for n in (96, 80))
     weight = u * torch.logspace(0, -3, 40) @ v.T
     exact, fast, again = (
-        b @ a
-        for a, b in (principal_factors(weight, 8), *(principal_factors(weight, 8, niter=4, seed=3) for _ in range(2)))
+        b @ a for a, b in (pissa_factors(weight, 8), *(pissa_factors(weight, 8, niter=4, seed=3) for _ in range(2)))
     )
     assert torch.equal(fast, again)
     assert (exact - fast).norm() < 1e-4 * exact.norm()
 
 
-def test_randomized_start_leaves_the_global_generator_alone():
+def test_randomized_svd_does_not_use_the_global_generator():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    principal_factors(torch.ones(9, 7), 2, niter=2, seed=1)
+    pissa_factors(torch.ones(9, 7), 2, niter=2, seed=1)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -59,20 +58,20 @@ def test_randomized_start_leaves_the_global_generator_alone():
     scaling=st.sampled_from([0.5, 1.0, 2.0]),
     seed=st.integers(0, 1000),
 )
-def test_minor_factors_are_what_the_best_approximation_leaves_out(out, inner, r, scaling, seed):
+def test_milora_factors_are_the_residual_of_the_best_approximation(out, inner, r, scaling, seed):
     weight = np.random.default_rng(seed).standard_normal((out, inner))
-    a, b = minor_factors(torch.from_numpy(weight), r, scaling=scaling)
+    a, b = milora_factors(torch.from_numpy(weight), r, scaling=scaling)
     kept = min(r, out, inner)
     assert (a.shape, b.shape) == ((kept, inner), (out, kept))
     u, s, vh = np.linalg.svd(weight)
     best = sum((s[i] * np.outer(u[:, i], vh[i]) for i in range(len(s) - kept)), np.zeros_like(weight))
     np.testing.assert_allclose(weight - scaling * (b @ a).numpy(), best, rtol=0, atol=1e-9)
-    # Balanced: what a component adds is shared alike by its row and its column.
+    # Balanced: a component's row and column have equal norms.
     np.testing.assert_allclose(a.norm(dim=1), b.norm(dim=0), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_milora_adapts_the_minor_components_and_freezes_the_principal_ones(name):
+def test_milora_trains_minor_components_and_freezes_principal_ones(name):
     config = BALoraConfig(method="milora", r=4, lora_alpha=8, target_modules="all-linear", seed=1)
     layers = lora_layers(get_balora_model(make(name), config))
     again = lora_layers(get_balora_model(make(name), config))
@@ -86,7 +85,7 @@ def test_milora_adapts_the_minor_components_and_freezes_the_principal_ones(name)
 
 
 def gram_schmidt(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Q and R of a matrix of full rank, column by column, with a positive diagonal."""
+    """Compute Q and R of a full-rank matrix column by column, with a positive diagonal."""
     columns, upper = [], torch.zeros(min(weight.shape), weight.shape[1], dtype=weight.dtype)
     for j in range(weight.shape[1]):
         rest = weight[:, j].clone()
@@ -101,11 +100,11 @@ def gram_schmidt(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @settings(deadline=None, max_examples=40)
 @given(out=st.integers(1, 9), inner=st.integers(1, 9), r=st.integers(1, 11), seed=st.integers(0, 1000))
-def test_orthonormal_factors_are_gram_schmidt_s(out, inner, r, seed):
+def test_olora_factors_match_gram_schmidt(out, inner, r, seed):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, inner, generator=generator, dtype=torch.float64)
     weight += 3 * torch.eye(out, inner, dtype=torch.float64)  # away from singular
-    a, b = orthonormal_factors(weight, r)
+    a, b = olora_factors(weight, r)
     q, upper = gram_schmidt(weight)
     kept = min(r, out, inner)
     assert (a.shape, b.shape) == ((kept, inner), (out, kept))
@@ -115,7 +114,7 @@ def test_orthonormal_factors_are_gram_schmidt_s(out, inner, r, seed):
     torch.testing.assert_close(b.T @ b, torch.eye(kept, dtype=torch.float64))
 
 
-def test_olora_is_peft_s_own_to_the_bit():
+def test_olora_equals_peft_exactly():
     inputs = without_labels(inputs_for("llama"))
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     ours = get_balora_model(make("llama"), BALoraConfig(method="olora", **settings)).eval()
@@ -127,7 +126,7 @@ def test_olora_is_peft_s_own_to_the_bit():
     torch.testing.assert_close(ours(**inputs).logits, theirs(**inputs).logits, rtol=0, atol=1e-6)
 
 
-def test_olora_splits_a_transposed_weight_as_its_linear_layer():
+def test_olora_decomposes_conv1d_like_a_linear_layer():
     config = BALoraConfig(method="olora", r=4, lora_alpha=8, target_modules=["c_attn"])  # GPT-2's Conv1D, (in, out)
     pretrained = make("gpt2").transformer.h[0].attn.c_attn.weight.detach()
     layer = next(iter(lora_layers(get_balora_model(make("gpt2"), config)).values()))
@@ -137,7 +136,7 @@ def test_olora_splits_a_transposed_weight_as_its_linear_layer():
     torch.testing.assert_close(layer.get_base_layer().weight, pretrained - 2 * (q[:, :4] @ upper[:4]).T)
 
 
-def test_olora_s_start_needs_no_second_decomposition_to_load(tmp_path, monkeypatch):
+def test_loading_olora_needs_no_decomposition(tmp_path, monkeypatch):
     inputs = without_labels(inputs_for("llama"))
     config = BALoraConfig(method="olora", r=4, lora_alpha=8, target_modules="all-linear")
     model = get_balora_model(make("llama"), config)
@@ -149,7 +148,7 @@ def test_olora_s_start_needs_no_second_decomposition_to_load(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_start_is_peft_s_own(name):
+def test_initialization_equals_peft(name):
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     ours = get_balora_model(make(name), BALoraConfig(method="pissa", **settings))
     fan_in_fan_out = name == "gpt2"
@@ -162,7 +161,7 @@ def test_start_is_peft_s_own(name):
 
 
 @pytest.mark.parametrize("method", RESIDUAL)
-def test_rank_beyond_the_weight_s_own_still_starts_as_the_pretrained_model(method):
+def test_rank_above_the_weights_still_starts_as_the_pretrained_model(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama")(**inputs).logits
     config = BALoraConfig(method=method, r=48, lora_alpha=48, target_modules="all-linear")
@@ -172,23 +171,23 @@ def test_rank_beyond_the_weight_s_own_still_starts_as_the_pretrained_model(metho
 
 
 @pytest.mark.parametrize("method", RESIDUAL)
-def test_an_embedding_cannot_be_split(method):
-    with pytest.raises(BALoraError, match=rf"embed_tokens is a Embedding; {method} splits linear layers only"):
+def test_embedding_target_raises(method):
+    with pytest.raises(BALoraError, match=rf"embed_tokens is a Embedding, and {method} splits linear layers only"):
         get_balora_model(make("llama"), BALoraConfig(method=method, target_modules=["embed_tokens"]))
 
 
 @pytest.mark.parametrize("method", RESIDUAL)
-def test_a_shared_weight_cannot_be_split(method):
+def test_shared_weight_raises(method):
     with pytest.raises(BALoraError, match=r"lm_head shares its weight .*embed_tokens"):
         get_balora_model(make("llama-tied"), BALoraConfig(method=method, target_modules=["q_proj", "lm_head"]))
 
 
 @pytest.mark.parametrize("method", RESIDUAL)
-def test_a_start_that_takes_long_shows_progress(method, monkeypatch, capsys):
+def test_slow_initialization_shows_a_progress_bar(method, monkeypatch, capsys):
     config = BALoraConfig(method=method, r=2, target_modules="all-linear")
     get_balora_model(make("llama"), config)
     assert "start" not in capsys.readouterr().err
-    monkeypatch.setattr("balora.adapters.initialization.SHOWN_AFTER", 0.0)
+    monkeypatch.setattr("balora.adapters.initialization.PROGRESS_BAR_DELAY", 0.0)
     get_balora_model(make("llama"), config)
     shown = capsys.readouterr().err
     assert f"{method} start" in shown

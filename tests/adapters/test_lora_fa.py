@@ -1,4 +1,4 @@
-"""LoRA-FA: A stands still, B learns, whatever trains it, and a layer keeps no input for A's sake."""
+"""LoRA-FA: A is frozen, B learns with every trainer, and layers do not save inputs for A's gradient."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def assert_b_alone_moved(model: BALoraModel, before: dict[str, torch.Tensor]) ->
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5-untied"])
-def test_a_stands_still_and_b_learns(name):
+def test_a_is_frozen_and_b_learns(name):
     model = adapted(name)
     before = factors(model)
     train_steps(model, inputs_for(name), steps=3)
@@ -42,7 +42,7 @@ def test_a_stands_still_and_b_learns(name):
         torch.testing.assert_close(delta @ onto, delta, rtol=0, atol=1e-5)
 
 
-def test_every_parameter_that_trains_has_a_gradient():
+def test_every_trainable_parameter_has_a_gradient():
     model = adapted().train()
     model(**inputs_for("llama")).loss.backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -51,7 +51,7 @@ def test_every_parameter_that_trains_has_a_gradient():
     assert all(p.grad is not None for p in trained.values())
 
 
-def test_a_stays_frozen_through_saving_and_resuming(tmp_path):
+def test_a_stays_frozen_after_saving_and_resuming(tmp_path):
     arguments = {"save_steps": 2, "learning_rate": 1e-2, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
     row = {key: value[1] for key, value in inputs_for("llama").items()}
     trained = []
@@ -71,7 +71,7 @@ def test_a_stays_frozen_through_saving_and_resuming(tmp_path):
     assert_b_alone_moved(model, before)
 
 
-def test_peft_s_projected_optimizer_trains_it_too():
+def test_works_with_pefts_lora_fa_optimizer():
     model = adapted()
     before = factors(model)
     optimizer = create_lorafa_optimizer(model, r=4, lora_alpha=8, lr=1e-2)
@@ -80,8 +80,8 @@ def test_peft_s_projected_optimizer_trains_it_too():
     assert_b_alone_moved(model, before)
 
 
-def test_no_layer_keeps_its_input_for_a_frozen_a():
-    """Of one layer: an input of 50 × 32 is kept by LoRA for A's gradient, and by LoRA-FA only its 50 × 4 product."""
+def test_layers_do_not_save_inputs_for_a_frozen_a():
+    """LoRA saves a layer's 50 × 32 input for A's gradient, LoRA-FA only its 50 × 4 product."""
     kept = {}
     for method in ("lora", "lora-fa"):
         layer = next(iter(lora_layers(adapted(method=method)).values()))
@@ -93,6 +93,6 @@ def test_no_layer_keeps_its_input_for_a_frozen_a():
     assert kept == {"lora": (True, True), "lora-fa": (False, True)}
 
 
-def test_an_embedding_is_refused():
-    with pytest.raises(BALoraError, match=r"embed_tokens is a Embedding, whose A starts at zero"):
+def test_embedding_target_raises():
+    with pytest.raises(BALoraError, match=r"embed_tokens is a Embedding, whose A is zero at the start"):
         adapted(target_modules=["q_proj", "embed_tokens"])

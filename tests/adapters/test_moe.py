@@ -1,4 +1,4 @@
-"""Mixtures of experts: adapters on attention and experts, an exact teacher, and the routers' own loss kept."""
+"""Mixtures of experts: adapters on attention and experts, an exact teacher, and the router loss."""
 
 import re
 import warnings
@@ -25,7 +25,7 @@ from balora.study.student import check_fit
 from balora.training.sft import BALoraSFTTrainer
 
 METHODS = ["lora", "rslora", "pissa", "olora", "milora", "lora-fa"]
-#: Every method on one mixture, and on each mixture a method that adds to the weight or one that splits it.
+#: All methods on one mixture, and an additive or a residual method on each other mixture.
 CASES = [
     *(("mixtral", method) for method in METHODS),
     ("qwen2-moe", "pissa"),
@@ -66,7 +66,7 @@ def naive_router_loss(router_logits, mask, top_k: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
-def test_start_teacher_files_and_merging_are_exact(name, method, tmp_path):
+def test_initialization_teacher_saving_and_merging_are_exact(name, method, tmp_path):
     inputs = without_labels(inputs_for(name))
     expected = make(name)(**inputs).logits
     model = adapted(name, method).eval()
@@ -93,7 +93,7 @@ def test_start_teacher_files_and_merging_are_exact(name, method, tmp_path):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_every_expert_is_split_on_its_own(name):
+def test_each_expert_is_decomposed_separately(name):
     model = adapted(name, "pissa")
     experts = make(name).get_submodule("model.layers.1.mlp.experts")
     layers = [layer for layer in lora_layers(model).values() if isinstance(layer, ParamWrapper)]
@@ -108,7 +108,7 @@ def test_every_expert_is_split_on_its_own(name):
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_in_bfloat16_the_teacher_is_within_rounding(method):
+def test_bfloat16_teacher_is_within_rounding(method):
     inputs = without_labels(inputs_for("mixtral"))
     expected = make("mixtral").bfloat16()(**inputs).logits.float()
     model = adapted("mixtral", method, make("mixtral").bfloat16())
@@ -116,7 +116,7 @@ def test_in_bfloat16_the_teacher_is_within_rounding(method):
 
 
 @pytest.mark.parametrize(("name", "fused"), [*((name, True) for name in MIXTURES), ("mixtral", False)])
-def test_the_loss_is_the_naive_one_with_the_routers(name, fused):
+def test_loss_equals_naive_loss_with_router_term(name, fused):
     model, inputs = adapted(name, "pissa", **WEIGHTS, fused_lm_head=fused), inputs_for(name)
     train_steps(model, inputs, steps=2)
     given, mask = without_labels(inputs), inputs["attention_mask"]
@@ -150,7 +150,7 @@ def test_the_loss_is_the_naive_one_with_the_routers(name, fused):
 
 
 @pytest.mark.parametrize("name", ROUTED)
-def test_the_routers_gradient_reaches_the_adapters(name):
+def test_router_loss_gradient_reaches_adapters(name):
     inputs = inputs_for(name)
     model = adapted(name, **OFF)
     train_steps(model, inputs, steps=2)
@@ -161,7 +161,7 @@ def test_the_routers_gradient_reaches_the_adapters(name):
         gradients.append(torch.autograd.grad(model.train()(**inputs).loss, parameters.values()))
     router_logits = model.eval()(**without_labels(inputs)).router_logits
     loss = 0.2 * naive_router_loss(router_logits, inputs["attention_mask"])
-    # Nothing of the last layer's experts comes before a router.
+    # The last layer's experts come after every router.
     wanted = torch.autograd.grad(loss, parameters.values(), materialize_grads=True)
     moved = {key for key, gradient in zip(parameters, wanted, strict=True) if gradient.abs().max() > 1e-6}
     assert any("experts" in key for key in moved)
@@ -171,7 +171,7 @@ def test_the_routers_gradient_reaches_the_adapters(name):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_micro_batches_weigh_the_routers_loss_by_their_tokens(fused):
+def test_router_loss_of_micro_batches_is_weighted_by_tokens(fused):
     model, inputs = adapted("mixtral", **OFF, fused_lm_head=fused), inputs_for("mixtral")
     parts = [{key: value[rows] for key, value in inputs.items()} for rows in (slice(0, 1), slice(1, 4))]
     counts = {
@@ -188,7 +188,7 @@ def test_micro_batches_weigh_the_routers_loss_by_their_tokens(fused):
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)
 
 
-def test_without_router_logits_nothing_is_added():
+def test_no_router_loss_without_router_logits():
     base = make("mixtral")
     base.config.output_router_logits = False
     output = adapted("mixtral", base=base, **OFF).train()(**inputs_for("mixtral"))
@@ -196,7 +196,7 @@ def test_without_router_logits_nothing_is_added():
 
 
 class AddsMore(hf.MixtralForCausalLM):
-    """Adds a little more to its loss than its coefficient says."""
+    """Adds a small extra term to its loss."""
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
@@ -206,8 +206,8 @@ class AddsMore(hf.MixtralForCausalLM):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_else_a_model_adds_to_its_loss_is_kept(dtype):
-    """In bfloat16 too, where it is smaller than the rounding of logits."""
+def test_other_terms_of_the_models_own_loss_are_kept(dtype):
+    """In bfloat16 too, where the term is smaller than the rounding of logits."""
     base, inputs = AddsMore(make("mixtral").config).to(dtype), inputs_for("mixtral")
     expected = base(**inputs).loss
     model = adapted("mixtral", base=base, **OFF).train()
@@ -217,7 +217,7 @@ def test_what_else_a_model_adds_to_its_loss_is_kept(dtype):
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_gradients_are_the_same_under_gradient_checkpointing(method):
+def test_gradient_checkpointing_gives_equal_gradients(method):
     inputs, gradients = inputs_for("mixtral"), []
     for checkpointing in (False, True):
         model = adapted("mixtral", method, **WEIGHTS).train()
@@ -231,7 +231,7 @@ def test_gradients_are_the_same_under_gradient_checkpointing(method):
 
 
 @pytest.mark.parametrize("name", ["mixtral", "deepseek-v3"])
-def test_twenty_steps_of_the_trainer_learn(name, tmp_path):
+def test_trainer_reduces_loss_in_twenty_steps(name, tmp_path):
     inputs = inputs_for(name)
     rows = [{key: value[i] for key, value in inputs.items()} for i in range(4)]
     arguments = {"max_steps": 20, "learning_rate": 3e-2, "logging_steps": 1, "per_device_train_batch_size": 2}
@@ -264,7 +264,7 @@ def sft_trainer(tmp_path, name: str, **settings) -> BALoraSFTTrainer:
     )
 
 
-def test_trl_s_coefficient_is_the_one_that_counts(tmp_path):
+def test_router_coefficient_of_sft_config_is_used(tmp_path):
     losses = []
     for coefficient in (None, 0.4, 0.0):
         trainer = sft_trainer(tmp_path, "mixtral", router_aux_loss_coef=coefficient)
@@ -272,7 +272,7 @@ def test_trl_s_coefficient_is_the_one_that_counts(tmp_path):
         losses.append(trainer.state.log_history[0].get("loss_router"))
     assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
     assert losses[2] is None
-    with pytest.raises(BALoraError, match="router_aux_loss_coef: DeepseekV3ForCausalLM computes no loss"):
+    with pytest.raises(BALoraError, match="router_aux_loss_coef: DeepseekV3ForCausalLM has no router loss"):
         sft_trainer(tmp_path, "deepseek-v3", router_aux_loss_coef=0.1)
 
 
@@ -286,7 +286,7 @@ def test_trl_s_coefficient_is_the_one_that_counts(tmp_path):
             "mixtral",
             "dora",
             {"target_modules": "all-linear", "target_parameters": None},
-            "target_modules: PEFT takes it for the experts too, .*name linear layers one by one",
+            "target_modules: PEFT includes the experts, .*name linear layers one by one",
         ),
         (
             "gpt-oss",
@@ -302,32 +302,32 @@ def test_trl_s_coefficient_is_the_one_that_counts(tmp_path):
         ),
     ],
 )
-def test_what_peft_has_no_adapter_for_is_one_clear_error(name, method, settings, message):
+def test_settings_without_peft_adapter_for_experts_raise(name, method, settings, message):
     with pytest.raises(BALoraError, match=message):
         adapted(name, method, **settings)
 
 
 @pytest.mark.parametrize("method", ["lora-ga", "corda"])
-def test_starts_from_data_refuse_experts(method):
+def test_data_initialization_of_experts_raises(method):
     config = BALoraConfig(method=method, r=4, **TARGETS["mixtral"])
-    with pytest.raises(BALoraError, match=f"target_parameters: {method} starts from what linear layers see"):
+    with pytest.raises(BALoraError, match=f"target_parameters: {method} reads the inputs of linear layers"):
         get_balora_model(make("mixtral"), config, [inputs_for("mixtral")])
 
 
-def test_layers_that_peft_passes_over_are_named():
-    with pytest.warns(UserWarning, match="PEFT leaves mlp.down_proj.weight, .*shared_experts.up_proj.weight") as seen:
+def test_warning_names_layers_that_peft_skips():
+    with pytest.warns(UserWarning, match="PEFT skipped mlp.down_proj.weight, .*shared_experts.up_proj.weight") as seen:
         adapted("deepseek-v3", target_modules="all-linear", target_parameters=None)
-    message = next(str(w.message) for w in seen if "PEFT leaves" in str(w.message))
+    message = next(str(w.message) for w in seen if "PEFT skipped" in str(w.message))
     names = re.findall(r"\w+\.\w+\.weight", message)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         model = adapted("deepseek-v3", "pissa", target_modules="all-linear", target_parameters=names)
-    assert not [w for w in seen if "PEFT leaves" in str(w.message)]
+    assert not [w for w in seen if "PEFT skipped" in str(w.message)]
     inputs = without_labels(inputs_for("deepseek-v3"))
     torch.testing.assert_close(model.teacher_forward(**inputs).logits, make("deepseek-v3")(**inputs).logits, **EXACT)
 
 
-def test_the_user_s_configuration_is_left_as_it_is():
+def test_users_configuration_is_unchanged():
     config = BALoraConfig(r=4, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -343,7 +343,7 @@ def test_the_user_s_configuration_is_left_as_it_is():
         ("ba-lora", "target_parameters: 'experts.gate_proj' matches no matrix"),
     ],
 )
-def test_a_recipe_s_experts_are_checked_before_training(method, message):
+def test_experts_in_a_recipe_are_checked_before_training(method, message):
     named = ["experts.gate_proj"] if method == "ba-lora" else EXPERTS
     targets = {"target_modules": ["q_proj"], "target_parameters": named}
     recipe = Recipe(model_name_or_path="m", train_file="t.jsonl", method=method, **targets)

@@ -1,4 +1,4 @@
-"""What is saved loads and merges with stock PEFT, and resumes here to the bit."""
+"""Saved adapters load and merge with stock PEFT, and resume exactly in balora."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def test_stock_peft_loads_and_merges(name, method, tmp_path):
     ],
     ids=str,
 )
-def test_peft_s_other_settings_survive_the_stacking(settings, tmp_path):
+def test_other_peft_settings_are_kept_by_stacking(settings, tmp_path):
     name = "gpt2" if "c_attn" in settings.get("target_modules", ()) else "llama"
     inputs = without_labels(inputs_for(name))
     model = trained(name, "pissa", **settings)
@@ -54,7 +54,7 @@ def test_peft_s_other_settings_survive_the_stacking(settings, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_reloaded_model_is_the_same_to_the_bit_and_trains_on(method, tmp_path):
+def test_reloaded_model_is_exact_and_trainable(method, tmp_path):
     model = trained("llama", method)
     model.save_pretrained(tmp_path)
     reloaded = BALoraModel.from_pretrained(make("llama"), tmp_path, is_trainable=True)
@@ -71,14 +71,14 @@ def test_a_reloaded_model_is_the_same_to_the_bit_and_trains_on(method, tmp_path)
     assert torch.equal(model(**inputs).logits, reloaded(**inputs).logits)
 
 
-def test_frozen_unless_it_is_to_be_trained(tmp_path):
+def test_adapter_is_frozen_unless_trainable(tmp_path):
     trained("llama", "pissa").save_pretrained(tmp_path)
     model = BALoraModel.from_pretrained(make("llama"), tmp_path)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_weights_load_into_a_model_that_started_elsewhere(tmp_path):
+def test_weights_load_into_a_model_of_another_initialization(tmp_path):
     inputs = without_labels(inputs_for("llama"))
     model = trained("llama", "pissa")
     model.save_pretrained(tmp_path)
@@ -91,21 +91,21 @@ def test_weights_load_into_a_model_that_started_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("targets", [["v_proj", "q_proj", "o_proj"], "all-linear"])
-def test_modules_are_written_in_an_order_that_no_process_changes(targets, tmp_path):
+def test_target_modules_are_saved_sorted(targets, tmp_path):
     model = get_balora_model(make("llama"), BALoraConfig(method="lora", r=2, target_modules=targets))
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     assert written == sorted(model.peft_config["default"].target_modules)
 
 
-def test_files_hold_nothing_stock_peft_would_not_know(tmp_path):
+def test_saved_files_have_no_keys_unknown_to_peft(tmp_path):
     trained("llama", "pissa", pissa_niter=2).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
     assert config["init_lora_weights"] is True
     assert (config["r"], config["lora_alpha"]) == (8, 16)
     assert "consistency_weight" not in config
-    # A fresh interpreter, in which importing balora fails, loads it.
+    # Loaded by a fresh interpreter in which importing balora fails.
     code = (
         "import sys; sys.modules['balora'] = None\n"
         "import transformers as hf\n"
@@ -117,7 +117,7 @@ def test_files_hold_nothing_stock_peft_would_not_know(tmp_path):
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, timeout=120)
 
 
-def test_the_card_states_method_settings_and_drift(tmp_path):
+def test_model_card_has_method_settings_and_drift(tmp_path):
     model = trained("llama", "pissa", consistency_weight=0.5)
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -132,18 +132,18 @@ def test_the_card_states_method_settings_and_drift(tmp_path):
     assert "Not measured" not in card
 
 
-def test_a_folder_of_someone_else_is_refused(tmp_path):
+def test_folder_not_written_by_balora_raises(tmp_path):
     model = trained("llama", "lora")
     model.save_pretrained(tmp_path)
     (tmp_path / "balora_config.json").unlink()
-    with pytest.raises(BALoraError, match=r"holds no balora_config.json.*peft.PeftModel"):
+    with pytest.raises(BALoraError, match=r"has no balora_config.json.*peft.PeftModel"):
         BALoraModel.from_pretrained(make("llama"), tmp_path)
     (tmp_path / "balora_config.json").write_text("{")
     with pytest.raises(BALoraError, match="is damaged"):
         BALoraModel.from_pretrained(make("llama"), tmp_path)
 
 
-def test_an_adapter_of_another_shape_is_refused(tmp_path):
+def test_adapter_of_another_shape_raises(tmp_path):
     import transformers as hf
     from tiny_models import GROUPED
 

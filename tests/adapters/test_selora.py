@@ -1,4 +1,4 @@
-"""SeLoRA: adapters gated by each row's sentence, against explicit weights, alone and with all that stands on top."""
+"""SeLoRA: adapters gated by each row's sentence, compared with explicit weights, alone and combined."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def without_dropout(model: BALoraModel) -> BALoraModel:
 
 
 def moved(name: str = "llama", dtype: torch.dtype = torch.float64, **settings) -> BALoraModel:
-    """Every trained weight off its start, the same for every model of these settings."""
+    """Build a model with all trained weights perturbed, deterministic for given settings."""
     model, generator = adapted(name, dtype, **settings), torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -74,7 +74,7 @@ def step(model: BALoraModel, inputs: dict, steps: int = 1, lr: float = 1e-2, opt
 
 
 def naive_gate(model: BALoraModel, index: int, s: Tensor) -> Tensor:
-    """f(s) of one layer and one sentence, entry by entry."""
+    """Compute f(s) of one layer and one sentence, entry by entry."""
     gate = model.lora_gate
     trunk, head = gate.trunks[index % len(gate.trunks)], gate.heads[index]
     scale = math.sqrt(len(s)) / math.sqrt(sum(x * x for x in s.tolist()))
@@ -96,13 +96,13 @@ def naive_gate(model: BALoraModel, index: int, s: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["t5", "llama", "gpt2"])
 @torch.no_grad()
-def test_the_start_is_the_pretrained_model_to_the_bit(name):
+def test_starts_exactly_as_the_pretrained_model(name):
     inputs = without_labels(inputs_for(name))
     model = adapted(name, torch.float32).eval()
     assert torch.equal(model(**inputs, sentence_embeds=sentences()).logits, make(name)(**inputs).logits)
 
 
-def test_attention_projections_are_adapted_by_default_and_others_by_name():
+def test_default_targets_are_attention_projections():
     names = {name.split(".")[-1] for name in lora_layers(adapted("t5"))}
     assert names == {"q", "k", "v", "o"}
     assert len(lora_layers(adapted("t5"))) == 2 * 4 + 2 * 2 * 4
@@ -122,7 +122,7 @@ def test_attention_projections_are_adapted_by_default_and_others_by_name():
     ids=["t5", "llama", "gpt2"],
 )
 @torch.no_grad()
-def test_each_row_has_explicit_weights_of_its_own(name, settings):
+def test_each_row_equals_a_model_with_explicit_weights(name, settings):
     model, inputs, s = moved(name, **settings).eval(), without_labels(inputs_for(name)), sentences()
     logits = model(**inputs, sentence_embeds=s).logits
     for row in range(4):
@@ -141,7 +141,7 @@ def test_each_row_has_explicit_weights_of_its_own(name, settings):
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
 @torch.no_grad()
-def test_rows_of_one_batch_are_as_each_alone_and_sentences_matter(name):
+def test_rows_are_independent_and_depend_on_their_sentences(name):
     model, inputs, s = moved(name).eval(), without_labels(inputs_for(name)), sentences()
     together = model(**inputs, sentence_embeds=s).logits
     for row in range(4):
@@ -152,8 +152,8 @@ def test_rows_of_one_batch_are_as_each_alone_and_sentences_matter(name):
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_frozen_at_the_identity_it_is_lora(name):
-    """Outputs, factors and their gradients, after steps."""
+def test_identity_gates_equal_lora(name):
+    """Outputs, factors and gradients are compared after several steps."""
     inputs, s = inputs_for(name), sentences()
     model = adapted(name, **OFF)
     torch.manual_seed(0)
@@ -175,13 +175,13 @@ def test_frozen_at_the_identity_it_is_lora(name):
 
 
 @pytest.mark.parametrize(("gate", "trunks"), [("shared", 1), ("per_layer", 8)])
-def test_parameters_are_as_many_as_the_docstring_says(gate, trunks):
+def test_parameter_count_matches_the_docstring(gate, trunks):
     model = adapted(gate=gate, gate_hidden=5)
     assert sum(p.numel() for p in model.lora_gate.parameters()) == 8 * 16 * (5 + 1) + trunks * (D + 1) * 5
     assert all(p.requires_grad for p in model.lora_gate.parameters())
 
 
-def test_every_gate_learns_once_b_has_moved():
+def test_every_gate_learns_once_b_is_nonzero():
     model, inputs = adapted(gate="per_layer", **ON), {**inputs_for("llama"), "sentence_embeds": sentences()}
     step(model, inputs, steps=2)
     model.zero_grad()
@@ -194,7 +194,7 @@ def test_every_gate_learns_once_b_has_moved():
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_the_semantic_term_is_that_of_the_weights_and_stands_beside_the_others(name):
+def test_semantic_term_equals_naive_computation_and_adds_to_the_others(name):
     inputs, s = inputs_for(name), sentences()
     outputs, grads = {}, {}
     for fused in (True, False):
@@ -224,7 +224,7 @@ def test_the_semantic_term_is_that_of_the_weights_and_stands_beside_the_others(n
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_the_teacher_knows_no_sentence(name):
+def test_teacher_does_not_depend_on_sentences(name):
     model, inputs = moved(name).eval(), without_labels(inputs_for(name))
     expected = make(name).double()(**inputs).logits
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_gradient_checkpointing_gives_equal_gradients(name):
         torch.testing.assert_close(results[0][key], gradient, rtol=1e-9, atol=1e-12, msg=key)
 
 
-def test_reentrant_checkpointing_which_would_lose_the_gates_gradient_is_refused():
+def test_reentrant_checkpointing_raises():
     model = moved(**OFF, fused_lm_head=False).train()
     model.get_base_model().gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
@@ -258,7 +258,7 @@ def test_reentrant_checkpointing_which_would_lose_the_gates_gradient_is_refused(
         model(**inputs_for("llama"), sentence_embeds=sentences())
 
 
-def test_the_semantic_loss_draws_gates_of_similar_sentences_together():
+def test_semantic_loss_aligns_gates_of_similar_sentences():
     inputs = inputs_for("llama")
     s = torch.cat([sentences(2), sentences(2) + 0.5 * sentences(2, seed=8)])  # rows 0 and 2, 1 and 3 are similar
 
@@ -276,7 +276,7 @@ def test_the_semantic_loss_draws_gates_of_similar_sentences_together():
     assert after[20.0] < 0.7 * before
 
 
-def test_what_is_on_top_takes_sentences_too():
+def test_drift_and_classifiers_take_sentence_embeds():
     model = moved("t5").eval()
     batch = {**inputs_for("t5"), "sentence_embeds": sentences()}
     assert measure_drift(model, [batch])["kl_to_base"] > 1e-3
@@ -286,8 +286,8 @@ def test_what_is_on_top_takes_sentences_too():
     assert set(output.components) == {"task", "consistency", "diversity", "spectral", "semantic"}
 
 
-def test_a_model_can_be_copied_between_a_forward_and_the_next():
-    """When its gates have a graph."""
+def test_model_can_be_copied_after_a_forward_pass():
+    """The gates then have a graph, which cannot be copied."""
     model, batch = moved(**OFF).train(), {**inputs_for("llama"), "sentence_embeds": sentences()}
     expected = model(**batch).loss
     assert gated_layers(model)[0].lora_variant["default"].gate.grad_fn is not None
@@ -301,7 +301,7 @@ def test_a_model_can_be_copied_between_a_forward_and_the_next():
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str)
-def test_generation_is_row_by_row_with_and_without_a_cache(name, how):
+def test_generation_uses_each_rows_gate_with_and_without_cache(name, how):
     model = moved(name, target_modules="all-linear").eval()
     ids = torch.randint(5, 90, (4, 6), generator=torch.Generator().manual_seed(2))
     s = 5 * sentences()
@@ -352,8 +352,8 @@ def trainer_for(directory, model: BALoraModel, size: int = 8, accumulation: int 
     return BALoraTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows()))
 
 
-def test_accumulation_does_not_change_the_step(tmp_path):
-    """Without the terms that are of a micro-batch's own matrix or pairs."""
+def test_gradient_accumulation_does_not_change_the_step(tmp_path):
+    """Terms computed on a micro-batch's own matrix or pairs are off."""
     after, settings = [], {**ON, "spectral_weight": 0.0, "semantic_weight": 0.0}
     for size, accumulation in ((8, 1), (2, 4)):
         model = moved("t5", **settings)
@@ -365,7 +365,7 @@ def test_accumulation_does_not_change_the_step(tmp_path):
         torch.testing.assert_close(after[1][n], parameter, rtol=1e-6, atol=1e-7, msg=n)
 
 
-def test_micro_batches_semantic_terms_weigh_by_their_share_of_the_tokens():
+def test_semantic_terms_of_micro_batches_are_weighted_by_tokens():
     model = moved(**ON, semantic_min_similarity=None).train()
     inputs, s = inputs_for("llama"), sentences()
     counts = model.counts_of(inputs, inputs["labels"])
@@ -380,7 +380,7 @@ def test_micro_batches_semantic_terms_weigh_by_their_share_of_the_tokens():
         torch.testing.assert_close(shared.loss, weighed)
 
 
-def test_the_term_and_its_weight_are_logged(tmp_path):
+def test_term_and_weight_are_logged(tmp_path):
     trainer = trainer_for(tmp_path, moved(**ON), learning_rate=0.0)
     trainer.train()
     log = next(row for row in trainer.state.log_history if "loss_semantic" in row)
@@ -389,7 +389,7 @@ def test_the_term_and_its_weight_are_logged(tmp_path):
     assert log["weight_semantic"] == 0.5
 
 
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
+def test_resuming_is_exact(tmp_path):
     trained, saved = {}, {"save_strategy": "steps", "save_steps": 2}
     for name, steps, checkpoint in (("whole", 4, None), ("half", 2, None), ("half", 4, "checkpoint-2")):
         torch.manual_seed(3)
@@ -405,7 +405,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     assert any("lora_gate" in key and value.abs().max() > 0 for key, value in trained["whole"].items())
 
 
-def test_trl_s_trainer_gives_the_sentences_along_and_refuses_packing(tmp_path):
+def test_sft_trainer_passes_sentences_and_rejects_packing(tmp_path):
     tokenizer = word_tokenizer()
     table = {"prompt": ["a b", "c"] * 2, "completion": [" b a", " c a"] * 2, "sentence_embeds": sentences().tolist()}
     args = {"max_steps": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1}
@@ -432,7 +432,7 @@ def test_trl_s_trainer_gives_the_sentences_along_and_refuses_packing(tmp_path):
 @pytest.mark.parametrize("gate", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", ["t5", "llama"])
 @torch.no_grad()
-def test_a_reloaded_model_is_the_same_to_the_bit(name, gate, tmp_path):
+def test_reloaded_model_is_exact(name, gate, tmp_path):
     model, inputs, s = moved(name, torch.float32, gate=gate).eval(), without_labels(inputs_for(name)), sentences()
     model.save_pretrained(tmp_path)
     for trainable in (False, True):
@@ -448,7 +448,7 @@ def test_a_reloaded_model_is_the_same_to_the_bit(name, gate, tmp_path):
     assert "sentence_embeds=s)  # s: (rows, 6)" in card
 
 
-def test_stock_peft_stops_at_it(tmp_path):
+def test_stock_peft_raises_on_a_selora_folder(tmp_path):
     moved(dtype=torch.float32).save_pretrained(tmp_path)
     with pytest.raises(KeyError, match=r"SELORA .*BALoraModel.from_pretrained"):
         PeftModel.from_pretrained(make("llama"), tmp_path)
@@ -461,7 +461,7 @@ def test_stock_peft_stops_at_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["t5", "llama", "gpt2"])
 @torch.no_grad()
-def test_merged_at_a_sentence_it_is_the_model_at_that_sentence(name, tmp_path):
+def test_merging_at_a_sentence_equals_the_model_at_that_sentence(name, tmp_path):
     inputs, s = without_labels(inputs_for(name)), sentences()[1]
     expected = moved(name).eval()(**inputs, sentence_embeds=s.expand(4, D)).logits
     folded = moved(name).eval()
@@ -477,7 +477,7 @@ def test_merged_at_a_sentence_it_is_the_model_at_that_sentence(name, tmp_path):
 
 
 @torch.no_grad()
-def test_merged_at_several_sentences_it_has_their_mean_gate():
+def test_merging_at_several_sentences_uses_their_mean_gate():
     model, s = moved(), sentences(5)
     layers = list(enumerate(lora_layers(model).values()))
     expected = [
@@ -492,7 +492,7 @@ def test_merged_at_several_sentences_it_has_their_mean_gate():
 
 
 @torch.no_grad()
-def test_a_base_in_four_bits_is_gated_and_merged_as_any(monkeypatch):
+def test_four_bit_base_is_gated_and_merged(monkeypatch):
     pytest.importorskip("bitsandbytes")
     widen(monkeypatch)
     inputs, s = without_labels(inputs_for("llama")), sentences()[1]
@@ -507,10 +507,10 @@ def test_a_base_in_four_bits_is_gated_and_merged_as_any(monkeypatch):
     torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=1e-5)
 
 
-# ---------------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------------- errors
 
 
-def test_sentences_that_are_missing_or_do_not_fit_are_refused():
+def test_missing_or_misshapen_sentence_embeds_raise():
     model, inputs = moved(**OFF), inputs_for("llama")
     for mode in (model.train(), model.eval()):
         with pytest.raises(BALoraError, match=r"sentence_embeds: missing.*add_sentence_embeds"):
@@ -526,11 +526,11 @@ def test_sentences_that_are_missing_or_do_not_fit_are_refused():
         with pytest.raises(BALoraError, match="sentence_embeds: missing"):
             inner(**without_labels(inputs))
     plain = get_balora_model(make("llama"), BALoraConfig(method="lora"))
-    with pytest.raises(BALoraError, match="sentence_embeds: lora reads none"):
+    with pytest.raises(BALoraError, match="sentence_embeds: method lora does not use them"):
         plain(**inputs, sentence_embeds=sentences())
 
 
-def test_merging_without_a_sentence_is_refused_and_changes_nothing():
+def test_merging_without_a_sentence_raises_and_changes_nothing():
     model, s, inputs = moved().eval(), sentences(), without_labels(inputs_for("llama"))
     before = model(**inputs, sentence_embeds=s).logits
     for merge in (model.merge_and_unload, model.merge_adapter, lambda: model.merge_and_unload(safe_merge=True)):
@@ -539,14 +539,14 @@ def test_merging_without_a_sentence_is_refused_and_changes_nothing():
     assert torch.equal(model(**inputs, sentence_embeds=s).logits, before)
     with pytest.raises(BALoraError, match=r"shape \(1, 5\)"):
         model.merge_at(s[0, :5])
-    with pytest.raises(BALoraError, match="sentence_embeds: lora reads none"):
+    with pytest.raises(BALoraError, match="sentence_embeds: method lora does not use them"):
         get_balora_model(make("llama"), BALoraConfig(method="lora")).merge_at(s)
 
 
-def test_a_row_without_a_sentence_is_named(tmp_path):
+def test_row_without_a_sentence_raises(tmp_path):
     trainer = trainer_for(tmp_path, adapted(**OFF))
     trainer.train_dataset = trainer.train_dataset.remove_columns("sentence_embeds")
-    with pytest.raises(BALoraError, match="sentence_embeds: a row has none"):
+    with pytest.raises(BALoraError, match="sentence_embeds: missing in a row"):
         trainer.train()
 
 
@@ -562,20 +562,23 @@ def test_a_row_without_a_sentence_is_named(tmp_path):
         ({"semantic_reduction": "max"}, "semantic_reduction: unknown 'max'"),
         ({"method": "lora", "semantic_weight": 1.0}, "semantic_weight: lora has no sentence embeddings"),
         ({"use_dora": True}, "q_proj has PEFT's DoraLinearVariant"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is a Embedding; selora gates linear layers"),
+        (
+            {"target_modules": ["embed_tokens", "q_proj"]},
+            "embed_tokens is a Embedding, and selora gates linear",
+        ),
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(BALoraError, match=message):
         adapted(**settings)
 
 
-def test_experts_and_models_without_attention_are_refused():
+def test_experts_and_models_without_attention_raise():
     with pytest.raises(BALoraError, match="selora gates linear layers only"):
         adapted("mixtral", target_parameters=["mlp.experts.down_proj"])
     mamba = hf.MambaForCausalLM(
         hf.MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=1, state_size=4, intermediate_size=32)
     )
-    with pytest.raises(BALoraError, match=r"no attention that we know by its name; name the layers .*in_proj"):
+    with pytest.raises(BALoraError, match=r"no module whose class name contains Attention; name the layers .*in_proj"):
         get_balora_model(mamba, settings_of())

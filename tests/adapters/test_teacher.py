@@ -1,4 +1,4 @@
-"""The teacher is the untouched model, for every architecture and method, whatever was done in between."""
+"""The teacher equals the unmodified model for every architecture and method, before and after training."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 from tiny_models import CAUSAL, CLASSIFIERS, MODELS, inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
-from balora.adapters.teacher import as_teacher
+from balora.adapters.teacher import teacher_mode
 
 METHODS = ["lora", "rslora", "dora", "pissa", "olora", "milora", "lora-fa"]
 EXACT = {"rtol": 0, "atol": 1e-5}
@@ -20,7 +20,7 @@ def adapted(name: str, method: str, **settings) -> BALoraModel:
 
 
 def untouched_logits(name: str, model: BALoraModel, inputs: dict) -> torch.Tensor:
-    """The untouched model's logits; a classifier's with the head that `model` has now."""
+    """Return the unmodified model's logits; for a classifier with the present head of `model`."""
     reference = make(name)
     live = {
         key.replace("modules_to_save.default.", ""): value
@@ -34,7 +34,7 @@ def untouched_logits(name: str, model: BALoraModel, inputs: dict) -> torch.Tenso
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
-def test_teacher_is_the_untouched_model(name, method, tmp_path):
+def test_teacher_equals_unmodified_model(name, method, tmp_path):
     inputs = inputs_for(name)
     plain = without_labels(inputs)
     model = adapted(name, method)
@@ -54,7 +54,7 @@ def test_teacher_is_the_untouched_model(name, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_teacher_in_bfloat16_is_within_its_rounding(method):
+def test_bfloat16_teacher_is_within_rounding(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama").bfloat16()(**inputs).logits.float()
     config = BALoraConfig(method=method, r=4, lora_alpha=4, target_modules="all-linear")
@@ -65,7 +65,7 @@ def test_teacher_in_bfloat16_is_within_its_rounding(method):
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "olora"])
-def test_gradients_are_the_same_under_gradient_checkpointing(method):
+def test_gradient_checkpointing_gives_equal_gradients(method):
     inputs = inputs_for("llama")
     gradients = []
     for checkpointing in (False, True):
@@ -81,7 +81,7 @@ def test_gradients_are_the_same_under_gradient_checkpointing(method):
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
-def test_a_teacher_pass_changes_nothing():
+def test_teacher_pass_restores_all_state():
     model = adapted("llama", "pissa", lora_dropout=0.5).train()
     model.get_base_model().model.layers[0].eval()  # a part that someone keeps in evaluation mode
     before = {name: (m.training, getattr(m, "_active_adapter", None)) for name, m in model.named_modules()}
@@ -95,9 +95,9 @@ def test_a_teacher_pass_changes_nothing():
     assert all("teacher" not in name for name in trainable)
 
 
-def test_a_teacher_pass_that_fails_leaves_the_student_in_place():
+def test_student_is_restored_after_an_error_in_a_teacher_pass():
     model = adapted("llama", "pissa").train()
-    with pytest.raises(KeyError), as_teacher(model, live_head=False):
+    with pytest.raises(KeyError), teacher_mode(model, live_head=False):
         raise KeyError
     assert model.training
     assert model(**inputs_for("llama")).loss.requires_grad
@@ -120,7 +120,7 @@ def test_disable_adapter_and_unload_give_the_pretrained_model(name, method):
             torch.testing.assert_close(base(**inputs).logits, expected, **EXACT)
 
 
-def test_modules_trained_in_full_step_aside_in_a_language_model():
+def test_fully_trained_modules_are_disabled_in_a_language_model():
     model = adapted("llama", "pissa", modules_to_save=["lm_head"])
     inputs = inputs_for("llama")
     train_steps(model, inputs)
@@ -128,7 +128,7 @@ def test_modules_trained_in_full_step_aside_in_a_language_model():
     torch.testing.assert_close(model.teacher_forward(**inputs).logits, expected, **EXACT)
 
 
-def test_a_merged_model_has_no_teacher():
+def test_teacher_of_a_merged_model_raises():
     model = adapted("llama", "lora")
     model.merge_adapter()
     with pytest.raises(BALoraError, match="merged"):

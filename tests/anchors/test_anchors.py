@@ -1,4 +1,4 @@
-"""Self-anchors: what is sampled, what they add to the loss and its gradient, and that they keep what they show."""
+"""Self-anchors: sampling, the term in loss and gradient, and its effect on drift."""
 
 import json
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora", "ignore:fan_in_fan_out"
 
 
 def small(seed: int = 0) -> hf.LlamaForCausalLM:
-    """A model over twelve tokens that is sure of some of them."""
+    """Build a model over twelve tokens with a peaked distribution."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = hf.LlamaForCausalLM(
@@ -35,10 +35,10 @@ def tokenizer():
     return made
 
 
-# ---------------------------------------------------------------------- what is sampled
+# ---------------------------------------------------------------------- sampling
 
 
-def test_first_tokens_come_as_often_as_the_model_finds_them_likely():
+def test_first_tokens_follow_the_models_distribution():
     model, count = small(), 4000
     anchors = sample_anchors(model, tokenizer(), count=count, length=3, batch_size=500)
     p = model(torch.tensor([[1]])).logits[0, -1].softmax(-1)
@@ -47,7 +47,7 @@ def test_first_tokens_come_as_often_as_the_model_finds_them_likely():
     assert ((drawn - p).abs() < 5 * (p * (1 - p) / count).sqrt() + 1e-3).all()
 
 
-def test_seeds_decide_and_nothing_else_is_drawn_from(tmp_path):
+def test_samples_depend_on_the_seed_only(tmp_path):
     model, how = small(), {"count": 9, "length": 8, "batch_size": 4}
     torch.manual_seed(3)
     first = sample_anchors(model, tokenizer(), **how)
@@ -66,7 +66,7 @@ def test_seeds_decide_and_nothing_else_is_drawn_from(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3  # another model, another file
 
 
-def test_a_text_that_ends_is_padded_behind_its_end():
+def test_text_that_ends_early_is_padded():
     anchors = sample_anchors(small(), tokenizer(), count=200, length=12, batch_size=50)
     lengths = anchors.attention_mask.sum(1)
     assert lengths.min() < 12 == lengths.max()
@@ -78,7 +78,7 @@ def test_a_text_that_ends_is_padded_behind_its_end():
         assert ids[length - 1] == 2 or length == 12
 
 
-def test_prompts_are_gone_on_from_in_turn():
+def test_prompts_are_continued_in_turn():
     words = word_tokenizer()
     model = make("llama")
     prompts = ["a b c", "d", "a"]
@@ -89,7 +89,7 @@ def test_prompts_are_gone_on_from_in_turn():
     assert sum(row[:3].tolist() == starts[0] for row in anchors.input_ids) >= 3
 
 
-def test_texts_of_ones_own():
+def test_anchors_of_your_own_texts():
     words = word_tokenizer()
     anchors = texts_as_anchors(["a b c d", "a"], words, length=3)
     assert anchors.input_ids.tolist() == [words("a b c d", truncation=True, max_length=3)["input_ids"], [3, 1, 0]]
@@ -115,7 +115,7 @@ def anchors_for(name: str) -> Anchors:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "llama-tied"])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_the_term_is_the_divergence_on_what_was_drawn(name, fused, method):
+def test_term_is_the_divergence_on_the_drawn_anchors(name, fused, method):
     model, inputs = adapted(name, fused_lm_head=fused, method=method), inputs_for(name)
     torch.manual_seed(4)
     output = model(**inputs)
@@ -143,7 +143,7 @@ def test_the_term_is_the_divergence_on_what_was_drawn(name, fused, method):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_micro_batches_weigh_by_their_share(fused):
+def test_micro_batches_are_weighted_by_their_share(fused):
     model, inputs = adapted("llama", fused_lm_head=fused), inputs_for("llama")
     model.set_anchors(Anchors(torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long)))
     counts = model.counts_of(inputs, inputs["labels"])
@@ -154,7 +154,7 @@ def test_micro_batches_weigh_by_their_share(fused):
     torch.testing.assert_close(added, whole)
 
 
-def test_an_untrained_adapter_is_at_no_distance_and_others_share_the_loss():
+def test_term_of_an_untrained_adapter_is_zero_and_adds_to_the_loss():
     model = get_balora_model(make("llama"), BALoraConfig(r=4, target_modules="all-linear", anchor_weight=0.3))
     model.set_anchors(anchors_for("llama"))
     output = model.train()(**inputs_for("llama"))
@@ -163,7 +163,7 @@ def test_an_untrained_adapter_is_at_no_distance_and_others_share_the_loss():
     assert model.current_weights()["anchor"] == 0.3
 
 
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_gives_equal_gradients():
     gradients = []
     for how in (None, {"use_reentrant": False}):
         model = adapted("llama")
@@ -177,8 +177,8 @@ def test_gradient_checkpointing_changes_nothing():
         torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-9, atol=1e-12, msg=key)
 
 
-def test_a_model_tuned_on_something_else_stays_nearer_to_what_it_wrote():
-    """The divergence on texts that were not among the anchors, after sixty steps on one sentence."""
+def test_anchors_reduce_divergence_on_unseen_samples():
+    """Measured on samples that were not anchors, after sixty steps on one sentence."""
     drift = {}
     fresh = sample_anchors(small(), tokenizer(), count=64, length=12, seed=9)
     for weight in (0.0, 2.0):
@@ -205,11 +205,11 @@ def test_a_model_tuned_on_something_else_stays_nearer_to_what_it_wrote():
     assert drift[2.0] < 0.5 * drift[0.0]
 
 
-# ---------------------------------------------------------------------- recipes and mistakes
+# ---------------------------------------------------------------------- recipes and errors
 
 
 @pytest.mark.slow
-def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, monkeypatch, capsys):
+def test_recipe_samples_anchors_once_and_they_reduce_drift(tmp_path, data_dir, models_dir, monkeypatch, capsys):
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     settings = {
         "output_dir": str(tmp_path / "out"),
@@ -253,7 +253,7 @@ def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, mo
     settings["output_dir"] = str(tmp_path / "other")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     assert main(["compare", str(tmp_path / "recipe.yaml")]) == 2
-    assert "sex: neither a list of ours (gender, religion, nationality)" in capsys.readouterr().err
+    assert "sex: neither a built-in list (gender, religion, nationality)" in capsys.readouterr().err
     for name in ("anchored", "own texts"):
         assert runs[name]["perplexity"] < runs["lora"]["perplexity"]
         history = json.loads((tmp_path / f"out/runs/{name}-seed1/history.json").read_text())
@@ -270,17 +270,17 @@ def test_a_recipe_samples_once_and_keeps_more(tmp_path, data_dir, models_dir, mo
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(BALoraError, match=message):
         BALoraConfig(**settings)
 
 
-def test_models_that_write_nothing_unasked_are_refused():
+def test_models_that_are_not_causal_raise():
     with pytest.raises(BALoraError, match="only causal language models"):
         get_balora_model(make("bert"), BALoraConfig(anchor_weight=0.1))
 
 
-def test_training_without_anchors_is_refused():
+def test_training_without_anchors_raises():
     model = get_balora_model(make("llama"), BALoraConfig(anchor_weight=0.1, target_modules="all-linear"))
     with pytest.raises(BALoraError, match="there are no anchors"):
         model.train()(**inputs_for("llama"))
@@ -297,6 +297,6 @@ def test_training_without_anchors_is_refused():
     ],
     ids=str,
 )
-def test_what_cannot_be_sampled_is_refused(settings, message):
+def test_invalid_sampling_arguments_raise(settings, message):
     with pytest.raises(BALoraError, match=message):
         sample_anchors(make("llama"), word_tokenizer(), **settings)

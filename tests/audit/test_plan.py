@@ -80,7 +80,7 @@ def test_layers_read_the_user_s_own_texts_where_there_are_some(file):
         (CLASSIFIER, {}, "^nothing to measure of a classifier without texts: give data_file"),
         (MASKED, {}, "^nothing to measure of a masked language model without texts"),
         (CAUSAL, {"own_texts": 0, "words": None}, "^nothing to measure"),
-        (CAUSAL, {"words": "nowhere.txt"}, r"^nowhere\.txt: neither a list of ours"),
+        (CAUSAL, {"words": "nowhere.txt"}, r"^nowhere\.txt: neither a built-in list"),
         (CAUSAL, {"prompts": "nowhere.txt"}, r"nowhere\.txt"),
         (CAUSAL, {"data_file": "nowhere.jsonl"}, r"nowhere\.jsonl"),
         (CAUSAL, {"wikitext2": "nowhere.txt"}, r"^nowhere\.txt: no such file"),

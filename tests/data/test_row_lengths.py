@@ -53,7 +53,7 @@ def test_max_length_must_fit_the_model():
     check_max_length(513, None)
     with pytest.raises(BALoraError, match="max_length: 513 is beyond the model's context of 512 tokens"):
         check_max_length(513, 512)
-    with pytest.raises(BALoraError, match="max_length: 0 is not a number of tokens"):
+    with pytest.raises(BALoraError, match="max_length: 0 is too small"):
         check_max_length(0, None)
 
 

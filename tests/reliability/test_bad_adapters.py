@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_folder import WORDS, tiny
 
 from balora import BALoraConfig, BALoraModel, get_balora_model
-from balora.adapters.folder import read_weights
+from balora.adapters.loading import read_weights
 from balora.audit.kinds import kind_of, label_names_of
 from balora.audit.models import load_audited
 from balora.data import load_sentence_encoder
@@ -25,7 +25,7 @@ from balora.evaluation.bias import load_scorer
 from balora.recipe import Recipe
 from balora.study.student import load_student
 from balora.study.workload import prepare
-from balora.training.checkpoints import damage_of, seal
+from balora.training.checkpoints import find_damage, write_manifest
 
 SETTINGS, PEFT, WEIGHTS = "balora_config.json", "adapter_config.json", "adapter_model.safetensors"
 METHODS = {
@@ -124,7 +124,7 @@ class TestAdapters:
         state = load_file(folder / WEIGHTS)
         del state[next(key for key in state if "lora_B" in key)]
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-        assert "in one of the two alone" in self.refused(saved, folder) or kind == "pissa"
+        assert "in only one of the two" in self.refused(saved, folder) or kind == "pissa"
 
     def test_with_a_tensor_too_many(self, saved, tmp_path):
         folder = self.copy(saved, "lora", tmp_path)
@@ -225,7 +225,7 @@ class TestModels:
         # Transformers would ask; nobody is asked, and a yes is not read.
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
         for said in self.said(folder):
-            assert "code of its own" in said
+            assert "remote code" in said
         assert not ran.exists()
 
     def test_that_bring_code_beside_what_transformers_has(self, saved, tmp_path):
@@ -312,7 +312,7 @@ def test_a_checkpoint_with_a_changed_manifest_is_damaged_or_whole(count, tmp_pat
     for name in ("a.bin", "b/c.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    seal(tmp_path)
+    write_manifest(tmp_path)
     manifest = tmp_path / "balora_manifest.json"
     right = manifest.read_bytes()
 
@@ -324,7 +324,7 @@ def test_a_checkpoint_with_a_changed_manifest_is_damaged_or_whole(count, tmp_pat
 
     def check(content: bytes) -> str:
         manifest.write_bytes(content)
-        damage = damage_of(tmp_path)
+        damage = find_damage(tmp_path)
         assert damage is None or isinstance(damage, str)
         return "whole" if damage is None else "damaged"
 

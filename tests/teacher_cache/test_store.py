@@ -1,4 +1,4 @@
-"""Features by key: what goes in comes out, whatever the memory, the order and what happened to the process."""
+"""Feature store: round trips for every memory limit and order, after a kill, and between processes."""
 
 import torch
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ def store(directory, memory_mb: float = 1.0, writer: str = "0") -> FeatureStore:
 
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=8), max_size=12), st.sampled_from([0.0, 1e-4, 1.0]))
 @settings(max_examples=50, deadline=None)
-def test_what_goes_in_comes_out(batches, memory_mb):
+def test_stored_features_are_returned(batches, memory_mb):
     features = store(None, memory_mb)
     for batch in batches:
         new = features.missing([key(n) for n in batch])
@@ -34,7 +34,7 @@ def test_what_goes_in_comes_out(batches, memory_mb):
     assert len(features._memory) <= memory_mb * 2**20 / 28
 
 
-def test_a_folder_outlives_the_process_and_half_a_record(tmp_path):
+def test_folder_is_reopened_after_a_partial_record(tmp_path):
     store(tmp_path).add([key(1), key(2)], rows([1, 2]))
     with open(tmp_path / "0.features", "ab") as file:
         file.write(b"half of one")
@@ -44,7 +44,7 @@ def test_a_folder_outlives_the_process_and_half_a_record(tmp_path):
     assert torch.equal(store(tmp_path).take([key(3), key(1)]), rows([3, 1]))
 
 
-def test_processes_read_each_other_s_features(tmp_path):
+def test_processes_read_the_features_of_others(tmp_path):
     first, second = store(tmp_path, writer="0"), store(tmp_path, memory_mb=0, writer="1")
     first.add([key(1)], rows([1]))
     assert second.missing([key(1), key(2)]) == [1]

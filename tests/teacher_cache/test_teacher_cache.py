@@ -1,4 +1,4 @@
-"""Teacher logits from kept features are the teacher's, and a stale one is never used."""
+"""Teacher cache: logits from cached features equal the teacher's, and stale features are never used."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from tiny_models import CLASSIFIERS, SMALL, inputs_for, make, train_steps, witho
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.teacher_cache import TeacherCache
-from balora.teacher_cache.features import keys_of
+from balora.teacher_cache.features import example_keys
 
 REGULARIZED = {"consistency_weight": 0.7, "diversity_weight": 0.0, "spectral_weight": 0.0}
 
@@ -21,7 +21,7 @@ def adapted(name_or_base, **settings):
 
 
 def counted(model) -> list[int]:
-    """Sizes of the batches that the teacher ran on."""
+    """Record the sizes of the batches that the teacher runs on."""
     seen, real = [], model.teacher_forward
 
     def teacher_forward(**inputs):
@@ -32,7 +32,7 @@ def counted(model) -> list[int]:
     return seen
 
 
-#: Heads of several parts that are trained in full, and the linear layers of the backbones.
+#: Fully trained heads of several modules, and the linear layers of the backbones.
 IN_PARTS = {
     "deberta": {"modules_to_save": ["pooler", "classifier"], "target_modules": ["query_proj", "value_proj"]},
     "modernbert": {"modules_to_save": ["head", "classifier"], "target_modules": ["Wqkv"]},
@@ -43,7 +43,7 @@ IN_PARTS = {
     ("name", "settings"), [*((name, {}) for name in CLASSIFIERS), *IN_PARTS.items()], ids=lambda value: str(value)[:16]
 )
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-def test_kept_features_give_the_teacher_s_logits_through_the_live_head(name, settings, method):
+def test_cached_features_give_the_teachers_logits_through_the_live_head(name, settings, method):
     model, inputs = adapted(name, method=method, **settings), without_labels(inputs_for(name, rows=6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -57,7 +57,7 @@ def test_kept_features_give_the_teacher_s_logits_through_the_live_head(name, set
     torch.testing.assert_close(logits, model.teacher_forward(**shuffled).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_and_order_do_not_make_another_example():
+def test_keys_do_not_depend_on_padding_and_order():
     model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
     expected = model._teacher_logits(inputs)
     seen = counted(model)
@@ -67,17 +67,19 @@ def test_padding_and_order_do_not_make_another_example():
     assert seen == []
 
 
-def test_what_belongs_to_no_example_is_part_of_every_key():
+def test_inputs_without_a_batch_axis_are_part_of_every_key():
     inputs = without_labels(inputs_for("bert"))
-    plain = keys_of(inputs)
+    plain = example_keys(inputs)
     assert len(set(plain)) == 4
-    assert keys_of(inputs | {"layer": torch.tensor(3)}) != plain
-    assert keys_of(inputs | {"layer": torch.tensor(3), "note": "text"}) == keys_of(inputs | {"layer": torch.tensor(3)})
+    assert example_keys(inputs | {"layer": torch.tensor(3)}) != plain
+    assert example_keys(inputs | {"layer": torch.tensor(3), "note": "text"}) == example_keys(
+        inputs | {"layer": torch.tensor(3)}
+    )
     left = {key: value.roll(4, 1) for key, value in inputs.items()}  # the first row's padding comes first
-    assert keys_of(left)[0] != plain[0]
+    assert example_keys(left)[0] != plain[0]
 
 
-def test_only_what_is_new_runs_through_the_teacher():
+def test_teacher_runs_on_new_examples_only():
     model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
     model._teacher_logits(inputs)
     seen = counted(model)
@@ -91,7 +93,7 @@ def test_only_what_is_new_runs_through_the_teacher():
     assert seen[0] == 4
 
 
-def test_a_changed_model_is_asked_anew(tmp_path):
+def test_changed_model_empties_the_cache(tmp_path):
     model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
     model.cache_teacher(tmp_path)
     before = model._teacher_logits(inputs)
@@ -103,7 +105,7 @@ def test_a_changed_model_is_asked_anew(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # a folder for each
 
 
-def test_a_folder_serves_the_same_model_and_no_other(tmp_path):
+def test_folder_is_used_for_the_same_model_only(tmp_path):
     inputs = without_labels(inputs_for("bert"))
     first = adapted("bert")
     first.cache_teacher(tmp_path)
@@ -117,7 +119,7 @@ def test_a_folder_serves_the_same_model_and_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_the_objective_is_the_same_with_and_without(name):
+def test_objective_is_equal_with_and_without_cache(name):
     inputs, losses = inputs_for(name), []
     for megabytes in (512, 0):
         model = adapted(name, teacher_cache_mb=megabytes)
@@ -130,21 +132,21 @@ def test_the_objective_is_the_same_with_and_without(name):
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
 
 
-def test_a_head_that_takes_no_one_vector_warns_once_and_still_teaches():
+def test_uncacheable_head_warns_once_and_runs_the_teacher():
     torch.manual_seed(0)
     base = hf.DistilBertForSequenceClassification(
         hf.DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=4, vocab_size=97, num_labels=3)
     )
     model = adapted(base, target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier"])
     inputs = without_labels(inputs_for("bert"))
-    with pytest.warns(UserWarning, match="the teacher runs on every batch, since DistilBert"):
+    with pytest.warns(UserWarning, match="the teacher runs on every batch, since the head of DistilBert"):
         logits = model._teacher_logits(inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.testing.assert_close(model._teacher_logits(inputs), logits)
 
 
-def test_a_decoder_whose_texts_end_in_padding_s_id_is_read_where_it_reads():
+def test_decoder_whose_texts_end_in_the_padding_id_is_pooled_correctly():
     model = adapted("llama-classifier")
     inputs = without_labels(inputs_for("llama-classifier"))
     inputs["input_ids"][1, -2:] = 0  # the padding's id, but attended to
@@ -156,7 +158,7 @@ def test_a_decoder_whose_texts_end_in_padding_s_id_is_read_where_it_reads():
     assert seen == []
 
 
-def test_bfloat16_features_keep_their_precision():
+def test_bfloat16_features_are_exact():
     model = adapted(make("bert").to(torch.bfloat16), method="lora")
     inputs = without_labels(inputs_for("bert"))
     first = model._teacher_logits(inputs)
@@ -164,14 +166,14 @@ def test_bfloat16_features_keep_their_precision():
     assert torch.equal(model._teacher_logits(inputs), first)
 
 
-def test_memory_below_zero_is_refused():
+def test_negative_memory_limit_raises():
     with pytest.raises(BALoraError, match="teacher_cache_mb: -1 is out of range"):
         BALoraConfig(teacher_cache_mb=-1)
     with pytest.raises(BALoraError, match=r"sample_rate: 0\.5 is for generation"):
         get_balora_model(hf.BertForSequenceClassification(hf.BertConfig(**SMALL)), BALoraConfig(sample_rate=0.5))
 
 
-def test_forgetting_deletes_the_folder(tmp_path):
+def test_forget_deletes_the_folder(tmp_path):
     model, inputs = adapted("bert"), without_labels(inputs_for("bert"))
     model.teacher_cache = TeacherCache(1.0, tmp_path / "features")
     model._teacher_logits(inputs)

@@ -1,4 +1,4 @@
-"""A script: trains cases with `BALoraTrainer` on one process or several, and writes what each step's gradient was.
+"""Script that trains cases with `BALoraTrainer` on one or several processes, and writes each step's gradients.
 
     python many_processes.py DIRECTORY CASES.json
 
@@ -31,9 +31,9 @@ import balora
 from balora.anchors import Anchors
 from balora.errors import BALoraError
 from balora.training import BALoraTrainer
-from balora.utils.distributed import whole
+from balora.utils.distributed import gather_weight
 
-#: Accelerate has FSDP on accelerators alone; told that these are some, it shards on a CPU just as well.
+#: Accelerate allows FSDP on accelerators only; with the check patched, it shards on a CPU too.
 FSDP2 = {
     "ACCELERATE_TORCH_DEVICE": "cpu",
     "ACCELERATE_USE_FSDP": "true",
@@ -42,19 +42,19 @@ FSDP2 = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
-#: The same for DeepSpeed, which a group asks for by its configuration's file.
+#: The same for DeepSpeed, which a group selects by its configuration file.
 ZERO = {"ACCELERATE_TORCH_DEVICE": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
-#: Accelerate shards the embeddings by themselves too, and stops where they are part of what a model keeps together.
+#: Accelerate also shards embeddings separately, and fails if they are part of a module that is not split.
 WRAPPED = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}
 ROWS = 8
 
 
 def copied(tensor):
-    return whole(tensor).detach().clone()
+    return gather_weight(tensor).detach().clone()
 
 
 class Gradients(TrainerCallback):
-    """Every trained parameter's, before each optimizer step."""
+    """Records the gradients of all trained parameters before each optimizer step."""
 
     def __init__(self):
         self.steps = []
@@ -62,7 +62,7 @@ class Gradients(TrainerCallback):
             self.read_from_deepspeed()
 
     def read_from_deepspeed(self):
-        """It keeps them to itself, and has stepped before a callback hears of it."""
+        """Record gradients under DeepSpeed, which steps before callbacks run."""
         from deepspeed.runtime.engine import DeepSpeedEngine
         from deepspeed.utils import safe_get_full_grad
 
@@ -83,7 +83,7 @@ class Gradients(TrainerCallback):
 
 
 def rows_of(name):
-    """Texts of other lengths each, so that processes and micro-batches see different numbers of tokens."""
+    """Build texts of different lengths, so that processes and micro-batches have different token counts."""
     inputs = inputs_for(name, rows=ROWS)
     if name != "bert":
         for row, length in enumerate((8, 12, 5, 11, 12, 9, 4, 12)):
@@ -111,7 +111,7 @@ def build(model_name, settings, checkpoint):
 
 
 def train(folder, rank, world, model_name, settings, arguments, checkpoint=None):
-    """A case; `checkpoint` names one to go on from, in the folder of another."""
+    """Train a case; `checkpoint` names one to resume from, in another case's folder."""
     unset_hf_deepspeed_config()  # of the case before: the base would be read in parts
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = WRAPPED[model_name]
     checkpoint = checkpoint and str(folder.parent / checkpoint)
@@ -153,7 +153,7 @@ def train(folder, rank, world, model_name, settings, arguments, checkpoint=None)
 
 
 def train_with_parallel_head(world, settings):
-    """A step of the whole batch in each process, over a head of whose rows each has its own."""
+    """Take a step on the whole batch in each process, with a head whose rows are sharded."""
     model = build("llama", settings, None)
     if world > 1:
         mesh = init_device_mesh("cpu", (world,))
@@ -169,7 +169,7 @@ def train_with_parallel_head(world, settings):
 
 
 def refuse_parallel_weights(world):
-    """What is said to a base that was taken apart before its adapter was put on."""
+    """Return the error for a base that was sharded before its adapter was added."""
     base = make("llama")
     plan = {"model.layers.0.mlp.down_proj": RowwiseParallel()}
     parallelize_module(base, init_device_mesh("cpu", (world,)), plan)
@@ -181,12 +181,12 @@ def refuse_parallel_weights(world):
 
 
 def work(directory, group, rank, world, how, cases, environment):
-    """One process's life."""
+    """Run one process."""
     torch.set_num_threads(1)
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {name: str(world) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     if world > 1:
-        # A file to meet at instead of a port: nothing else on the machine can have taken it.
+        # Processes meet at a file instead of a port, which could be in use.
         store = f"file://{directory / group}.store"
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     else:
@@ -204,7 +204,7 @@ def work(directory, group, rank, world, how, cases, environment):
 
 
 def prepare_deepspeed():
-    """Read it once, before the processes part, and leave its sums to gloo: its own need a compiler."""
+    """Import DeepSpeed before forking, and use gloo for its reductions, since its own need a compiler."""
     os.environ |= {"DS_ACCELERATOR": "cpu"}
     import deepspeed
 
@@ -229,7 +229,7 @@ def main(directory, groups):
 
                         traceback.print_exc()
                     sys.stderr.flush()
-                    # Python's own way out kills threads that wait for its lock, and one inside torch then aborts.
+                    # Python's normal exit kills threads that wait for its lock; one inside torch then aborts.
                     os._exit(code)
             children.append(child)
         for _ in children:

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all; a damaged one is named, and the one before it is used."""
+"""Checkpoints are atomic; a damaged one is reported, and the previous one is used."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import balora
 from balora.errors import BALoraError
 from balora.training import BALoraTrainer
-from balora.training.checkpoints import MANIFEST, UNFINISHED, last_whole_checkpoint, rotate, seal
+from balora.training.checkpoints import MANIFEST, UNFINISHED, last_intact_checkpoint, rotate, write_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TESTS = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def written(folder: Path, step: int) -> Path:
     for name in FILES:
         (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
         (checkpoint / name).write_bytes(json.dumps({"global_step": step, "name": name}).encode())
-    seal(checkpoint)
+    write_manifest(checkpoint)
     return checkpoint
 
 
@@ -52,32 +52,32 @@ def remove(file: Path, place: int) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), damage=st.sampled_from([cut_short, flip_a_bit, remove]), place=st.integers(0, 999))
-def test_whatever_is_damaged_is_found_and_the_one_before_used(tmp_path_factory, name, damage, place):
+def test_any_damage_is_detected_and_the_previous_checkpoint_used(tmp_path_factory, name, damage, place):
     folder = tmp_path_factory.mktemp("run")
     before, last = written(folder, 9), written(folder, 10)
-    assert last_whole_checkpoint(folder) == str(last)
+    assert last_intact_checkpoint(folder) == str(last)
     damage(last / name, place)
     with pytest.warns(UserWarning, match=rf"checkpoint-10 is damaged: {name} .*trying checkpoint-9 instead"):
-        assert last_whole_checkpoint(folder) == str(before)
+        assert last_intact_checkpoint(folder) == str(before)
 
 
-def test_a_checkpoint_of_another_trainer_is_whole_where_its_state_can_be_read(tmp_path):
+def test_checkpoint_without_manifest_is_intact_if_its_state_is_readable(tmp_path):
     checkpoint = written(tmp_path, 3)
     (checkpoint / MANIFEST).unlink()
-    assert last_whole_checkpoint(tmp_path) == str(checkpoint)
+    assert last_intact_checkpoint(tmp_path) == str(checkpoint)
     (checkpoint / "trainer_state.json").write_text('{"global_st')
-    with pytest.warns(UserWarning, match="there is none before it, so training begins again"):
-        assert last_whole_checkpoint(tmp_path) is None
+    with pytest.warns(UserWarning, match="there is no earlier one, so training starts over"):
+        assert last_intact_checkpoint(tmp_path) is None
 
 
-def test_what_a_kill_left_unfinished_is_no_checkpoint(tmp_path):
+def test_unfinished_folder_is_not_a_checkpoint(tmp_path):
     whole = written(tmp_path, 1)
     written(tmp_path / UNFINISHED, 2)
-    assert last_whole_checkpoint(tmp_path) == get_last_checkpoint(tmp_path) == str(whole)
+    assert last_intact_checkpoint(tmp_path) == get_last_checkpoint(tmp_path) == str(whole)
 
 
-def test_rotation_keeps_the_one_just_written_whatever_others_are_called(tmp_path):
-    """Transformers', where files are less than a second apart, would keep the one with the highest number."""
+def test_rotation_keeps_the_checkpoint_just_written(tmp_path):
+    """Transformers would keep the highest number if files are less than a second apart."""
     written(tmp_path, 4)
     flip_a_bit(written(tmp_path, 8) / "optimizer.pt", 0)
     now = written(tmp_path, 6)
@@ -116,21 +116,21 @@ def weights(trainer: BALoraTrainer) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_training_goes_on_from_the_one_before_a_damaged_one_and_refuses_that_by_name(tmp_path):
+def test_training_resumes_before_a_damaged_checkpoint_and_rejects_it_by_name(tmp_path):
     whole = trainer_for(tmp_path)
     whole.train()
     flip_a_bit(tmp_path / "checkpoint-3" / "optimizer.pt", 1000)
     resumed = trainer_for(tmp_path)
-    with pytest.raises(BALoraError, match=r"checkpoint-3 is damaged: optimizer\.pt holds other bytes"):
+    with pytest.raises(BALoraError, match=r"checkpoint-3 is damaged: optimizer\.pt does not match its checksum"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     with pytest.warns(UserWarning, match="trying checkpoint-2 instead"):
         resumed.train(resume_from_checkpoint=True)
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3"), "written again"
+    assert last_intact_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3"), "written again"
 
 
-def test_the_best_is_kept_under_the_name_it_has_and_loaded_at_the_end(tmp_path):
+def test_best_checkpoint_is_kept_and_loaded_at_the_end(tmp_path):
     choosing = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "save_total_limit": 1}
     trainer = trainer_for(tmp_path, rows(), **choosing, learning_rate=10.0)  # it gets worse
     trainer.train()
@@ -138,11 +138,11 @@ def test_the_best_is_kept_under_the_name_it_has_and_loaded_at_the_end(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-1")
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert last_intact_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, None])
-def test_a_full_disk_is_one_error_and_leaves_what_was_there(reason, tmp_path, monkeypatch):
+def test_full_disk_raises_one_error_and_keeps_earlier_checkpoints(reason, tmp_path, monkeypatch):
     trainer, save = trainer_for(tmp_path), torch.save
 
     def full(content, file, *args, **kwargs):
@@ -155,18 +155,18 @@ def test_a_full_disk_is_one_error_and_leaves_what_was_there(reason, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
     else:
-        with pytest.raises(BALoraError, match=rf"^{tmp_path}: no room to write on, .* MB are free there"):
+        with pytest.raises(BALoraError, match=rf"^{tmp_path}: the disk is full \(.* MB free\)"):
             trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not list((tmp_path / UNFINISHED).glob("*"))
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert last_intact_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
 
 
 FULL_DISK = """
     import sys
     from pathlib import Path
     sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
-    from test_checkpoints import trainer_for, last_whole_checkpoint
+    from test_checkpoints import trainer_for, last_intact_checkpoint
     from balora.errors import BALoraError
 
     folder = Path(sys.argv[2])
@@ -175,7 +175,7 @@ FULL_DISK = """
         trainer.train()
     except BALoraError as error:
         print(error)
-        whole = last_whole_checkpoint(folder)
+        whole = last_intact_checkpoint(folder)
         print(whole, trainer.state.global_step)
         for old in folder.glob("checkpoint-*"):
             if str(old) != whole:
@@ -188,8 +188,8 @@ FULL_DISK = """
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("kilobytes", [1200, 1350])  # where another file is the first that finds no room
-def test_a_file_system_that_is_really_full(kilobytes, tmp_path):
-    """In a namespace of its own, where Linux lets a process have one."""
+def test_real_full_file_system(kilobytes, tmp_path):
+    """Run in a separate mount namespace, where Linux permits one."""
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(FULL_DISK))
     mount = f"mount -t tmpfs -o size={kilobytes}k none {tmp_path}/disk && exec {sys.executable} {script} {TESTS}"
@@ -199,7 +199,7 @@ def test_a_file_system_that_is_really_full(kilobytes, tmp_path):
     run = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} {tmp_path}/disk"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     error, whole, after = [line for line in run.stdout.splitlines() if not line.startswith("{")]
-    assert error.startswith(f"{tmp_path}/disk: no room to write on")
+    assert error.startswith(f"{tmp_path}/disk: the disk is full")
     path, step = whole.split()
     assert path == f"{tmp_path}/disk/checkpoint-{int(step) - 1}"
     assert after == "went on"

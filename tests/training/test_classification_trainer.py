@@ -1,4 +1,4 @@
-"""A classifier's trainer keeps the teacher's features: the same training, and bits that survive an interruption."""
+"""Teacher cache in a classifier's trainer: equal training, and exact resuming after an interruption."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def rows() -> list[dict[str, torch.Tensor]]:
 
 
 class Watch(TrainerCallback):
-    """Counts the rows that the teacher runs on in each epoch; may send a signal before a step."""
+    """Counts the rows that the teacher runs on in each epoch; can send a signal before a step."""
 
     def __init__(self, model, interrupt_at: int | None = None) -> None:
         self.epochs, self.interrupt_at, real = [], interrupt_at, model.teacher_forward
@@ -67,7 +67,7 @@ def weights(trainer: BALoraTrainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_each_example_is_shown_to_the_teacher_once_and_training_is_the_same(tmp_path):
+def test_teacher_sees_each_example_once_and_training_is_equal(tmp_path):
     trainer, watch = trainer_for(tmp_path / "cached")
     trainer.train()
     assert watch.epochs[0] == 24 + 5  # one look at the head, on the first batch
@@ -83,7 +83,7 @@ def test_each_example_is_shown_to_the_teacher_once_and_training_is_the_same(tmp_
 
 @pytest.mark.parametrize("step", [2, 7])
 @pytest.mark.parametrize("memory", [512, 1e-4])
-def test_an_interrupted_run_resumes_to_the_same_bits(step, memory, tmp_path):
+def test_interrupted_run_resumes_exactly(step, memory, tmp_path):
     whole, _ = trainer_for(tmp_path / "whole", teacher_cache_mb=memory)
     whole.train()
     stopped, _ = trainer_for(tmp_path / "cut", interrupt_at=step, teacher_cache_mb=memory)

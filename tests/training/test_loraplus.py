@@ -1,4 +1,4 @@
-"""LoRA+: B's rate is λ times A's, from the first step to the last, under the library's trainer."""
+"""LoRA+: B's rate is λ times A's from the first step to the last, with Transformers' trainer."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def arguments(directory, **settings) -> TrainingArguments:
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "dora", "lora-fa"])
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_every_trained_parameter_has_its_rate(name, method, tmp_path):
+def test_every_trained_parameter_has_the_right_rate(name, method, tmp_path):
     model = adapted(name, method)
     optimizer = loraplus_optimizer(model, arguments(tmp_path, weight_decay=0.1), ratio=8.0)
     groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
@@ -39,8 +39,8 @@ def test_every_trained_parameter_has_its_rate(name, method, tmp_path):
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
-def test_one_step_moves_b_sixteen_times_as_far(tmp_path):
-    """By plain gradient descent, where displacements are rates times gradients; PiSSA's A has one from the start."""
+def test_one_step_moves_b_sixteen_times_as_far_as_a(tmp_path):
+    """Uses plain SGD, where displacement is rate times gradient; PiSSA's A has a gradient from the start."""
     moved = []
     for ratio in (1.0, 16.0):
         model = adapted("llama", "pissa").train()
@@ -56,7 +56,7 @@ def test_one_step_moves_b_sixteen_times_as_far(tmp_path):
         assert plain.abs().max() > 1e-4, f"{key} has hardly moved, so nothing was shown"
 
 
-def test_a_trainer_keeps_the_ratio_under_its_schedule_and_on_resuming(tmp_path):
+def test_trainer_keeps_the_ratio_under_schedules_and_on_resuming(tmp_path):
     row = {key: value[1] for key, value in inputs_for("llama").items()}
     weights = []
     for checkpoint in (None, str(tmp_path / "checkpoint-2")):
@@ -77,6 +77,6 @@ def test_a_trainer_keeps_the_ratio_under_its_schedule_and_on_resuming(tmp_path):
 
 
 @pytest.mark.parametrize("ratio", [0.5, float("nan"), float("inf")])
-def test_a_ratio_that_is_none_is_refused(ratio, tmp_path):
+def test_ratio_out_of_range_raises(ratio, tmp_path):
     with pytest.raises(BALoraError, match=r"loraplus_lr_ratio: .* use 1 or more"):
         loraplus_optimizer(adapted("llama"), arguments(tmp_path), ratio)

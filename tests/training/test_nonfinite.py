@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite: training stops, or leaves that step out and nothing else."""
+"""Non-finite losses and gradients: training stops, or skips only that step."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 import balora
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.training import BALoraTrainer
-from balora.training.reliable import rows_of
+from balora.training.reliable import find_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:balora", "ignore::FutureWarning")
 BAD_ROW, BAD_TOKEN = 5, 91
 
 
 def rows() -> list[dict[str, Tensor]]:
-    """16 of them, of which one has a token that no other has."""
+    """Build 16 rows, one of which has a unique token."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for number in range(16):
@@ -45,7 +45,7 @@ def collate(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class LeaveOut(TrainerCallback):
-    """An oracle for `skip`: nothing of a step reaches the optimizer."""
+    """Oracle for `skip`: clears a step's gradients before the optimizer runs."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -57,7 +57,7 @@ class LeaveOut(TrainerCallback):
 
 
 class Overflow(TrainerCallback):
-    """Makes the gradient of one step infinite behind a finite loss."""
+    """Makes the gradient of one step infinite, with a finite loss."""
 
     def __init__(self, model: torch.nn.Module, step: int) -> None:
         self.here, self.step = False, step
@@ -69,7 +69,7 @@ class Overflow(TrainerCallback):
 
 
 class Halved(BALoraTrainer):
-    """Trains in float16 autocast, which Accelerate has no CPU do."""
+    """Trains under float16 autocast, which Accelerate does not support on CPUs."""
 
     def compute_loss_context_manager(self):
         return torch.autocast("cpu", dtype=torch.float16)
@@ -78,7 +78,7 @@ class Halved(BALoraTrainer):
 def trainer_for(
     folder: Path, *, nonfinite: str = "skip", embedding: float = 0.0, cls: type = BALoraTrainer, **training: Any
 ) -> BALoraTrainer:
-    """Of a model whose embedding of the bad row's token has so large an entry."""
+    """Build a trainer of a model in which the bad row's token has a large embedding entry."""
     set_seed(42)
     base = make("llama")
     with torch.no_grad():
@@ -106,7 +106,7 @@ def losses_of(trainer: BALoraTrainer) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("cause", ["loss", "gradient", "loss in bfloat16"])
-def test_a_step_that_is_skipped_moves_nothing_and_is_counted(cause, tmp_path):
+def test_skipped_step_changes_nothing_and_is_counted(cause, tmp_path):
     bf16 = {"bf16": cause == "loss in bfloat16"}
     skipping = trainer_for(tmp_path / "a", embedding=0.0 if cause == "gradient" else float("inf"), **bf16)
     if cause == "gradient":
@@ -140,28 +140,28 @@ def test_a_step_that_is_skipped_moves_nothing_and_is_counted(cause, tmp_path):
 
 
 @pytest.mark.parametrize("cause", ["loss", "gradient"])
-def test_by_default_training_stops_and_names_batch_and_row(cause, tmp_path):
+def test_stop_names_batch_and_row(cause, tmp_path):
     trainer = trainer_for(tmp_path, nonfinite="stop", embedding=float("nan") if cause == "loss" else 0.0)
     if cause == "gradient":
         trainer.add_callback(Overflow(trainer.model, 1))
-    loss, gradient = r"the loss is nan \(task nan", "step 1: the loss is finite and its gradient is not"
+    loss, gradient = r"the loss is nan \(task nan", "step 1: the loss is finite, but its gradient is not"
     message = loss if cause == "loss" else gradient
-    with pytest.raises(NonFiniteLossError, match=rf"{message}.* kept in .*step-\d.*rows .* of the training set"):
+    with pytest.raises(NonFiniteLossError, match=rf"{message}.* saved in .*step-\d.*rows .* of the training set"):
         trainer.train()
     assert list((tmp_path / "nonfinite").glob("step-*.safetensors"))
     if cause == "gradient":
         assert not trainer.optimizer.state_dict()["state"], "the optimizer has seen nothing"
 
 
-def test_ten_steps_in_a_row_stop_what_skips(tmp_path):
+def test_ten_skipped_steps_in_a_row_stop(tmp_path):
     trainer = trainer_for(tmp_path, max_steps=30, gradient_accumulation_steps=1)
     next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match="step 10: in 10 steps, one after the other, the loss or its"):
         trainer.train()
 
 
-def test_float16_overflows_where_bfloat16_does_not(tmp_path):
-    """Logits beyond 65,504."""
+def test_float16_overflows_and_bfloat16_does_not(tmp_path):
+    """Logits exceed 65,504."""
     trained = {}
     for name, cls, bf16 in (("fp16", Halved, False), ("bf16", BALoraTrainer, True)):
         trainer = trainer_for(tmp_path / name, nonfinite="stop", cls=cls, bf16=bf16, max_steps=1)
@@ -174,7 +174,7 @@ def test_float16_overflows_where_bfloat16_does_not(tmp_path):
 
 
 @pytest.mark.reliability
-def test_what_was_skipped_is_known_after_a_resume(tmp_path):
+def test_skipped_steps_are_restored_on_resume(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 1, "embedding": float("inf")}
     whole = trainer_for(tmp_path, **saving)
     whole.train()
@@ -186,18 +186,18 @@ def test_what_was_skipped_is_known_after_a_resume(tmp_path):
         assert all(torch.equal(value, state_of(whole)[name]) for name, value in state_of(resumed).items())
 
 
-def test_another_policy_is_refused(tmp_path):
+def test_unknown_policy_raises(tmp_path):
     with pytest.raises(BALoraError, match="nonfinite: unknown 'ignore'; use stop or skip"):
         trainer_for(tmp_path, nonfinite="ignore").train()
 
 
-def test_rows_are_found_by_their_tokens_however_they_are_padded():
+def test_rows_are_found_by_tokens_regardless_of_padding():
     dataset = rows()
     batch = collate([dataset[3], dataset[9], {"input_ids": torch.tensor([1, 2]), "labels": torch.tensor([1, 2])}])
-    assert rows_of(dataset, batch).tolist() == [3, 9, -1]
+    assert find_rows(dataset, batch).tolist() == [3, 9, -1]
     flipped = {name: value.flip(1) for name, value in collate([dataset[3], dataset[2]]).items()}
     turned = [{"input_ids": row["input_ids"].flip(0).tolist()} for row in dataset]
-    assert rows_of(turned, flipped).tolist() == [3, 2], "padded on the left"
-    assert rows_of([dataset[0]] * 2, collate([dataset[0]] * 2)).tolist() == [0, 1], "twins"
-    assert rows_of(iter(dataset), batch) is None
-    assert rows_of([{"text": "a"}], batch) is None
+    assert find_rows(turned, flipped).tolist() == [3, 2], "padded on the left"
+    assert find_rows([dataset[0]] * 2, collate([dataset[0]] * 2)).tolist() == [0, 1], "twins"
+    assert find_rows(iter(dataset), batch) is None
+    assert find_rows([{"text": "a"}], batch) is None

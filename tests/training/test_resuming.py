@@ -1,4 +1,4 @@
-"""Killed at any step and gone on: the adapter, the optimizer and the log of the run that was never killed, to the bit.
+"""Resuming after a kill at any step gives the uninterrupted run's adapter, optimizer and log exactly.
 
 A process that is killed leaves a folder; so each resume here starts from a copy of one, in which the checkpoints after
 a step are not there yet but the teacher's features are.
@@ -29,7 +29,7 @@ WORDS = {f"w{i}": i for i in range(90)}
 
 
 class Plain(ReliableTrainerMixin, Trainer):
-    """As a study trains rivals."""
+    """Trains as a study trains its baselines."""
 
 
 def rows(classes: bool) -> list[dict[str, Tensor]]:
@@ -92,7 +92,7 @@ def losses_of(trainer: Trainer) -> list[dict[str, float]]:
 
 
 def killed_after(folder: Path, step: int, target: Path) -> Path:
-    """The folder as a process leaves it that was killed behind a step's checkpoint and before the next one's."""
+    """Copy a run's folder as a kill between a step's checkpoint and the next one leaves it."""
     shutil.copytree(folder, target)
     for checkpoint in target.glob("checkpoint-*"):
         if int(checkpoint.name.split("-")[1]) > step:
@@ -101,7 +101,7 @@ def killed_after(folder: Path, step: int, target: Path) -> Path:
 
 
 class KeepFeatures(TrainerCallback):
-    """What a killed run leaves of the teacher's features, and one that ends deletes."""
+    """Keeps the teacher's features, as a killed run does; a finished run deletes them."""
 
     def on_train_end(self, args, state, control, **kwargs):
         features = Path(args.output_dir) / "teacher_features"
@@ -133,7 +133,7 @@ def assert_exact(tmp_path: Path, steps: list[int], **settings: Any) -> None:
 
 
 LLAMA = {"model": "llama", "training": {}}
-#: What a run can draw from, or keep, one by one.
+#: Settings with random numbers or state, one by one.
 CASES = {
     "order by length": {**LLAMA, "adapter": {}, "training": {"train_sampling_strategy": "group_by_length"}},
     "dropout": {**LLAMA, "adapter": {"lora_dropout": 0.2}},
@@ -161,25 +161,25 @@ TOGETHER = {
 }  # fmt: skip
 
 
-def test_all_of_it_together_goes_on_to_the_same_bits(tmp_path):
+def test_all_settings_together_resume_exactly(tmp_path):
     training = {"train_sampling_strategy": "group_by_length"}
     assert_exact(tmp_path, [2], model="llama", adapter=TOGETHER, training=training)
 
 
-def test_a_checkpoint_of_the_last_step_is_loaded_and_nothing_more_is_trained(tmp_path):
-    """Within an epoch, where Transformers' trainer would take one more step."""
+def test_checkpoint_of_the_last_step_is_loaded_without_training(tmp_path):
+    """Within an epoch Transformers' trainer would take one more step."""
     training = {"lr_scheduler_type": "constant", "save_strategy": "steps"}
     assert_exact(tmp_path, [STEPS], model="bert", adapter={"method": "lora"}, training=training)
 
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("case", CASES)
-def test_killed_after_any_step_it_goes_on_to_the_same_bits(case, tmp_path):
+def test_kill_after_any_step_resumes_exactly(case, tmp_path):
     assert_exact(tmp_path, list(range(1, STEPS + 1)), **CASES[case])
 
 
 class Sizes(TrainerCallback):
-    """How much of the teacher's features there is as each step ends."""
+    """Records the size of the teacher's features at the end of each step."""
 
     def __init__(self) -> None:
         self.seen: dict[int, int] = {}
@@ -190,8 +190,8 @@ class Sizes(TrainerCallback):
 
 
 @pytest.mark.reliability
-def test_the_teachers_features_are_those_of_the_checkpoint(tmp_path):
-    """What was written after it, perhaps in part, is written again by the same batches."""
+def test_teacher_features_are_truncated_to_the_checkpoint(tmp_path):
+    """Features written after it, perhaps partially, are written again by the same batches."""
     sizes = []
     for checkpoint in (None, str(tmp_path / "checkpoint-1")):
         trainer = trainer_for(tmp_path, **CASES["teacher cache"])
@@ -208,8 +208,8 @@ def test_the_teachers_features_are_those_of_the_checkpoint(tmp_path):
 
 
 @pytest.mark.reliability
-def test_transformers_own_trainer_would_train_one_step_more(tmp_path):
-    """What the cure cures: when this fails, the library has mended it."""
+def test_transformers_trainer_would_train_one_step_more(tmp_path):
+    """If this fails, Transformers has fixed the error that `ResumableTrainerMixin` works around."""
     settings = {"model": "llama", "adapter": {}, "training": {}, "cls": Trainer}
     trainer_for(tmp_path, **settings).train()
     resumed = trainer_for(tmp_path, **settings)
@@ -217,7 +217,7 @@ def test_transformers_own_trainer_would_train_one_step_more(tmp_path):
     assert resumed.state.global_step == STEPS + 1
 
 
-def test_a_run_that_is_prolonged_goes_on_from_its_last_step(tmp_path):
+def test_extended_run_resumes_from_its_last_step(tmp_path):
     settings = {"model": "llama", "adapter": {}}
     constant = {"lr_scheduler_type": "constant", "max_steps": 2}
     trainer_for(tmp_path, **settings, training=constant).train()

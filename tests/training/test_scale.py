@@ -1,4 +1,4 @@
-"""A model that outgrows one process trains what it did in one: DDP, FSDP2, ZeRO, gathered terms, a head taken apart.
+"""Distributed training equals training in one process: DDP, FSDP2, ZeRO, gathered terms, a tensor-parallel head.
 
 Each process is a script's, `many_processes.py`: none is opened in the test run's own.
 """
@@ -18,8 +18,8 @@ from tiny_models import inputs_for, make
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
 from balora.fused import why_not_fused
-from balora.training.sharded import refuse_deepspeed, refuse_fsdp
-from balora.utils.distributed import gathered_rows
+from balora.training.sharded import check_deepspeed, check_fsdp
+from balora.utils.distributed import gather_rows
 
 SCALE = Path(__file__).resolve().parents[2] / "recipes" / "scale"
 SCRIPT = Path(__file__).with_name("many_processes.py")
@@ -45,17 +45,17 @@ HEAVY = {
     "trained head": ("llama", GATHERED | {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, {}),
     "saving": ("llama", TERMS | {"spectral_weight": 0.0}, SAVING),
 }
-#: Some micro-batches have no row for the teacher or the bias path: a process then runs its passes for the others.
+#: Some micro-batches have no row for the teacher or the bias path; sharded processes must still run those passes.
 SAMPLED = {
     "sampled": ("llama", TERMS | {"sample_rate": 0.25, "bias_path_weight": 0.5, "bias_path_sample_rate": 0.25}, {})
 }
-#: The weights spread over two processes, and each part on two.
+#: Weights sharded over two processes, and shards replicated on two.
 HYBRID = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
     "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
     "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
 }
-#: DeepSpeed is no dependency; its cases run where it is. PiSSA has its teacher in frozen factors, LoRA has none.
+#: DeepSpeed is optional; its cases run if it is installed. PiSSA has frozen teacher factors, LoRA has none.
 ZERO = {
     **{name: CASES[name] for name in QUICK["fsdp2"]},
     "lora": ("llama", GATHERED | {"anchor_weight": 0.3, "method": "lora"}, {}),
@@ -64,7 +64,7 @@ LOGITS = CONSTANT | {"consistency_weight": 0.5, "spectral_weight": 0.1}
 
 
 def run(directory: Path, groups: dict) -> dict[str, list[dict]]:
-    """Of each group (processes, how, cases, environment), what each process found, by case."""
+    """Run groups of (processes, how, cases, environment); return each process's results by case."""
     (directory / "cases.json").write_text(json.dumps(groups))
     environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
     command = [sys.executable, str(SCRIPT), str(directory), str(directory / "cases.json")]
@@ -89,7 +89,7 @@ def found(tmp_path_factory):
 
 
 def zero_environment(how: str, directory: Path) -> dict[str, str]:
-    """Of the recipes' configuration for DeepSpeed, with weights as small as these taken apart too."""
+    """Return the recipes' DeepSpeed configuration, changed to shard small weights too."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed; docs/scale.md says how these tests were run")
     config = json.loads((SCALE / f"{how}.json").read_text())
@@ -106,7 +106,7 @@ def zero(request, tmp_path_factory):
 
 
 def assert_same(several: list[dict], alone: dict) -> None:
-    """Losses, their parts and every gradient, at every step and in every process."""
+    """Compare losses, components and all gradients, at every step and in every process."""
     for of in several:
         assert len(of["gradients"]) == len(alone["gradients"])
         for step, expected in zip(of["gradients"], alone["gradients"], strict=True):
@@ -122,7 +122,7 @@ def assert_same(several: list[dict], alone: dict) -> None:
 
 
 @pytest.mark.parametrize(("how", "case"), [(how, case) for how, cases in QUICK.items() for case in cases])
-def test_two_processes_have_the_losses_and_gradients_of_one(found, how, case):
+def test_two_processes_give_the_losses_and_gradients_of_one(found, how, case):
     alone, several = found["one"][0][case], [rank[case] for rank in found[how]]
     assert_same(several, alone)
     assert all(of["fused"] == alone["fused"] for of in several)
@@ -130,7 +130,7 @@ def test_two_processes_have_the_losses_and_gradients_of_one(found, how, case):
 
 
 @pytest.mark.parametrize(("how", "case"), [(how, case) for how, cases in QUICK.items() for case in cases])
-def test_the_adapter_that_two_processes_save_is_that_of_one(found, how, case, tmp_path_factory):
+def test_two_processes_save_the_adapter_of_one(found, how, case, tmp_path_factory):
     folder = next(tmp_path_factory.getbasetemp().glob("scale*"))
     saved, expected = (
         load_file(folder / f"{group}.{case}" / "adapter" / "adapter_model.safetensors") for group in (how, "one")
@@ -141,7 +141,7 @@ def test_the_adapter_that_two_processes_save_is_that_of_one(found, how, case, tm
 
 
 @pytest.mark.parametrize("case", ZERO)
-def test_zero_has_the_losses_gradients_and_adapter_of_one_process(zero, case):
+def test_zero_gives_the_losses_gradients_and_adapter_of_one_process(zero, case):
     directory, found = zero
     alone, several = found["one"][0][case], [rank[case] for rank in found["two"]]
     assert_same(several, alone)
@@ -157,7 +157,7 @@ def test_zero_has_the_losses_gradients_and_adapter_of_one_process(zero, case):
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("how", ["zero2", "zero3"])
-def test_zero_goes_on_from_its_checkpoints(how, tmp_path):
+def test_zero_resumes_from_its_checkpoints(how, tmp_path):
     case = HEAVY["saving"]
     cases = {"saving": case, "again": (*case, f"{how}.saving/checkpoint-2")}
     groups = {how: (2, "zero", cases, zero_environment(how, tmp_path)), "one": (1, "ddp", {"saving": case}, {})}
@@ -172,12 +172,12 @@ def test_zero_goes_on_from_its_checkpoints(how, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_drift_is_measured_on_weights_that_are_spread(found, how):
+def test_drift_is_measured_on_sharded_weights(found, how):
     alone, several = (found[group][0]["causal"]["drift"] for group in ("one", how))
     assert several == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_head_spread_by_tensor_parallelism_trains_on_whole_logits_and_says_so(found):
+def test_tensor_parallel_head_trains_on_whole_logits_with_a_warning(found):
     alone, several = found["whole head"][0]["head"], [rank["head"] for rank in found["parallel head"]]
     for of in several:
         assert of["log"][0]["loss"] == pytest.approx(alone["log"][0]["loss"], rel=1e-6)
@@ -186,8 +186,8 @@ def test_a_head_spread_by_tensor_parallelism_trains_on_whole_logits_and_says_so(
             torch.testing.assert_close(of["gradients"][0][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_residual_method_refuses_weights_that_are_spread(found):
-    assert "down_proj is spread over processes" in found["parallel head"][0]["refused"]
+def test_residual_method_on_sharded_weights_raises(found):
+    assert "down_proj is sharded" in found["parallel head"][0]["refused"]
 
 
 @pytest.mark.reliability
@@ -222,20 +222,20 @@ def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
-def test_a_residual_method_refuses_weights_that_deepspeed_took_apart_as_they_were_read():
+def test_residual_method_on_weights_loaded_under_zero3_raises():
     base = make("llama")
     base.model.layers[0].mlp.down_proj.weight.ds_id = 7  # its mark
-    with pytest.raises(BALoraError, match=r"down_proj is spread over processes"):
+    with pytest.raises(BALoraError, match=r"down_proj is sharded"):
         get_balora_model(base, BALoraConfig(r=4, target_modules=["down_proj"]))
 
 
-def test_rows_of_one_process_are_its_own():
+def test_gather_rows_returns_its_input_in_a_single_process():
     rows = torch.randn(3, 2, requires_grad=True)
-    assert gathered_rows(rows) is rows
+    assert gather_rows(rows) is rows
 
 
-def test_a_head_whose_weight_is_in_part_elsewhere_is_not_read():
-    """As libraries have it that keep a plain tensor of their part, and whole logits by a hook."""
+def test_partial_head_weight_is_not_fused():
+    """Simulates libraries that hold a plain tensor of their shard and complete the logits in a hook."""
     model = make("llama")
     head = model.get_output_embeddings()
     rest = head.weight.detach()[50:].clone()
@@ -251,16 +251,16 @@ def test_a_head_whose_weight_is_in_part_elsewhere_is_not_read():
         ({"method": "selora", "sentence_dim": 3, "semantic_weight": 0.1}, "semantic_weight"),
     ],
 )
-def test_terms_of_the_adapters_own_weights_are_refused_where_those_are_spread(settings, named):
+def test_terms_of_adapter_weights_raise_if_sharded(settings, named):
     config = BALoraConfig(target_modules="all-linear", **settings)
-    for refuse, how in ((refuse_fsdp, 2), (refuse_deepspeed, 3)):
+    for refuse, how in ((check_fsdp, 2), (check_deepspeed, 3)):
         with pytest.raises(BALoraError, match=named):
             refuse(config, how)
-    refuse_deepspeed(config, 2)
+    check_deepspeed(config, 2)
 
 
-def test_fsdp1_is_refused():
+def test_fsdp1_raises():
     with pytest.raises(BALoraError, match="fsdp_version"):
-        refuse_fsdp(BALoraConfig(method="lora"), 1)
-    refuse_fsdp(BALoraConfig(method="pissa"), 2)
-    refuse_deepspeed(BALoraConfig(method="pissa"), 3)
+        check_fsdp(BALoraConfig(method="lora"), 1)
+    check_fsdp(BALoraConfig(method="pissa"), 2)
+    check_deepspeed(BALoraConfig(method="pissa"), 3)

@@ -1,4 +1,4 @@
-"""TRL's data machinery with our objective: chats, completions only, packing, and evaluation by either trainer."""
+"""TRL's data preparation with the objective: chats, completions, packing, and evaluation by both trainers."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def trainer_for(tmp_path, form: str, **settings) -> BALoraSFTTrainer:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_trains_with_the_objective_and_evaluates(form, tmp_path):
+def test_every_data_format_trains_with_the_objective_and_evaluates(form, tmp_path):
     trainer = trainer_for(tmp_path, form)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
@@ -71,21 +71,21 @@ def test_every_form_trains_with_the_objective_and_evaluates(form, tmp_path):
     assert trainer.evaluate()["eval_loss"] < rows[0]["loss_task"]
 
 
-def test_only_the_completion_is_learned(tmp_path):
+def test_only_completions_have_labels(tmp_path):
     trainer = trainer_for(tmp_path, "prompt–completion")
     batch = next(iter(trainer.get_train_dataloader()))
     assert (batch["labels"] != -100).sum(1).tolist() == [3, 3]  # two words and the end
     assert batch["attention_mask"].sum(1).tolist() == [6, 6]
 
 
-def test_packed_rows_count_every_token(tmp_path):
+def test_packed_rows_count_all_tokens(tmp_path):
     trainer = trainer_for(tmp_path, "text", packing=True, packing_strategy="wrapped", max_length=8)
     trainer.train()
     assert trainer.state.log_history[-2]["loss_consistency"] > 0
 
 
-def test_packed_texts_have_the_terms_of_rows_apart():
-    """Texts joined in one row, told apart by their positions, as TRL's best-fit packing feeds them."""
+def test_packed_texts_have_the_terms_of_separate_rows():
+    """Texts are joined in one row and separated by position ids, as in TRL's best-fit packing."""
     inputs = inputs_for("llama", rows=3)
     inputs["attention_mask"][:] = 1
     inputs["labels"][:, 0] = -100  # no text predicts the next one's first token
@@ -101,7 +101,7 @@ def test_packed_texts_have_the_terms_of_rows_apart():
         torch.testing.assert_close(joined.components[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_best_fit_packing_weighs_every_token(tmp_path):
+def test_best_fit_packing_counts_all_tokens(tmp_path):
     trainer = trainer_for(tmp_path, "text", packing=True, max_length=8)
     batch = next(iter(trainer.get_train_dataloader()))
     assert "attention_mask" not in batch
@@ -110,7 +110,7 @@ def test_best_fit_packing_weighs_every_token(tmp_path):
     assert first["loss"] == pytest.approx(first["loss_task"] + 0.025 * first["loss_consistency"], rel=1e-4)
 
 
-def test_grouping_by_length_leaves_little_padding(tmp_path):
+def test_grouping_by_length_reduces_padding(tmp_path):
     padding = {}
     for strategy in ("random", "group_by_length"):
         trainer = trainer_for(tmp_path, "text", train_sampling_strategy=strategy)

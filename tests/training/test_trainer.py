@@ -1,4 +1,4 @@
-"""Trainers: what they log, how they stop and go on, and that a stock Trainer does as well."""
+"""Trainers: logging, interruption and resuming, and use of Transformers' own trainer."""
 
 import os
 import signal
@@ -103,7 +103,7 @@ def test_every_component_and_weight_is_logged(tmp_path):
         assert {"loss_task", "loss_consistency", "weight_spectral"} <= row.keys()
 
 
-def test_components_add_up_to_the_loss_whatever_the_accumulation(tmp_path):
+def test_components_add_up_to_the_loss_for_any_accumulation(tmp_path):
     constant = {f"{term}_schedule": "constant" for term in ("consistency", "diversity", "spectral")}
     for accumulation in (1, 4):
         trainer = trainer_for(
@@ -141,8 +141,8 @@ def test_accumulation_gives_the_same_adapter(tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "dora"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_same_bits(method, number, tmp_path):
-    # A teacher that sees some of the sequences must see the same ones again.
+def test_interrupted_run_resumes_exactly(method, number, tmp_path):
+    # A teacher that sees a sample of the sequences must see the same ones again.
     settings = {"method": method, "adapter": {"sample_rate": 0.5 if method == "pissa" else 1.0}}
     whole = trainer_for(tmp_path / "whole", **settings)
     whole.train()
@@ -180,12 +180,12 @@ def test_gradient_checkpointing_trains_the_same_adapter(tmp_path):
         torch.testing.assert_close(results[1][name], weight, rtol=1e-5, atol=1e-7)
 
 
-def test_transformers_own_trainer_does_as_well(tmp_path):
+def test_transformers_trainer_works_too(tmp_path):
     trainer = trainer_for(tmp_path, cls=Trainer, callbacks=[balora.ScheduleCallback()], save_steps=6)
     trainer.train()
     ours = trainer_for(tmp_path / "ours")
     ours.train()
-    # Without balora's count of unpadded tokens the regularizers weigh by labelled tokens: the same up to that share.
+    # Without balora's count of unpadded tokens, regularizers are weighted by labelled tokens: equal up to that share.
     for name, weight in weights(ours).items():
         assert (weights(trainer)[name] - weight).norm() < 0.05 * weight.norm() + 1e-3, name
     stock = PeftModel.from_pretrained(make("llama"), tmp_path / "checkpoint-12").eval()
@@ -193,7 +193,7 @@ def test_transformers_own_trainer_does_as_well(tmp_path):
     torch.testing.assert_close(stock(**inputs).logits, trainer.model.eval()(**inputs).logits, rtol=0, atol=1e-5)
 
 
-def test_the_saved_card_has_the_drift_that_training_measured(tmp_path):
+def test_saved_model_card_has_the_measured_drift(tmp_path):
     trainer = trainer_for(tmp_path)
     trainer.train()
     assert trainer.model.drift["kl_to_base"] > 0
@@ -202,7 +202,7 @@ def test_the_saved_card_has_the_drift_that_training_measured(tmp_path):
 
 
 class Poison(TrainerCallback):
-    """Makes one weight NaN at the beginning of a step."""
+    """Sets one weight to NaN at the beginning of a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -212,7 +212,7 @@ class Poison(TrainerCallback):
             next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_nonfinite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
     trainer = trainer_for(tmp_path, save_steps=2, callbacks=[Poison(5)])
     with pytest.raises(NonFiniteLossError, match=r"step 6: the loss is nan .*Lower learning_rate"):
         trainer.train()
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+def test_nonfinite_weights_are_not_saved(tmp_path):
     trainer = trainer_for(tmp_path, max_steps=2)
     trainer.train()
     next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("inf"))
@@ -230,6 +230,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         trainer._save_checkpoint(trainer.model, None)
 
 
-def test_another_loss_beside_the_objective_is_refused(tmp_path):
+def test_replacing_the_objective_raises(tmp_path):
     with pytest.raises(BALoraError, match="label_smoothing_factor"):
         trainer_for(tmp_path, label_smoothing_factor=0.1)

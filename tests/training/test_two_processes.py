@@ -1,4 +1,4 @@
-"""Two processes under DDP train what one does, with every part of the objective that looks at a whole batch.
+"""Two processes under DDP train the same weights as one, with every term that depends on the whole batch.
 
 Each process is a script of its own: a process group in the test run's own process can wait for ever on its way out.
 """
@@ -28,7 +28,7 @@ import balora
 
 out, rank, world, cases = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
 torch.set_num_threads(1)
-# A file to meet at instead of a port: nothing else on the machine can have taken it.
+# Processes meet at a file instead of a port, which could be in use.
 dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=world)
 
 def train(case, name, settings):
@@ -65,11 +65,11 @@ def train(case, name, settings):
 
 torch.save({case: train(case, *of) for case, of in cases.items()}, f"{out}.{rank}.pt")
 dist.destroy_process_group()
-# Python's own way out kills threads that wait for its lock, and one inside torch then aborts the process now and then.
+# Python's normal exit kills threads that wait for its lock; one inside torch sometimes aborts the process.
 os._exit(0)
 """
 
-# Terms of a batch's own matrix differ by how it is split.
+# Terms of a batch's own matrix depend on how it is split.
 ROWS = {"spectral_weight": 0.0}
 OFF = ROWS | {"consistency_weight": 0.0, "diversity_weight": 0.0}
 BIAS_PATH = OFF | {"bias_path_weight": 0.5, "bias_path_mode": "minimised"}
@@ -80,12 +80,12 @@ CASES = {
     "bias path of a classifier": ("bert", BIAS_PATH),
     "two tasks": ("llama", OFF | {"method": "lora", "task_names": ["qa", "code"], "alignment_weight": 0.5}),
 }
-#: DDP stops at a parameter that a forward left out, in the next: here some batches have no row for the bias path.
+#: DDP raises if a forward leaves out a parameter: here some batches have no row for the bias path.
 SAMPLED = {"sampled": ("llama", BIAS_PATH | {"bias_path_sample_rate": 0.25})}
 
 
 def trained(directory: Path, world: int, cases: dict[str, tuple]) -> list[dict[str, dict[str, Tensor]]]:
-    """For each of so many processes the weights that it has after three steps of each case."""
+    """Return each process's weights after three steps of each case."""
     environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
     out = directory / f"{world}"
     command = [sys.executable, "-c", SCRIPT, str(TESTS), str(out)]
@@ -107,13 +107,13 @@ def trained(directory: Path, world: int, cases: dict[str, tuple]) -> list[dict[s
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> tuple[dict, dict, dict]:
-    """One process's, and each of two's."""
+    """Return the weights of one process, and those of each of two."""
     directory = tmp_path_factory.mktemp("two_processes")
     return *trained(directory, 1, CASES), *trained(directory, 2, CASES | SAMPLED)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_does(case, weights):
+def test_two_processes_train_the_same_weights_as_one(case, weights):
     alone, first, second = (of[case] for of in weights)
     assert alone.keys() == first.keys() == second.keys()
     for key, weight in alone.items():
@@ -121,7 +121,7 @@ def test_two_processes_train_what_one_does(case, weights):
         assert torch.equal(first[key], second[key]), key
 
 
-def test_two_processes_stay_alike_where_one_has_no_row_for_the_bias_path(weights):
+def test_two_processes_stay_equal_if_one_has_no_row_for_the_bias_path(weights):
     _, first, second = (of.get("sampled") for of in weights)
     assert "lora_bias_path.direction" in first
     for key, weight in first.items():

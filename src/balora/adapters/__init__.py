@@ -1,1 +1,1 @@
-"""Low-rank adapters through PEFT: how they start, how the pretrained model is seen through them, how they are kept."""
+"""Low-rank adapters on PEFT: initialization, the teacher, gates and task routing, saving and loading."""

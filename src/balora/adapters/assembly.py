@@ -1,35 +1,35 @@
-"""Put an adapter on a pretrained model, from a configuration or from a saved folder."""
+"""Build an adapted model from a pretrained one, by a configuration or from a saved folder."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from balora.adapters import folder, four_bit, saving, targets
+from balora.adapters import four_bit, loading, saving, targets
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.bias_path import make_bias_embedding
 from balora.adapters.fused_linear import use_fused_linear
-from balora.adapters.initialization import freeze_down_projections
-from balora.adapters.selora import attach_gates
-from balora.adapters.task_adapters import attach_tasks, check_adapter_names
+from balora.adapters.selora import add_sentence_gates
+from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import SELORA, BALoraConfig, check_task_names
 from balora.errors import BALoraError
-from balora.utils.loading import MISFITS, first_line
+from balora.utils.loading import LOAD_ERRORS, first_line
 
-#: The class of the adapted model, by PEFT's task type.
+#: Class of the adapted model by PEFT task type.
 ModelClasses = Mapping[str, type[AdaptedModel]]
 
 
 def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig) -> AdaptedModel:
-    """Attach the adapter that a configuration describes, at PEFT's start, with all that its method needs.
+    """Add the adapter that a configuration describes, with PEFT's initialization and its method's extra parts.
 
     Args:
-        classes: The class to build, by task type.
+        classes: Class to build, by task type.
         model: The base model; changed in place.
-        config: With its task type and published values filled in.
+        config: Configuration with task type and published values filled in.
 
     Raises:
         BALoraError: If a target matches nothing, or the method does not fit a target.
@@ -40,32 +40,53 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
     try:
         adapted = classes[config.task_type](model, config)
     except ValueError as error:
-        targets.refuse_without_parameters(error)
+        targets.explain_experts_error(error)
         raise
     if config.task_names is None:
-        targets.warn_of_passed_over(adapted, config)
+        targets.warn_about_skipped_layers(adapted, config)
     else:
-        adapted.task_rows = attach_tasks(adapted, config.task_names, inference_mode=config.inference_mode)
+        adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
     if config.residual:
-        targets.refuse_shared_weights(lora_layers(adapted), model)
+        targets.check_shared_weights(lora_layers(adapted), model)
     if config.method == "lora-fa":
-        freeze_down_projections(lora_layers(adapted), STUDENT)
+        freeze_lora_a(lora_layers(adapted), STUDENT)
     if config.method == SELORA:
-        adapted.lora_gate = attach_gates(adapted, config)
+        adapted.lora_gate = add_sentence_gates(adapted, config)
     adapted.lora_bias_path = bias
     return adapted
+
+
+def freeze_lora_a(layers: dict[str, LoraLayer], adapter_name: str) -> None:
+    """Freeze every A of an adapter (LoRA-FA, Zhang et al. 2023), so that ΔW stays in the row space of A.
+
+    PEFT's `set_adapter` makes A trainable again; call this after it.
+
+    Args:
+        layers: The adapted layers by name.
+        adapter_name: Name of the adapter.
+
+    Raises:
+        BALoraError: If a layer is an embedding, whose A is initialized to zero, so that B alone could learn nothing.
+    """
+    for name, layer in layers.items():
+        if adapter_name not in layer.lora_A:
+            raise BALoraError(
+                f"target_modules: {name} is a {type(layer.get_base_layer()).__name__}, whose A is zero at the start "
+                "and frozen by lora-fa; leave it out or use method='lora'"
+            )
+        layer.lora_A[adapter_name].requires_grad_(False)
 
 
 def load_adapted(
     classes: ModelClasses, model: PreTrainedModel, model_id: str | os.PathLike, *, is_trainable: bool = False
 ) -> AdaptedModel:
-    """Load what `AdaptedModel.save_pretrained` wrote, teacher included.
+    """Load an adapter that `AdaptedModel.save_pretrained` wrote, teacher included.
 
     Args:
-        classes: The class to build, by task type.
-        model: The untouched base model; changed in place. If balora quantized it, again in full precision: the same
-            weights are quantized the same way.
+        classes: Class to build, by task type.
+        model: The unmodified base model; changed in place. If balora quantized it in training, pass it in full
+            precision: the same weights are quantized in the same way.
         model_id: Folder that balora wrote.
         is_trainable: Whether to resume training; otherwise the adapter is frozen and in evaluation mode.
 
@@ -77,10 +98,10 @@ def load_adapted(
     check_task_names(names)
     folders = {name: Path(model_id) / name for name in names} or {STUDENT: Path(model_id)}
     lora_config = saving.read_lora_config(next(iter(folders.values())))
-    states = {name: folder.read_weights(path, model.device) for name, path in folders.items()}
+    states = {name: loading.read_weights(path, model.device) for name, path in folders.items()}
     student = next(iter(states.values()))
     for name, path in folders.items():
-        folder.check_ranks(path, vars(lora_config), states[name])
+        loading.check_ranks(path, vars(lora_config), states[name])
     try:
         config = saving.config_from_saved(lora_config, settings)
     except BALoraError as error:
@@ -100,11 +121,11 @@ def load_adapted(
         four_bit.quantize(adapted, in_four_bits)
         for name, state in states.items():
             loaded = set_peft_model_state_dict(adapted, state, adapter_name=name)
-            folder.refuse_partial(model_id, kind, loaded, name)
+            loading.check_all_weights_loaded(model_id, kind, loaded, name)
         if adapted.lora_bias_path is not None and is_trainable:
             adapted.load_bias_direction(model_id)
     except BALoraError:
         raise
-    except MISFITS as error:
+    except LOAD_ERRORS as error:
         raise BALoraError(f"{model_id} does not fit {kind}: {first_line(error)}") from error
     return adapted.train(is_trainable)

@@ -1,8 +1,8 @@
-"""Averaging with the pretrained weights after training: W₀ + α·ΔW (WiSE-FT, Wortsman et al. 2022, equation 1).
+"""Weight averaging with the pretrained model after training: W₀ + α·ΔW (WiSE-FT, Wortsman et al. 2022, equation 1).
 
-What a low-rank method trained is ΔW itself, so the average is an adapter again: s·B·A with B made α times as large.
-A residual method's is s·(B·A − B₀·A₀), whose average has no form of that rank; it becomes the plain LoRA of stacked
-factors as which it would be saved (`balora.adapters.saving`), and the base is the pretrained one again.
+For a low-rank method ΔW = s·B·A, so scaling B by α gives the average. For a residual method ΔW = s·(B·A − B₀·A₀), and
+the average does not fit in rank r: the adapter becomes the plain LoRA of stacked factors that would be saved
+(`balora.adapters.saving`), and the base weights become the pretrained ones again.
 """
 
 import math
@@ -16,31 +16,31 @@ from torch import nn
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.matrices import expert_count
 from balora.adapters.saving import scale_rank, stack_factors
-from balora.adapters.teacher import STUDENT, TEACHER, lora_layers, move_base
+from balora.adapters.teacher import STUDENT, TEACHER, lora_layers, shift_base_weights
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 
 
 def check_averaging(config: BALoraConfig) -> None:
-    """See that what was trained can be averaged with what was pretrained.
+    """Check that a model of this configuration can be averaged with the pretrained one.
 
     Args:
-        config: With its task type.
+        config: Configuration with its task type filled in.
 
     Raises:
-        BALoraError: Saying why it cannot.
+        BALoraError: If it cannot, with the reason.
     """
     reason = None
     if config.task_type == TaskType.SEQ_CLS:
-        reason = "a classifier's head starts random, so there is no pretrained one to average with"
+        reason = "a classifier's head is initialized at random, so there is no pretrained head to average with"
     elif config.use_dora or config.method == "dora":
-        reason = "DoRA scales whole rows of a weight, so the average of two is no DoRA and no low-rank change"
+        reason = "DoRA scales whole rows of a weight, so the average is neither a DoRA nor a low-rank change"
     elif config.method == SELORA or config.task_names is not None:
-        reason = "the change of the weights differs from row to row; merge_at or merge_tasks makes it one LoRA"
+        reason = "its change of the weights differs between rows; make it a plain LoRA by merge_at or merge_tasks"
     elif config.residual and config.quantization_config:
-        reason = "its base is a residual in 4 bits, which cannot become the pretrained one again"
+        reason = "its base is a residual in 4 bits, from which the pretrained weights cannot be restored"
     elif config.trainable_token_indices:
-        reason = "of the tokens that are trained beside the adapter no pretrained vectors are kept"
+        reason = "the pretrained vectors of the trained tokens are not kept"
     if reason is not None:
         raise BALoraError(
             f"wise_ft: method {config.method!r} cannot be averaged with the pretrained weights: {reason}"
@@ -49,20 +49,20 @@ def check_averaging(config: BALoraConfig) -> None:
 
 @torch.no_grad()
 def average_with_base(model: AdaptedModel, alpha: float) -> None:
-    """Make the model's weights W₀ + α·(W − W₀) in place, modules trained in full among them; there is no way back.
+    """Set the model's weights to W₀ + α·(W − W₀) in place, fully trained modules included; cannot be undone.
 
-    It is a plain LoRA afterwards, of twice the rank where it was a residual method's.
+    The result is a plain LoRA, of twice the rank if the method was a residual one.
 
     Args:
-        model: A trained one.
-        alpha: 1 leaves the weights as they were trained, 0 makes them the pretrained ones.
+        model: A trained model.
+        alpha: α; 1 keeps the trained weights, 0 restores the pretrained ones.
 
     Raises:
-        BALoraError: If they cannot be averaged, or α is not a share.
+        BALoraError: If the model cannot be averaged, or α is out of range.
     """
     check_averaging(model.balora_config)
     if not 0 <= alpha <= 1:
-        raise BALoraError(f"wise_ft: {alpha} is not a share of the trained weights; use one from 0 to 1")
+        raise BALoraError(f"wise_ft: {alpha} is out of range; use a value from 0 to 1")
     if any(layer.merged for layer in lora_layers(model).values()):
         raise BALoraError("wise_ft: the adapter is merged into the weights; call unmerge_adapter() first")
     if model.balora_config.residual:
@@ -78,8 +78,8 @@ def average_with_base(model: AdaptedModel, alpha: float) -> None:
 
 
 def _make_plain(model: AdaptedModel) -> None:
-    """Put the teacher's part back into the base, and its negative into the student's factors: the same function."""
-    move_base(model, +1)
+    """Turn a residual adapter into plain LoRA: restore the base, and stack the negated teacher factors."""
+    shift_base_weights(model, +1)
     config = model.peft_config[STUDENT]
     for layer in lora_layers(model).values():
         student, teacher = (

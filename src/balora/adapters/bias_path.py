@@ -1,10 +1,9 @@
-"""The bias path's b: one vector, added to every input embedding.
+"""The bias path: a bias vector b added to every input embedding, and the term that compares passes with and without b.
 
-b enters where the model looks its tokens up, as the output of its input embeddings: what a model scales inside that
-layer (Gemma, BART) is scaled already, positions and norms come after it. In a sequence-to-sequence model the input is
-the encoder's. `balora.adapters.bias_path` compares the passes with it and without.
+b is added to the output of the model's input embeddings: after any scaling inside that layer (Gemma, BART), before
+positions and norms. In a sequence-to-sequence model these are the encoder's.
 
-Nothing here is needed for inference, so what is saved is the adapter that it would be without, and b beside it.
+Inference does not need b. It is saved beside the adapter, whose own files are those of an adapter without bias path.
 """
 
 import os
@@ -25,26 +24,26 @@ from balora.errors import BALoraError
 from balora.losses import bias_path_loss
 from balora.utils.batches import pick_examples, select_examples
 
-#: Rows of the embeddings that are looked up at a time.
-CHUNK = 4096
-FILE = "bias_path.safetensors"
-PREFIX = "lora_bias_path."
+#: Memory limit: number of embedding rows read at a time when their mean length is measured.
+EMBEDDING_CHUNK_ROWS = 4096
+DIRECTION_FILE = "bias_path.safetensors"
+KEY_PREFIX = "lora_bias_path."
 
 
 class BiasEmbedding(nn.Module):
-    """b, of the input embeddings' width: from a unit vector u, at length ε.
+    """The bias vector b `(d,)`, made of a direction u and a radius ε.
 
-    `adversarial` is ε·u/‖u‖ with its gradient reversed, so that what minimises the loss in the adapter maximises it in
-    b; `minimised` is ε·u, whose length is free; `counterfactual` is ε·u with a u that is given and fixed.
+    Modes: `adversarial` is ε·u/‖u‖ with a reversed gradient, so that the optimizer minimizes the loss in the adapter
+    and maximizes it in b; `minimised` is ε·u with a free length; `counterfactual` is ε·u with a given, fixed u.
 
     Args:
-        width: d.
+        width: d, the size of the input embeddings.
         radius: ε.
-        mode: One of those.
-        seed: Of the random direction that u starts from.
+        mode: One of the modes above.
+        seed: Seed of the random initial u.
 
     Attributes:
-        direction: u, `(d,)`; `None` in `counterfactual` until it is set.
+        direction: u `(d,)`; in mode `counterfactual` `None` until it is set.
     """
 
     def __init__(self, width: int, *, radius: float, mode: str, seed: int) -> None:
@@ -53,15 +52,15 @@ class BiasEmbedding(nn.Module):
         if mode == "counterfactual":
             self.register_buffer("direction", None)
         else:
-            # Of length 1, so that a step of Adam, of about √d times the rate, turns it soon.
+            # Of length 1, so that Adam steps, of length about √d times the learning rate, change its direction soon.
             u = torch.randn(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             self.direction = nn.Parameter(F.normalize(u, dim=0))
 
     def forward(self) -> Tensor:
-        """b, `(d,)`.
+        """Return b `(d,)`.
 
         Raises:
-            BALoraError: If its direction is to be given and was not.
+            BALoraError: If mode `counterfactual` has no direction yet.
         """
         if self.direction is None:
             raise BALoraError(
@@ -71,56 +70,57 @@ class BiasEmbedding(nn.Module):
         if self.mode != "adversarial":
             return self.radius * self.direction
         b = self.radius * F.normalize(self.direction, dim=0)
-        return 2 * b.detach() - b  # b to the bit, with the sign of its gradient turned
+        return 2 * b.detach() - b  # exactly b, with its gradient negated
 
     def set_direction(self, direction: Tensor, *, like: Tensor) -> None:
         """Set u to a given vector `(d,)`, normalized.
 
         Args:
-            direction: Of any length but 0.
-            like: A weight of the embeddings, for device and precision.
+            direction: Vector of any length but 0.
+            like: The embedding weight, for device and dtype.
 
         Raises:
             BALoraError: If the shape is wrong, or the entries are not finite or all 0.
         """
         if direction.shape != (self.width,) or not torch.isfinite(direction).all() or not direction.any():
             raise BALoraError(
-                f"set_bias_direction: expected a finite vector of {self.width} entries, not all 0, as the input "
-                f"embeddings have; this one has shape {tuple(direction.shape)}"
+                f"set_bias_direction: expected a finite, nonzero vector of {self.width} entries, the size of the "
+                f"input embeddings; this one has shape {tuple(direction.shape)}"
             )
         wide = torch.promote_types(like.dtype, torch.float32)
         self.direction = F.normalize(direction.detach().to(like.device, wide), dim=0)
 
     def save_direction(self, directory: Path, state: dict[str, Tensor] | None) -> None:
-        """Write u, if it is set, to `bias_path.safetensors`.
+        """Write u to `bias_path.safetensors`, if it is set.
 
         Args:
             directory: The adapter's folder.
-            state: The whole model's state dict, where a sharded trainer gathered it.
+            state: The model's state dict if a sharded trainer gathered it, else `None`.
         """
         directions = self.state_dict() if state is None else state
-        direction = directions.get("direction" if state is None else f"{PREFIX}direction")
+        direction = directions.get("direction" if state is None else f"{KEY_PREFIX}direction")
         if direction is not None:
-            save_file({"direction": direction.detach().clone()}, directory / FILE)
+            save_file({"direction": direction.detach().clone()}, directory / DIRECTION_FILE)
 
     def load_direction(self, directory: str | os.PathLike, *, like: Tensor) -> None:
-        """Read u back, to resume training; in `counterfactual` a missing file leaves it to be set again.
+        """Read u to resume training; in mode `counterfactual` a missing file leaves it unset.
 
         Raises:
-            BALoraError: If the file is missing, or of another model's width.
+            BALoraError: If the file is missing, or its vector has the wrong size.
         """
-        path = Path(directory) / FILE
+        path = Path(directory) / DIRECTION_FILE
         if not path.is_file():
             if self.mode == "counterfactual":
                 return
             raise BALoraError(
-                f"{path} is missing, and training resumes from its bias embedding; copy it there, or set "
-                f"bias_path_weight to 0 in the {SETTINGS_FILE} beside it"
+                f"{path} is missing, and resuming needs its bias vector; copy it there, or set bias_path_weight to 0 "
+                f"in the {SETTINGS_FILE} beside it"
             )
         direction = load_file(path)["direction"]
         if direction.shape != (self.width,):
             raise BALoraError(
-                f"{path} has shape {tuple(direction.shape)}, and this model's embeddings {self.width} entries"
+                f"{path} has shape {tuple(direction.shape)}, but this model's embeddings have {self.width} entries; "
+                "use the model that it was saved from"
             )
         if self.mode == "counterfactual":
             self.set_direction(direction, like=like)
@@ -130,25 +130,25 @@ class BiasEmbedding(nn.Module):
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module:
-    """What the input's tokens are looked up in, the encoder's where there is one."""
+    """Return the input embedding layer, the encoder's in a sequence-to-sequence model."""
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     return reader.get_input_embeddings()
 
 
 @torch.no_grad()
 def embedding_length(embeddings: nn.Module) -> float:
-    """Root mean square length of what the layer gives for each token of the vocabulary, its own scaling included."""
+    """Return the root mean square length of the layer's outputs over the vocabulary, its own scaling included."""
     tokens = torch.arange(len(embeddings.weight), device=embeddings.weight.device)
-    squares = sum(embeddings(ids).double().square().sum() for ids in tokens.split(CHUNK))
+    squares = sum(embeddings(ids).double().square().sum() for ids in tokens.split(EMBEDDING_CHUNK_ROWS))
     return (squares / len(tokens)).sqrt().item()
 
 
 def make_bias_embedding(model: PreTrainedModel, config: BALoraConfig) -> BiasEmbedding:
-    """b at its start, where the model's embeddings are, in single precision or theirs if that is higher.
+    """Build the initial b on the embeddings' device, in float32 or their dtype if that is wider.
 
     Args:
-        model: The base model, its embeddings as pretrained.
-        config: `bias_path_mode`, `bias_path_radius`, `seed`.
+        model: The base model with pretrained embeddings.
+        config: Supplies `bias_path_mode`, `bias_path_radius` and `seed`.
     """
     embeddings = input_embeddings(model)
     length = embedding_length(embeddings)
@@ -161,10 +161,10 @@ def make_bias_embedding(model: PreTrainedModel, config: BALoraConfig) -> BiasEmb
 
 @contextmanager
 def bias_added(model: PreTrainedModel, b: Tensor, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Within, the model reads b `(d,)` into each of its input embeddings; gives the inputs to call it with.
+    """Context manager: add b `(d,)` to every input embedding; yields the inputs to call the model with.
 
     Raises:
-        BALoraError: On leaving, if the model passed its embeddings by.
+        BALoraError: On exit, if the model did not use its input embedding layer.
     """
     if inputs.get("inputs_embeds") is not None:
         x = inputs["inputs_embeds"]
@@ -175,7 +175,7 @@ def bias_added(model: PreTrainedModel, b: Tensor, inputs: dict[str, Any]) -> Ite
     def add(module: nn.Module, args: tuple[Any, ...], x: Tensor) -> Tensor | None:
         nonlocal calls
         calls += 1
-        # A decoder that shares the layer looks its own tokens up later.
+        # Later calls are a decoder's that shares the layer.
         return x + b.to(x) if calls == 1 else None
 
     handle = input_embeddings(model).register_forward_hook(add)
@@ -185,21 +185,21 @@ def bias_added(model: PreTrainedModel, b: Tensor, inputs: dict[str, Any]) -> Ite
         handle.remove()
     if not calls:
         raise BALoraError(
-            f"bias_path_weight: {type(model).__name__} does not look its inputs up in get_input_embeddings(), so "
-            "there is nothing to add a bias embedding to; use 0"
+            f"bias_path_weight: {type(model).__name__} does not call get_input_embeddings() on its inputs, so there "
+            "is no layer to add the bias vector to; use 0"
         )
 
 
-def without_bias_path(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter's state dict as stock PEFT knows it: PEFT takes what has `bias` in its name for the adapter's."""
-    return {key: tensor for key, tensor in state.items() if not key.startswith(PREFIX)}
+def drop_bias_path_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the bias path from a state dict: PEFT takes every key with `bias` in it for the adapter's."""
+    return {key: tensor for key, tensor in state.items() if not key.startswith(KEY_PREFIX)}
 
 
 RandomState = list[Tensor]
 
 
 def random_state() -> RandomState:
-    """Of what dropout draws from: the CPU's generator and every GPU's."""
+    """Return the states of the generators that dropout uses: the CPU's and every GPU's."""
     return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
 
 
@@ -209,8 +209,8 @@ def _restore(state: RandomState) -> None:
 
 
 @contextmanager
-def replayed(state: RandomState) -> Iterator[None]:
-    """Within, random numbers are those that followed `state`; afterwards they go on as if nothing had been drawn."""
+def replay_random_state(state: RandomState) -> Iterator[None]:
+    """Context manager: draw the random numbers that follow `state`, and restore the present state on exit."""
     present = random_state()
     _restore(state)
     try:
@@ -231,22 +231,22 @@ def bias_path_term(
     config: BALoraConfig,
     sharded: bool,
 ) -> Tensor:
-    """The unweighted bias path of a micro-batch whose ordinary pass is done, scalar.
+    """Compute the unweighted bias path term of a micro-batch after its ordinary pass, a scalar.
 
-    Both passes drop the same out. Masks are drawn for the whole batch, so of some of its rows there are none to draw
-    again: where anything was drawn, these make an ordinary pass of their own too.
+    Both passes use the same dropout masks. Masks are drawn for the whole batch and cannot be redrawn for a subset of
+    its rows: if dropout is active and rows are sampled, they run an ordinary pass of their own too.
 
     Args:
         base: The base model, whose input embeddings b is added to.
-        bias: b.
-        represent: From the model's inputs for the rows picked, `(B,)` bool, to their f, `(n, d)`.
-        inputs: Of the whole micro-batch.
+        bias: The bias vector's module.
+        represent: Maps the model's inputs for the rows picked, and their mask `(B,)`, to representations f `(n, d)`.
+        inputs: Inputs of the whole micro-batch.
         plain: f of the ordinary pass, `(B, d)`.
-        weights: `(B,)`, the tokens of each row. A row weighs by them, so that with its micro-batch's share it has the
-            same weight however a batch is split.
-        before: The random state that the ordinary pass began with.
-        config: `bias_path_sample_rate` and `bias_path_reduction`.
-        sharded: Whether processes gather the weights together, so that all must run the same passes.
+        weights: Number of tokens of each row `(B,)`, its weight: with the micro-batch's share a row then has the same
+            weight however a batch is split.
+        before: The random state before the ordinary pass.
+        config: Supplies `bias_path_sample_rate` and `bias_path_reduction`.
+        sharded: Whether weights are gathered collectively, so that all processes must run the same passes.
     """
     b = bias()
     drew = not all(torch.equal(was, now) for was, now in zip(before, random_state(), strict=True))
@@ -254,16 +254,16 @@ def bias_path_term(
     part = select_examples(inputs, picked)
     if not picked.any():
         if not sharded:
-            return 0.0 * b.sum()  # in the graph, as processes that train together want of every parameter
-        # All run the same passes; this row counts for nothing.
+            return 0.0 * b.sum()  # keeps b in the graph, since DDP needs a gradient for every parameter
+        # All processes must run the same passes: run one row with weight 0.
         picked = torch.arange(len(picked), device=picked.device) == 0
         weights = torch.zeros_like(weights)
         part = select_examples(inputs, picked)
     plain = plain[picked]
     if drew and (not picked.all() or (sharded and config.bias_path_sample_rate < 1)):
-        with replayed(before):
+        with replay_random_state(before):
             plain = represent(part, picked)
-    with replayed(before), bias_added(base, b, part) as shifted_inputs:
+    with replay_random_state(before), bias_added(base, b, part) as shifted_inputs:
         shifted = represent(shifted_inputs, picked)
     loss = bias_path_loss(shifted, plain, weights=weights[picked], reduction=config.bias_path_reduction)
     chance = config.bias_path_sample_rate * weights.sum().clamp(min=1)

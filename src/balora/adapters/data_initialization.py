@@ -1,6 +1,6 @@
-"""Starts that look at data first: LoRA-GA at the loss's gradient, CorDA at what each layer is given.
+"""Initialization from data: LoRA-GA reads the loss's gradient, CorDA the covariance of each layer's inputs.
 
-The factors are those PEFT has. As with the other residual starts, base weights are whole until the teacher is attached
+The factors equal PEFT's. As in the other residual methods, base weights are unchanged until the teacher is attached
 (`balora.adapters.teacher`).
 """
 
@@ -21,40 +21,39 @@ from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
 from balora.utils.modules import evaluation_mode
 
-#: Inputs with a place for each token of `input_ids`.
+#: Inputs with one entry for each token of `input_ids`.
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
-def start_lora_ga(
+def initialize_lora_ga(
     model: PeftModel, batches: Iterable[dict[str, Tensor]], *, settings: LoraGAConfig | None = None, seed: int = 0
 ) -> None:
-    """Start the adapter along the gradient G of the loss in each weight (LoRA-GA, Wang et al. 2024), as PEFT does.
+    """Initialize the adapter along each weight's loss gradient G, as PEFT does.
 
-    With G = U·S·Vᵀ, averaged over the batches, A = V[:, :r]ᵀ and B = U[:, r:2r]·S[r:2r]·c, where c = out^¼/√γ: a first
-    gradient step then moves W along G's leading directions. The authors' code scales both factors by c and leaves S
-    out (`docs/decisions/data-initialization.md`).
+    LoRA-GA (Wang et al. 2024): with G = U·S·Vᵀ, averaged over the batches, A = V[:, :r]ᵀ and
+    B = U[:, r:2r]·S[r:2r]·c, where c = out^¼/√γ: the first gradient step then moves W along G's leading directions.
+    The authors' code scales both factors by c and leaves S out (`docs/decisions/data-initialization.md`).
 
-    The gradients of all targeted weights stand in memory at once, in the weights' dtype.
+    Memory holds the gradients of all targeted weights at once, in the weights' dtype.
 
     Args:
-        model: With an adapter that adds nothing yet.
+        model: A model whose adapter adds nothing yet.
         batches: Model inputs with `labels`, as in training.
-        settings: PEFT's; `None` for its defaults (`ArB2r`, `stable`, γ = 16).
-        seed: Of the randomized SVD, and of dropout, which is on as PEFT has it. The global state is left alone.
+        settings: PEFT's settings; `None` for its defaults (`ArB2r`, `stable`, γ = 16).
+        seed: Seed of the randomized SVD and of dropout, which is on as in PEFT. The global generator is restored.
 
     Raises:
-        BALoraError: If the batches do not fit, a layer is not linear or narrower than 2r, or no finite gradient
-            reaches it.
+        BALoraError: If the batches do not fit, or a layer is not linear, narrower than 2r, or without finite gradient.
     """
     layers, settings = lora_layers(model), settings or LoraGAConfig()
     for name, layer in layers.items():
         narrow = min(initialization.linear_weight(name, layer, "lora-ga").shape)
         if 2 * layer.r[STUDENT] > narrow:
             raise BALoraError(
-                f"r: lora-ga starts from 2r directions of a weight's gradient, and {name} has {narrow}; use at most "
+                f"r: lora-ga needs 2r directions of a weight's gradient, and {name} has {narrow}; use at most "
                 f"{narrow // 2} there"
             )
-    batches = _checked(batches, model, "lora-ga", labelled=True)
+    batches = _validated(batches, model, "lora-ga", labelled=True)
     base = model.get_base_model()
 
     def accumulate() -> None:
@@ -64,35 +63,35 @@ def start_lora_ga(
     modes = [(module, module.training) for module in base.modules()]
     wanted = LoraConfig(target_modules={f"{name}.base_layer" for name in layers}, lora_ga_config=settings)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-        # Of PEFT's hooks on layers right behind frozen embeddings, which have no gradient to hand on.
+        # PEFT's hooks on layers right after frozen embeddings, which need no gradient, raise this warning.
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         torch.manual_seed(seed)
         preprocess_loraga(base, wanted, accumulate)
         for module, training in modes:
             module.training = training
-        for name, layer in _shown(layers, "lora-ga"):
-            gradient = vars(layer.get_base_layer()).get("_peft_loraga_grad")  # where PEFT leaves it
+        for name, layer in _with_progress_bar(layers, "lora-ga"):
+            gradient = vars(layer.get_base_layer()).get("_peft_loraga_grad")  # set by preprocess_loraga
             if gradient is None or not torch.isfinite(gradient).all():
                 raise BALoraError(
-                    f"start_batches: no finite gradient reaches {name}; give batches that use it, without bad rows, "
-                    "or leave it out of target_modules"
+                    f"start_batches: no finite gradient reaches {name}; give batches that use it and have no "
+                    "invalid rows, or leave it out of target_modules"
                 )
             (matrix,) = adapted_matrices(layer, STUDENT)
             matrix.write_factors(*_peft_factors(layer, settings))
 
 
-def start_corda(
+def initialize_corda(
     model: PeftModel, batches: Iterable[dict[str, Tensor]], *, corda_method: Literal["ipm", "kpm"] = "ipm"
 ) -> None:
-    """Initialize the adapter from a weight's components as the layer's inputs weigh them (`oriented_factors`).
+    """Initialize the adapter from each weight's covariance-weighted components (`corda_factors`).
 
-    Takes an `(in, in)` float32 matrix for every targeted layer at once, and an exact SVD and an inverse of each in
-    turn. Rows beyond the weight's own rank are as in `balora.adapters.initialization.start_residual`.
+    Memory holds an `(in, in)` float32 matrix for every targeted layer at once; each then needs an exact SVD and an
+    inverse. Rows beyond the weight's rank are as in `balora.adapters.initialization.initialize_residual`.
 
     Args:
-        model: With an adapter that adds nothing yet.
-        batches: Model inputs; `labels` too where a decoder reads them. The paper has 256 sequences of 2048 tokens.
-        corda_method: `ipm` or `kpm`, see there.
+        model: A model whose adapter adds nothing yet.
+        batches: Model inputs, with `labels` if the model has a decoder. The paper uses 256 sequences of 2048 tokens.
+        corda_method: `ipm` or `kpm`, see `corda_factors`.
 
     Raises:
         BALoraError: If the batches do not fit, a layer is not linear, or its inputs are not finite.
@@ -100,26 +99,26 @@ def start_corda(
     layers = lora_layers(model)
     weights = {name: initialization.linear_weight(name, layer, "corda") for name, layer in layers.items()}
     covariances = input_covariances(model, batches)
-    for name, layer in _shown(layers, "corda"):
+    for name, layer in _with_progress_bar(layers, "corda"):
         settings = {"scaling": layer.scaling[STUDENT], "corda_method": corda_method}
-        factors = initialization.oriented_factors(weights[name], covariances.pop(name), layer.r[STUDENT], **settings)
+        factors = initialization.corda_factors(weights[name], covariances.pop(name), layer.r[STUDENT], **settings)
         (matrix,) = adapted_matrices(layer, STUDENT)
         matrix.write_factors(*factors)
 
 
 @torch.no_grad()
 def input_covariances(model: PeftModel, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """C `(in, in)` of each adapted layer: the mean, over sequences, of XᵀX with X `(tokens, in)` over its maximum.
+    """Compute each adapted layer's C `(in, in)`: the mean over sequences of XᵀX, X `(tokens, in)` over its maximum.
 
-    PEFT's own collection, but for padding, which it would count, and for inputs without a token axis (a pooler's),
-    which it cannot take: each sequence runs by itself, cut to its tokens.
+    As in PEFT, except that each sequence runs alone and without padding: PEFT counts padding, and cannot take inputs
+    without a token axis (a pooler's).
 
     Raises:
         BALoraError: If the batches do not fit, or a layer's inputs are absent or not finite.
     """
     base, layers = model.get_base_model(), lora_layers(model)
     has_decoder = base.config.is_encoder_decoder
-    batches = _checked(batches, model, "corda", labelled=has_decoder)
+    batches = _validated(batches, model, "corda", labelled=has_decoder)
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(layers, 0)
 
@@ -141,14 +140,14 @@ def input_covariances(model: PeftModel, batches: Iterable[dict[str, Tensor]]) ->
     for name in layers:
         if not counts[name] or not torch.isfinite(sums[name]).all():
             raise BALoraError(
-                f"start_batches: {name} has no finite inputs in them; give batches that use it, without bad rows, or "
-                "leave it out of target_modules"
+                f"start_batches: {name} receives no finite inputs; give batches that use it and have no invalid rows, "
+                "or leave it out of target_modules"
             )
     return {name: sums[name] / counts[name] for name in layers}
 
 
 def _sequences(batch: dict[str, Tensor], has_decoder: bool) -> Iterator[dict[str, Tensor]]:
-    """A batch's rows, one at a time and without padding; a decoder reads its labels."""
+    """Yield a batch's rows one at a time, without padding; with labels if the model has a decoder."""
     masks = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()  # (B, S)
     for i, mask in enumerate(masks):
         row = {name: batch[name][i : i + 1, mask] for name in BY_TOKEN if name in batch}
@@ -160,27 +159,27 @@ def _sequences(batch: dict[str, Tensor], has_decoder: bool) -> Iterator[dict[str
 
 @torch.no_grad()
 def _peft_factors(layer: LoraLayer, settings: LoraGAConfig) -> tuple[Tensor, Tensor]:
-    """A and B of PEFT's start of a layer, whose weight and adapter stay as they are."""
+    """Return A and B of PEFT's LoRA-GA initialization of a layer; the layer itself is unchanged."""
     parameters = (layer.lora_A[STUDENT].weight, layer.lora_B[STUDENT].weight, layer.get_base_layer().weight)
     before = [parameter.data for parameter in parameters]
-    layer.lora_ga_init(STUDENT, settings)  # gives each parameter new data and leaves the old as it was
+    layer.lora_ga_init(STUDENT, settings)  # assigns new data to each parameter and does not write to the old
     a, b, _ = (parameter.data for parameter in parameters)
     for parameter, data in zip(parameters, before, strict=True):
         parameter.data = data
     return a, b
 
 
-def _checked(
+def _validated(
     batches: Iterable[dict[str, Any]], model: PeftModel, method: str, *, labelled: bool
 ) -> list[dict[str, Tensor]]:
-    """Tensors alone, on the model's device."""
+    """Validate the batches, and return their tensors on the model's device."""
     kept = [{k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor)} for batch in batches]
     if not kept:
-        raise BALoraError(f"start_batches: {method} was given none; give at least one batch")
+        raise BALoraError(f"start_batches: {method} needs data, and there are no batches; give at least one")
     if labelled and not all("labels" in batch for batch in kept):
-        raise BALoraError(f"start_batches: a batch has no labels; give {method} batches as training has them")
+        raise BALoraError(f"start_batches: a batch has no labels; give {method} the batches of training")
     return kept
 
 
-def _shown(layers: dict[str, LoraLayer], method: str) -> Iterable[tuple[str, LoraLayer]]:
-    return logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=initialization.SHOWN_AFTER)
+def _with_progress_bar(layers: dict[str, LoraLayer], method: str) -> Iterable[tuple[str, LoraLayer]]:
+    return logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=initialization.PROGRESS_BAR_DELAY)

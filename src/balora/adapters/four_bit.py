@@ -1,14 +1,14 @@
-"""A base in 4 bits, by bitsandbytes: which layers, when they are quantized, and how they come back.
+"""4-bit quantization of the base with bitsandbytes: the choice of layers, quantizing, and dequantizing.
 
-A model that Transformers loaded in 4 bits is adapted as it is (QLoRA). A residual method has to split the weight in
-full precision first, and only what the adapter leaves behind is quantized (QPiSSA, Meng et al. 2024, section 4):
+A model that Transformers loaded in 4 bits is adapted as it is (QLoRA). A residual method must split the weight in full
+precision first, and then only the residual is quantized (QPiSSA, Meng et al. 2024, section 4):
 
     W ≈ Q(W − s·B₀A₀) + s·B₀A₀
 
-The error is that of the residual, which spans a narrower range than W. The right-hand side is what the student starts
-from, and so the teacher's weight too.
+The rounding error is that of the residual, whose range is narrower than W's. The right-hand side is the student's
+initial weight and therefore the teacher's.
 
-bitsandbytes is an extra, so it is imported where it is used.
+bitsandbytes is an optional dependency, so it is imported inside functions.
 """
 
 import re
@@ -32,30 +32,33 @@ from balora.errors import BALoraError
 
 
 def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str]:
-    """Names of the linear layers that the configuration wants in 4 bits; none without a `quantization_config`.
+    """Return the names of the linear layers to quantize; empty without a `quantization_config`.
 
-    Those that Transformers would choose, without what is trained in full and whatever stands outside the backbone: a
+    These are the layers that Transformers would choose, except fully trained modules and those outside the backbone: a
     head's weights are read by the objective, or trained.
 
     Args:
-        model: The untouched model.
-        config: With the task type filled in.
+        model: The unmodified model.
+        config: Configuration with task type filled in.
 
     Raises:
-        BALoraError: If weights that are needed in full precision are quantized already, or bitsandbytes is missing.
+        BALoraError: If weights needed in full precision are already quantized, or bitsandbytes is missing.
     """
     wanted = config.quantization_config
     if getattr(model, "is_quantized", False) and (config.residual or wanted):
         why = f"method {config.method!r} splits weights" if config.residual else "quantization_config quantizes them"
         raise BALoraError(
-            f"the model is quantized already, and {why} in full precision: load it without quantization_config and "
+            f"the model is already quantized, and {why} in full precision; load it without quantization_config and "
             "give that to BALoraConfig"
         )
     if not wanted:
         return []
     require_bitsandbytes()
-    heads = SEQ_CLS_HEAD_NAMES if config.task_type == TaskType.SEQ_CLS else []  # which PEFT trains in full
-    skipped = [*trained_in_full([*heads, *(config.modules_to_save or [])]), *(wanted["llm_int8_skip_modules"] or [])]
+    heads = SEQ_CLS_HEAD_NAMES if config.task_type == TaskType.SEQ_CLS else []  # PEFT trains these in full
+    skipped = [
+        *skip_module_patterns([*heads, *(config.modules_to_save or [])]),
+        *(wanted["llm_int8_skip_modules"] or []),
+    ]
     kept = _quantizer(wanted).get_modules_to_not_convert(
         model, skipped, model._keep_in_fp32_modules, add_default_skips=True
     )
@@ -67,22 +70,22 @@ def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str
     ]
 
 
-def trained_in_full(names: Iterable[str]) -> list[str]:
-    """What Transformers takes as modules not to quantize: those that end in these names, and all that is within them.
+def skip_module_patterns(names: Iterable[str]) -> list[str]:
+    """Return patterns for Transformers that exclude modules of these names, at any depth, from quantization.
 
-    A name alone it would look for at a path's beginning and end, and take a pooler apart that is a model's part.
+    Transformers matches a plain name only at the beginning or end of a path, and would quantize parts of a pooler.
 
     Args:
-        names: As PEFT's `modules_to_save` has them.
+        names: Module names as in PEFT's `modules_to_save`.
     """
     return [rf"(?:.*\.)?{re.escape(name)}" for name in names]
 
 
 def require_bitsandbytes() -> None:
-    """See that 4 bits can be had.
+    """Check that bitsandbytes is installed.
 
     Raises:
-        BALoraError: If not.
+        BALoraError: If it is missing or too old.
     """
     if not is_bitsandbytes_available():
         raise BALoraError("quantization_config: bitsandbytes is missing or too old; pip install 'balora[quantized]'")
@@ -90,16 +93,16 @@ def require_bitsandbytes() -> None:
 
 @torch.no_grad()
 def quantize(model: PeftModel, names: list[str]) -> None:
-    """Put these layers of the adapted model's base into 4 bits where they are, one after the other.
+    """Quantize these layers of the adapted model's base in place, one after the other.
 
-    The model is then as Transformers would have loaded it, and its adapted layers as PEFT would have made them.
+    The result equals a base that Transformers loaded in 4 bits and PEFT adapted.
 
     Args:
-        model: Adapted, with the residual in the base of a residual method.
+        model: The adapted model; for a residual method its base holds the residual.
         names: From `layers_to_quantize`.
 
     Raises:
-        BALoraError: If bitsandbytes has already rewritten the weights on a CPU, or gives them back wrong.
+        BALoraError: If bitsandbytes has repacked the weights on a CPU, or dequantizes them wrongly.
     """
     base = model.get_base_model()
     if names:
@@ -117,12 +120,12 @@ def quantize(model: PeftModel, names: list[str]) -> None:
 
 
 def is_four_bit(model: PeftModel) -> bool:
-    """Whether the base is in 4 bits, whoever quantized it."""
+    """Return whether the base is in 4 bits, quantized by balora or by Transformers."""
     return getattr(model.get_base_model(), "is_loaded_in_4bit", False)
 
 
-def refuse_four_bit(model: PeftModel, action: str) -> None:
-    """Stop what would round to 4 bits again, and so change teacher and student.
+def require_full_precision(model: PeftModel, action: str) -> None:
+    """Check that the base is not in 4 bits, where `action` would round it again and change teacher and student.
 
     Raises:
         BALoraError: If the base is in 4 bits.
@@ -133,7 +136,7 @@ def refuse_four_bit(model: PeftModel, action: str) -> None:
 
 @torch.no_grad()
 def dequantize(model: PeftModel) -> None:
-    """The reverse of `quantize`: layers in full precision that hold the same, rounded, values."""
+    """Undo `quantize`: replace 4-bit layers by full-precision ones with the same, rounded, values."""
     from peft.tuners.lora.bnb import Linear4bit
 
     base = model.get_base_model()
@@ -151,7 +154,7 @@ def _quantizer(settings: dict) -> HfQuantizer:
 
 
 def _declare(base: PreTrainedModel, quantizer: HfQuantizer) -> None:
-    """Say of the model what Transformers says of one that it loaded in 4 bits, for trainers and `dequantize`."""
+    """Mark the model as Transformers marks one that it loaded in 4 bits, for trainers and `dequantize`."""
     base.hf_quantizer = quantizer
     base.is_quantized = True
     base.quantization_method = quantizer.quantization_config.quant_method
@@ -159,6 +162,7 @@ def _declare(base: PreTrainedModel, quantizer: HfQuantizer) -> None:
 
 
 def _in_four_bits(module: nn.Linear | Conv1D, settings: dict, name: str) -> nn.Module:
+    """Return a 4-bit copy of a linear layer."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     wanted = BitsAndBytesConfig(**settings)
@@ -178,9 +182,9 @@ def _in_four_bits(module: nn.Linear | Conv1D, settings: dict, name: str) -> nn.M
 
 
 def _check_round_trip(quantized: nn.Parameter, weight: Tensor, name: str) -> None:
-    """See that each block's largest value comes back: bitsandbytes' kernel for CPUs with AVX512 takes other blocks'.
+    """Check that each block's largest value survives dequantizing.
 
-    It does so in some widths that are no multiple of the block's 64.
+    bitsandbytes' kernel for CPUs with AVX512 mixes up blocks in some widths that are not multiples of the block size.
     """
     from bitsandbytes.functional import dequantize_4bit
 
@@ -191,19 +195,19 @@ def _check_round_trip(quantized: nn.Parameter, weight: Tensor, name: str) -> Non
     if not torch.allclose(after, before, rtol=0.02, atol=0.05 * float(before.max())):
         size, device = f"{weight.shape[0]} × {weight.shape[1]}", weight.device.type
         raise BALoraError(
-            f"quantization_config: bitsandbytes gives {name} ({size}) back wrong on {device}, as its kernels do where "
-            f"the width is no multiple of {state.blocksize}: quantize on another device, or name the layer in "
+            f"quantization_config: bitsandbytes dequantizes {name} ({size}) wrongly on {device}, a known error for "
+            f"widths that are not multiples of {state.blocksize}; quantize on another device, or name the layer in "
             "llm_int8_skip_modules"
         )
 
 
 def _change_class(module: LoraLayer) -> None:
-    """Make PEFT's layer over a plain weight, split or not, the one that it has over a 4-bit weight."""
+    """Change PEFT's LoRA layer to its class for 4-bit weights."""
     from peft.tuners.lora.bnb import Linear4bit
 
     module.__class__ = Linear4bit
     module.fan_in_fan_out = False
-    for name, magnitude in module.lora_magnitude_vector.items():  # DoRA's: the norm of the weight there is now
+    for name, magnitude in module.lora_magnitude_vector.items():  # DoRA: recompute the norm of the quantized weight
         magnitude.fan_in_fan_out = False
         trained = magnitude.weight.requires_grad
         a, b = module.lora_A[name].weight, module.lora_B[name].weight
@@ -212,9 +216,9 @@ def _change_class(module: LoraLayer) -> None:
 
 
 def _stay_trainable(base: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking weights in evaluation mode, where the teacher runs, on CPUs with AVX512-BF16.
+    """Prevent bitsandbytes from repacking weights in evaluation mode (teacher passes) on CPUs with AVX512-BF16.
 
-    Repacked weights are rounded once more and pass no gradient.
+    Repacked weights are rounded again and pass no gradient.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -223,7 +227,7 @@ def _stay_trainable(base: PreTrainedModel) -> None:
         layer.support_avx512bf16_for_cpu = False
         if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
             raise BALoraError(
-                f"{name.removesuffix('.base_layer')} was run in evaluation mode on a CPU for which bitsandbytes "
-                "repacks weights, and can no longer be trained through; load the model anew and adapt it before "
-                "running it"
+                f"{name.removesuffix('.base_layer')} ran in evaluation mode on a CPU for which bitsandbytes "
+                "repacks weights, and passes no gradient any more; load the model again and adapt it before running "
+                "it"
             )

@@ -1,8 +1,8 @@
-"""A LoRA layer's product in as few passes as it takes: y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, accumulated where it stands.
+"""Fused LoRA layer: y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, accumulated in place by the matrix products.
 
-PEFT's layer scales the adapter's output in one pass and adds it in another, and autograd as many again on the way
-back; where the precision is one and nothing stands between (no dropout, no DoRA, no mixed adapters), the matrix
-products can add to their output themselves. Otherwise the layer is PEFT's.
+PEFT's layer scales the adapter's output in one pass over memory and adds it in another, and its backward pass does the
+same. In a single dtype and without dropout, DoRA or mixed adapters, matrix products can accumulate into their output
+instead. In all other cases the layer runs PEFT's forward.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 
 class FusedLinear(Linear):
-    """PEFT's layer, with a leaner forward where that is the same."""
+    """PEFT's LoRA layer with a fused forward wherever that is equivalent."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """`(..., in)` to `(..., out)`."""
+        """Map `(..., in)` to `(..., out)`."""
         if args or kwargs or not self._is_plain(x):
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
         base, a, b = self.get_base_layer(), self.lora_A[name], self.lora_B[name]
-        return _Product.apply(x, base.weight, base.bias, a.weight, b.weight, self.scaling[name])
+        return _LoraProduct.apply(x, base.weight, base.bias, a.weight, b.weight, self.scaling[name])
 
     def _is_plain(self, x: Tensor) -> bool:
-        """Whether one adapter, and nothing else, stands beside a frozen weight of the input's precision."""
+        """Return whether the layer is a frozen weight with one plain adapter, all in the input's dtype."""
         active = self.active_adapters
         if self.disable_adapters or self.merged or len(active) != 1 or torch.is_autocast_enabled(x.device.type):
             return False
@@ -40,17 +40,19 @@ class FusedLinear(Linear):
 
 
 def use_fused_linear(model: PeftModel) -> None:
-    """Give every plain LoRA layer over a plain linear one the leaner forward.
+    """Replace the class of every plain LoRA layer over a plain linear layer by `FusedLinear`.
 
-    PEFT's way to a layer class of one's own (`_register_custom_module`) would take quantized layers too, which are
-    subclasses of `nn.Linear`; so layers that PEFT has made change their class.
+    PEFT's hook for custom layer classes (`_register_custom_module`) would include quantized layers, which are
+    subclasses of `nn.Linear`, so the classes of layers that PEFT built are changed instead.
     """
     for module in model.modules():
         if type(module) is Linear and type(module.get_base_layer()) is nn.Linear:
             module.__class__ = FusedLinear
 
 
-class _Product(torch.autograd.Function):
+class _LoraProduct(torch.autograd.Function):
+    """x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with gradients of x, A and B."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
@@ -59,7 +61,7 @@ class _Product(torch.autograd.Function):
         inner = flat @ a.T  # (M, r)
         y = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)  # (M, out)
         y.addmm_(inner, b.T, alpha=scaling)
-        # A frozen A (LoRA-FA) has no gradient to take from the input, which then need not be kept.
+        # A frozen A (LoRA-FA) has no gradient, so the input need not be saved for it.
         ctx.save_for_backward(flat if ctx.needs_input_grad[3] else None, inner, weight, a, b)
         ctx.scaling = scaling
         return y.view(*x.shape[:-1], -1)

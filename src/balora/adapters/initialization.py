@@ -1,10 +1,9 @@
-"""The residual methods' starts: the adapter takes part of each weight, the base keeps the rest.
+"""Initialization of the residual methods: the adapter takes part of each weight, the base keeps the rest.
 
-PiSSA takes the principal components, MiLoRA the minor ones, OLoRA the leading part of a QR decomposition. PEFT has the
-first and the last, but draws PiSSA's randomized SVD from the global generator and repeats either start on reload; here
-it is seeded, takes experts one by one, and its factors are also what the teacher is made of
-(`balora.adapters.teacher`). CorDA's are here too; `balora.adapters.data_initialization` has what it and LoRA-GA read
-from data.
+PiSSA takes the principal components, MiLoRA the minor ones, OLoRA the leading part of a QR decomposition, CorDA
+components weighted by the inputs' covariance (which `balora.adapters.data_initialization` collects). PEFT has PiSSA
+and OLoRA too, but draws PiSSA's randomized SVD from the global generator and repeats both on reload. Here the SVD is
+seeded, experts are decomposed one by one, and the factors also make up the teacher (`balora.adapters.teacher`).
 """
 
 from typing import Literal
@@ -19,20 +18,20 @@ from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
 from balora.utils.linalg import leading_svd
 
-#: Seconds before the start's progress is shown.
-SHOWN_AFTER = 2.0
+#: Seconds before the progress bar of an initialization is shown.
+PROGRESS_BAR_DELAY = 2.0
 
 
-def principal_factors(
+def pissa_factors(
     weight: Tensor, r: int, *, scaling: float = 1.0, niter: int | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Factors of the best rank-r approximation of a weight: scaling·B·A with A `(r, in)`, B `(out, r)`.
+    """Compute PiSSA's factors A `(r, in)`, B `(out, r)`: scaling·B·A is the best rank-r approximation of a weight.
 
     A = √(S/scaling)·Vᵀ and B = U·√(S/scaling) (PiSSA, Meng et al. 2024, equations 2 and 3).
 
     Args:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
-        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        r: Rank; at most min(out, in) rows are returned.
         scaling: The adapter's scaling, α/r.
         niter: See `balora.utils.linalg.leading_svd`.
         seed: See `balora.utils.linalg.leading_svd`.
@@ -40,18 +39,18 @@ def principal_factors(
     return _balanced(*leading_svd(_exact(weight), min(r, *weight.shape), niter=niter, seed=seed), scaling)
 
 
-def minor_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Factors of a weight's r smallest singular components: scaling·B·A with A `(r, in)`, B `(out, r)`.
+def milora_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Compute MiLoRA's factors A `(r, in)`, B `(out, r)`: scaling·B·A is a weight's r smallest singular components.
 
     A = √(S/scaling)·Vᵀ and B = U·√(S/scaling) of the last r triplets (MiLoRA, Wang et al. 2024).
 
-    No randomized method finds the smallest components, so this is the exact decomposition: its cost grows as
-    out·in·min(out, in), and no seed enters. A component whose singular value is 0 starts with its row of A and its
-    column of B at 0 and so cannot learn; trained weights have none that small.
+    No randomized method finds the smallest components, so this is an exact SVD without a seed; its cost grows as
+    out·in·min(out, in). A component whose singular value is 0 would start with zero factors and could not learn;
+    trained weights have none.
 
     Args:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
-        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        r: Rank; at most min(out, in) rows are returned.
         scaling: The adapter's scaling, α/r.
     """
     kept = min(r, *weight.shape)
@@ -59,7 +58,7 @@ def minor_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tens
     return _balanced(u[:, -kept:], s[-kept:], vh[-kept:], scaling)
 
 
-def oriented_factors(
+def corda_factors(
     weight: Tensor,
     covariance: Tensor,
     r: int,
@@ -67,18 +66,18 @@ def oriented_factors(
     scaling: float = 1.0,
     corda_method: Literal["ipm", "kpm"] = "ipm",
 ) -> tuple[Tensor, Tensor]:
-    """Factors of r of a weight's components as its inputs weigh them: A `(r, in)`, B `(out, r)`.
+    """Compute CorDA's factors A `(r, in)`, B `(out, r)`: r of a weight's covariance-weighted components.
 
-    With W·C = U·S·Vᵀ the weight is U·S·(Vᵀ·C⁻¹); of the components taken, A = √(S/scaling)·Vᵀ·C⁻¹ and
-    B = U·√(S/scaling) (CorDA, Yang et al. 2024). So that C has an inverse, a hundredth of its mean diagonal
-    is added to its diagonal, and doubled until the inverse holds, as in the authors' code and PEFT's.
+    With W·C = U·S·Vᵀ the weight is U·S·(Vᵀ·C⁻¹); for the r components chosen, A = √(S/scaling)·Vᵀ·C⁻¹ and
+    B = U·√(S/scaling) (CorDA, Yang et al. 2024). To make C invertible, 1 % of its mean diagonal is added to its
+    diagonal, and doubled until C⁻¹ is accurate, as in the authors' code and PEFT's.
 
     Args:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
-        covariance: C `(in, in)`, of the inputs, up to a factor.
-        r: Rank. Beyond min(out, in) there are no components and fewer rows come back.
+        covariance: C `(in, in)` of the layer's inputs, up to a factor.
+        r: Rank; at most min(out, in) rows are returned.
         scaling: The adapter's scaling, α/r.
-        corda_method: `ipm` takes the first components, `kpm` the last.
+        corda_method: `ipm` takes the leading components, `kpm` the trailing ones.
     """
     weight = _exact(weight)
     covariance, identity = covariance.to(weight), torch.eye(len(covariance)).to(weight)
@@ -96,103 +95,82 @@ def oriented_factors(
 
 
 def _balanced(u: Tensor, s: Tensor, vh: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """A `(r, in)` and B `(out, r)` of singular triplets, each with the root of the values."""
+    """Return A `(r, in)` and B `(out, r)` of singular triplets, each scaled by the root of the singular values."""
     root = (s / scaling).sqrt()
     return root[:, None] * vh, u * root
 
 
 def _exact(weight: Tensor) -> Tensor:
+    """Return the weight detached and in at least float32."""
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def orthonormal_factors(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Factors of a weight's leading QR part: B·A with A `(r, in)`, B `(out, r)` of orthonormal columns.
+def olora_factors(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Compute OLoRA's factors A `(r, in)`, B `(out, r)`: the leading QR part of a weight, B orthonormal.
 
-    With W = QR, B = Q[:, :r] and A = R[:r] (OLoRA, Büyükakyüz 2024, algorithm 1). As in PEFT the scaling multiplies
-    their product, so that scaling·B·A is what moves out of the base.
+    With W = QR, B = Q[:, :r] and A = R[:r] (OLoRA, Büyükakyüz 2024, algorithm 1). As in PEFT, scaling·B·A is
+    what is subtracted from the base.
 
     Args:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
-        r: Rank. Beyond min(out, in) the decomposition ends and fewer rows come back.
+        r: Rank; at most min(out, in) rows are returned.
     """
     q, upper = torch.linalg.qr(_exact(weight))
     return upper[:r], q[:, :r]
 
 
 @torch.no_grad()
-def start_residual(
+def initialize_residual(
     layers: dict[str, LoraLayer], adapter_name: str, method: str, *, niter: int | None, seed: int
 ) -> None:
-    """Write each layer's starting factors into its adapter; the base weight is left as it is.
+    """Write each layer's initial factors into its adapter; the base weight is unchanged.
 
-    One matrix at a time, where the weight is, or on a GPU where there is one: beside the model there is never more
-    than one decomposition. Experts that share a parameter are split one by one. Shows progress when it takes longer
-    than a moment.
+    Matrices are decomposed one at a time, experts too, on a GPU if there is one, so memory holds one decomposition
+    beside the model. A progress bar appears if it takes longer than `PROGRESS_BAR_DELAY`.
 
-    Rows beyond the weight's own rank keep PEFT's start (A random, B zero), so they add nothing and can still learn.
+    Rows beyond the weight's rank keep PEFT's initialization (A random, B zero): they add nothing and can still learn.
 
     Args:
         layers: The adapted layers by name.
-        adapter_name: The adapter to start.
+        adapter_name: The adapter to initialize.
         method: `pissa`, `milora` or `olora`.
-        niter: PiSSA's, see `principal_factors`.
-        seed: PiSSA's, see `principal_factors`.
+        niter: For PiSSA, see `pissa_factors`.
+        seed: For PiSSA, see `pissa_factors`.
 
     Raises:
-        BALoraError: If a targeted layer is neither a linear one nor experts.
+        BALoraError: If a targeted layer is neither linear nor experts.
     """
-    for name, layer in logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=SHOWN_AFTER):
+    for name, layer in logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=PROGRESS_BAR_DELAY):
         if not isinstance(layer, ParamWrapper):
             linear_weight(name, layer, method)
         r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]
         for matrix in adapted_matrices(layer, adapter_name):
-            # A model that is to be spread over processes waits in the CPU's memory, where this would take hours.
+            # A model that will be sharded is still in CPU memory, where the decomposition would take hours.
             weight = matrix.weight.cuda() if torch.cuda.is_available() else matrix.weight
             if method == "olora":
-                a, b = orthonormal_factors(weight, r)
+                a, b = olora_factors(weight, r)
             elif method == "milora":
-                a, b = minor_factors(weight, r, scaling=scaling)
+                a, b = milora_factors(weight, r, scaling=scaling)
             else:
-                a, b = principal_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
+                a, b = pissa_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
             matrix.write_factors(a, b)
 
 
 def linear_weight(name: str, layer: LoraLayer, method: str) -> Tensor:
-    """The weight that a residual method splits, as `(out, in)` however the layer keeps it.
+    """Return the weight that a residual method splits, as `(out, in)` however the layer stores it.
 
     Raises:
-        BALoraError: If the layer is not a linear one.
+        BALoraError: If the layer is not linear.
     """
     base = layer.get_base_layer()
     if isinstance(layer, ParamWrapper):
         raise BALoraError(
-            f"target_parameters: {method} starts from what linear layers see, and {layer.parameter_name} of {name} "
-            "is none; leave it out, or use method='lora', 'pissa', 'olora' or 'milora'"
+            f"target_parameters: {method} reads the inputs of linear layers, and {layer.parameter_name} of {name} has "
+            "none; leave it out, or use method='lora', 'pissa', 'olora' or 'milora'"
         )
     if not isinstance(layer, Linear) or not isinstance(base, (nn.Linear, Conv1D)):
         raise BALoraError(
-            f"target_modules: {name} is a {type(base).__name__}; {method} splits linear layers only, "
+            f"target_modules: {name} is a {type(base).__name__}, and {method} splits linear layers only; "
             "leave it out or use method='lora'"
         )
     return base.weight.T if layer.fan_in_fan_out else base.weight
-
-
-def freeze_down_projections(layers: dict[str, LoraLayer], adapter_name: str) -> None:
-    """Freeze every A of an adapter (LoRA-FA, Zhang et al. 2023): changes of W then stay in the row space of A.
-
-    PEFT's `set_adapter` sets A to train again; whoever calls it calls this after.
-
-    Args:
-        layers: The adapted layers by name.
-        adapter_name: The adapter.
-
-    Raises:
-        BALoraError: If a layer is an embedding, whose A starts at zero, so that a B alone could learn nothing.
-    """
-    for name, layer in layers.items():
-        if adapter_name not in layer.lora_A:
-            raise BALoraError(
-                f"target_modules: {name} is a {type(layer.get_base_layer()).__name__}, whose A starts at zero, and "
-                "lora-fa never moves it; leave it out or use method='lora'"
-            )
-        layer.lora_A[adapter_name].requires_grad_(False)

@@ -1,8 +1,8 @@
-"""The weight matrices that an adapter changes: one in a linear layer, one per expert where a parameter holds them all.
+"""Weight matrices that an adapter changes: one per linear layer, or one per expert of a mixture.
 
 Transformers keeps a mixture's experts in one parameter, `(E, out, in)` or `(E, in, out)`, and PEFT's `ParamWrapper`
-the factors of all of them in one A and one B. A residual method splits each expert's matrix on its own, so everything
-here is a view: what is written to it stands in the model.
+keeps the factors of all experts in one A and one B. A residual method splits each expert's matrix separately, so an
+`AdaptedMatrix` holds views: writing to them changes the model.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AdaptedMatrix:
-    """A weight W and what an adapter adds to it, scaling·B·A, as views into the model.
+    """A weight W and the factors of the change scaling·B·A that an adapter adds to it, as views into the model.
 
     Attributes:
         weight: W, `(out, in)`.
         a: A, `(r, in)`.
         b: B, `(out, r)`.
-        scaling: The adapter's.
+        scaling: The adapter's scaling.
         rounds: Whether the forward pass rounds A and B to the weight's precision.
     """
 
@@ -32,35 +32,35 @@ class AdaptedMatrix:
 
     @torch.no_grad()
     def write_factors(self, a: Tensor, b: Tensor) -> None:
-        """Make A `(k, in)` and B `(out, k)` the first k rows and columns; beyond them A stays and B is zero."""
-        if self.rounds:  # so that what the base loses is what the adapter will add
+        """Write A `(k, in)` and B `(out, k)` to the first k rows and columns; the rest of A is kept, of B set to 0."""
+        if self.rounds:  # so that the base loses exactly what the adapter adds
             a, b = a.to(self.weight.dtype), b.to(self.weight.dtype)
         self.a[: len(a)] = a.to(self.a)
         self.b[:] = 0
         self.b[:, : len(a)] = b.to(self.b)
 
     @torch.no_grad()
-    def move(self, sign: int) -> None:
-        """Add (+1) the product to the weight, or take it out (−1), rounding once."""
-        delta = self.scaling * (self.b @ self.a)
+    def add_product(self, sign: int) -> None:
+        """Add the product to the weight (+1), or subtract it (−1), rounding once."""
+        delta = self.scaling * (self.b @ self.a)  # (out, in)
         wide = torch.promote_types(self.weight.dtype, delta.dtype)
         self.weight.copy_(self.weight.to(wide) + sign * delta)
 
 
 def adapted_parameter(layer: LoraLayer) -> nn.Parameter:
-    """The parameter of the base that a layer's adapter changes."""
+    """Return the base parameter that a layer's adapter changes."""
     return layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
 
 
 def expert_count(layer: LoraLayer) -> int:
-    """How many matrices a layer's A and B hold the factors of."""
+    """Return the number of matrices whose factors a layer's A and B hold."""
     return layer.num_experts if isinstance(layer, ParamWrapper) else 1
 
 
 def adapted_matrices(layer: LoraLayer, adapter_name: str) -> list[AdaptedMatrix]:
-    """The matrices of a linear layer or of experts, with an adapter's factors of each.
+    """Return the matrices of a linear layer or of all experts, each with its factors.
 
-    PEFT lays A out as `(E·r, in)`, expert by expert, and B as `(out, r·E)`, with the experts running fastest.
+    PEFT lays A out as `(E·r, in)`, expert by expert, and B as `(out, r·E)`, with the expert as the fastest index.
     """
     a, b = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
     weight, scaling = adapted_parameter(layer), layer.scaling[adapter_name]

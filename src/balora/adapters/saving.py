@@ -1,15 +1,15 @@
-"""What an adapter is on disk: a plain LoRA that stock PEFT loads, and enough to go on training from it.
+"""Saved format of an adapter: a plain LoRA that stock PEFT loads, complete enough to resume training.
 
-A residual adapter changes the weight by scaling·(B·A − B₀·A₀). Saved as one LoRA of rank 2r with the factors stacked,
+A residual adapter changes the weight by scaling·(B·A − B₀·A₀). It is saved as one LoRA of rank 2r:
 
     A' = [A; A₀]   B' = [B, −B₀]   the same scaling,
 
-(expert by expert, where one A and one B hold those of several) it fits the untouched base, and both halves are there
-to the bit for who resumes.
+(expert by expert, if one A and one B hold those of several experts). It fits the original base weights, and both
+halves can be restored exactly to resume.
 
-SeLoRA's is no plain LoRA, and its files are made such that stock PEFT stops at them instead of leaving the gates out:
-`adapter_config.json` names a type that PEFT does not know, and for those who pass a configuration of their own each
-`lora_A` has one axis more than PEFT's.
+SeLoRA is not a plain LoRA. Its files are written so that stock PEFT raises an error instead of ignoring the gates:
+`adapter_config.json` names a type that PEFT does not know, and each `lora_A` has an extra axis, which raises an error
+even if a configuration is passed explicitly.
 """
 
 import json
@@ -24,21 +24,21 @@ from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 
-from balora.adapters.folder import PEFT_FILE, read_json, read_peft_settings
+from balora.adapters.loading import PEFT_FILE, read_json, read_peft_settings
 from balora.adapters.matrices import expert_count
 from balora.adapters.teacher import lora_layers
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
-from balora.utils.loading import MISFITS, first_line
+from balora.utils.loading import LOAD_ERRORS, first_line
 
 SETTINGS_FILE = "balora_config.json"
-#: SeLoRA's type for PEFT, whose `KeyError` shows it.
+#: SeLoRA's `peft_type`; PEFT's `KeyError` prints it.
 SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
-GATE = "lora_gate."
+GATE_PREFIX = "lora_gate."
 
 
 def experts_by_key(model: PeftModel) -> dict[str, int]:
-    """How many experts' factors each A of the state dict holds; A's of a single matrix are not listed."""
+    """Return the number of experts in each A of the state dict, by key; only those with more than one."""
     counts = {name: expert_count(layer) for name, layer in lora_layers(model).items()}
     return {f"base_model.model.{name}.lora_A.weight": count for name, count in counts.items() if count > 1}
 
@@ -46,11 +46,11 @@ def experts_by_key(model: PeftModel) -> dict[str, int]:
 def stack_factors(
     student: dict[str, Tensor], teacher: dict[str, Tensor], experts: dict[str, int]
 ) -> dict[str, Tensor]:
-    """One state dict of rank 2r from the student's and the teacher's, keyed alike as PEFT keys them.
+    """Combine the student's and the teacher's state dicts into one of rank 2r.
 
     Args:
-        student: The student's.
-        teacher: The teacher's.
+        student: The student's state dict, with PEFT's keys.
+        teacher: The teacher's, with the same keys.
         experts: From `experts_by_key`.
     """
     stacked = dict(student)
@@ -59,12 +59,12 @@ def stack_factors(
             apart = (experts.get(key, 1), -1, start.shape[1])  # (E, r, in)
             stacked[key] = torch.cat([student[key].view(apart), start.view(apart)], dim=1).flatten(0, 1)  # (E·2r, in)
         elif "lora_B" in key and key.endswith("weight"):
-            stacked[key] = torch.cat([student[key], -start], dim=1)  # (out, 2r·E), experts running fastest
+            stacked[key] = torch.cat([student[key], -start], dim=1)  # (out, 2r·E), expert index fastest
     return stacked
 
 
 def split_factors(state: dict[str, Tensor], experts: dict[str, int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inverse of `stack_factors`: the student's state dict, and the teacher's factors alone."""
+    """Undo `stack_factors`: return the student's state dict and the teacher's factors."""
     student, teacher = dict(state), {}
     for key, tensor in state.items():
         if "lora_A" in key:
@@ -76,56 +76,56 @@ def split_factors(state: dict[str, Tensor], experts: dict[str, int]) -> tuple[di
     return {k: v.contiguous() for k, v in student.items()}, {k: v.contiguous() for k, v in teacher.items()}
 
 
-def with_gate(student: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is saved of SeLoRA: the factors in shapes that PEFT refuses, and the gates.
+def add_gate_weights(student: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add SeLoRA's gates to the factors, and reshape `lora_A` so that PEFT refuses them.
 
     Args:
-        student: The factors, keyed as PEFT keys them.
-        state: The whole model's state dict.
+        student: The factors, with PEFT's keys.
+        state: State dict of the whole model.
     """
     factors = {key: tensor.unsqueeze(0) if "lora_A" in key else tensor for key, tensor in student.items()}
-    return factors | {key: tensor for key, tensor in state.items() if key.startswith(GATE)}
+    return factors | {key: tensor for key, tensor in state.items() if key.startswith(GATE_PREFIX)}
 
 
 def split_gate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inverse of `with_gate`: the factors as PEFT has them, and the state dict of the gates alone."""
-    gate = {key.removeprefix(GATE): tensor for key, tensor in state.items() if key.startswith(GATE)}
-    factors = {key: tensor for key, tensor in state.items() if not key.startswith(GATE)}
+    """Undo `add_gate_weights`: return the factors in PEFT's shapes and the gates' state dict."""
+    gate = {key.removeprefix(GATE_PREFIX): tensor for key, tensor in state.items() if key.startswith(GATE_PREFIX)}
+    factors = {key: tensor for key, tensor in state.items() if not key.startswith(GATE_PREFIX)}
     return {key: tensor.squeeze(0) if "lora_A" in key else tensor for key, tensor in factors.items()}, gate
 
 
 def hide_from_peft(directory: Path) -> None:
-    """Give the `adapter_config.json` in this folder a type that PEFT does not know."""
+    """Set the `peft_type` in this folder's `adapter_config.json` to one that PEFT does not know."""
     path = directory / PEFT_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": SELORA_TYPE}, indent=2, sort_keys=True))
 
 
 def read_lora_config(directory: str | Path) -> LoraConfig:
-    """PEFT's configuration of an adapter that balora wrote, SeLoRA's too.
+    """Read PEFT's configuration of an adapter that balora wrote, SeLoRA included.
 
     Raises:
-        BALoraError: If it cannot be read, or is no LoRA's.
+        BALoraError: If it cannot be read, or is not a LoRA configuration.
     """
     saved = read_peft_settings(directory)
     kind = saved.get("peft_type")
     try:
         config = LoraConfig.from_peft_type(**{**saved, "peft_type": "LORA" if kind == SELORA_TYPE else kind})
-    except (*MISFITS, ImportError) as error:
+    except (*LOAD_ERRORS, ImportError) as error:
         raise BALoraError(f"{Path(directory) / PEFT_FILE} is damaged: {first_line(error)}") from error
     if not isinstance(config, LoraConfig):
-        raise BALoraError(f"{Path(directory) / PEFT_FILE}: peft_type is {str(kind)[:40]!r}, and balora's is LORA")
+        raise BALoraError(f"{Path(directory) / PEFT_FILE}: peft_type is {str(kind)[:40]!r}, but balora writes LORA")
     return config
 
 
-def order_sets(config: LoraConfig) -> None:
-    """Sort in place what PEFT holds as sets and writes in the order of hashes: equal adapters have equal files."""
+def sort_target_sets(config: LoraConfig) -> None:
+    """Sort in place the targets that PEFT holds as sets, so that equal adapters have equal files."""
     for name in ("target_modules", "exclude_modules"):
         if isinstance(value := getattr(config, name), set):
             setattr(config, name, sorted(value))
 
 
 def scale_rank(config: LoraConfig, factor: float) -> None:
-    """Multiply every rank by `factor` in place, and every alpha so that the scaling stays."""
+    """Multiply every rank by `factor` in place, and every alpha so that the scaling is unchanged."""
     alpha = math.sqrt(factor) if config.use_rslora else factor
     config.r = round(config.r * factor)
     config.rank_pattern = {key: round(value * factor) for key, value in config.rank_pattern.items()}
@@ -138,18 +138,18 @@ def _whole_if_equal(value: float) -> float:
 
 
 def write_settings(directory: Path, config: BALoraConfig) -> None:
-    """Write our own fields, which `adapter_config.json` must not hold, beside it."""
+    """Write balora's own fields to a file beside `adapter_config.json`, which must not hold them."""
     content = {"balora_version": version("balora"), **config.settings()}
     (directory / SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def settings_of_one_task(config: BALoraConfig) -> BALoraConfig:
-    """The configuration by which one of several tasks' adapters trains on by itself."""
+def single_task_settings(config: BALoraConfig) -> BALoraConfig:
+    """Return the configuration with which one task's adapter resumes training by itself."""
     return replace(config, task_names=None, alignment_weight=0.0, bias_path_weight=0.0)
 
 
 def read_settings(directory: str | Path) -> dict[str, Any]:
-    """Read them back.
+    """Read the fields that `write_settings` wrote.
 
     Raises:
         BALoraError: If the folder was not written by balora, or the file is damaged.
@@ -157,7 +157,7 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / SETTINGS_FILE
     if not path.is_file():
         raise BALoraError(
-            f"{directory} holds no {SETTINGS_FILE}, so balora did not write it; load it with peft.PeftModel"
+            f"{directory} has no {SETTINGS_FILE}, so balora did not write it; load it with peft.PeftModel"
         )
     settings = read_json(path)
     settings.pop("balora_version", None)
@@ -165,10 +165,10 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
 
 
 def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALoraConfig:
-    """The configuration training started with, from PEFT's saved one and our settings.
+    """Restore the training configuration from PEFT's saved one and balora's settings.
 
     Raises:
-        BALoraError: If they make none.
+        BALoraError: If the two are not a valid configuration.
     """
     inherited = {f.name: getattr(lora_config, f.name) for f in fields(LoraConfig) if f.init}
     try:
@@ -177,13 +177,13 @@ def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALo
             scale_rank(config, 1 / 2)
     except BALoraError:
         raise
-    except MISFITS as error:
+    except LOAD_ERRORS as error:
         raise BALoraError(f"{SETTINGS_FILE} is damaged: {first_line(error)}") from error
     return config
 
 
 def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, float] | None) -> ModelCard:
-    """A card that states the method, its settings, how to load it without balora, and the drift measured."""
+    """Build the model card: method, settings, how to load the adapter without balora, and measured drift."""
     data = ModelCardData(base_model=base_model, library_name="peft", tags=["balora", "lora", config.method])
     rank = config.r * 2 if config.residual else config.r
     rows = {"method": config.method, "r": config.r, "lora_alpha": config.lora_alpha, **config.settings()}
@@ -192,8 +192,9 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
     if config.quantization_config:
         exact = (
             "Its base was quantized in training, by the `quantization_config` below. On the base in full precision it "
-            "is the trained model up to 4-bit rounding; `balora.BALoraModel.from_pretrained(base_model, this_folder)` "
-            "quantizes that base again and gives the trained model itself.\n\n"
+            "equals the trained model up to 4-bit rounding; "
+            "`balora.BALoraModel.from_pretrained(base_model, this_folder)` quantizes that base again and restores the "
+            "trained model exactly.\n\n"
         )
     if drift:
         measured = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in drift.items())

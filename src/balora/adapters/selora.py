@@ -1,11 +1,11 @@
-"""SeLoRA: adapters that each row's sentence gates, ΔW(s) = scaling·A·f(s)·B.
+"""SeLoRA: LoRA adapters gated by each row's sentence embedding, ΔW(s) = scaling·A·f(s)·B.
 
-PEFT's names are the other way round: A `(out, r)` is its `lora_B` and B `(r, in)` its `lora_A`. The layers are PEFT's
-own, with a `LoraVariant`, which is PEFT's word for what a layer does between its factors. f is
-`balora.adapters.selora.SentenceGate`, a module of the model.
+The paper's names are swapped in PEFT: A `(out, r)` is PEFT's `lora_B` and B `(r, in)` its `lora_A`. Layers are PEFT's
+own with a `LoraVariant`, PEFT's hook for what a layer computes between its factors. f is a `SentenceGate`, a module of
+the model.
 
-What f gives stands in the layers' variants before the forward pass and stays there until the next one: gradient
-checkpointing runs a layer again in the backward pass.
+`sentence_gates` stores each layer's gates in its variant before the forward pass. In training they stay until the next
+batch, since gradient checkpointing runs layers again in the backward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,22 +24,23 @@ from balora.adapters.teacher import STUDENT, lora_layers
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.losses import semantic_loss
+from balora.utils.batches import count_rows
 
 
 class SentenceGate(nn.Module):
-    """M(s) = I + H·gelu(T·ŝ + t) + h, for every adapted layer; H and h start at zero, so every M starts at I.
+    """The gates M(s) = I + H·gelu(T·ŝ + t) + h of all adapted layers; H and h start at 0, so every M starts at I.
 
-    ŝ = √d·s/‖s‖: as in the semantic loss's cosine, a sentence vector's length says nothing.
+    ŝ = √d·s/‖s‖: as in the semantic loss's cosine, the length of an embedding has no effect.
 
-    With L layers of ranks r, vectors of length d and a hidden width w there are Σ_layers r²·(w + 1) parameters in the
-    heads H, and (d + 1)·w in a shared trunk T, or L·(d + 1)·w where each layer has its own. For T5-base (144 attention
+    With L layers of rank r, embeddings of size d and hidden size w, the heads H have Σ_layers r²·(w + 1) parameters,
+    and a shared trunk T has (d + 1)·w, or L·(d + 1)·w if each layer has its own. For T5-base (144 attention
     projections, r = 8, w = 64) and d = 384 that is 0.62 M and 4.15 M, beside 1.77 M of A and B.
 
     Args:
         ranks: r of each layer, in the model's order.
         sentence_dim: d.
         hidden: w.
-        shared: Whether all layers have one trunk.
+        shared: Whether all layers share one trunk.
     """
 
     def __init__(self, ranks: Sequence[int], *, sentence_dim: int, hidden: int, shared: bool) -> None:
@@ -52,9 +53,9 @@ class SentenceGate(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, s: Tensor) -> list[Tensor]:
-        """Sentence vectors `(B, d)` to `(B, r, r)` for each layer, in the parameters' precision."""
+        """Map sentence embeddings `(B, d)` to gates `(B, r, r)` of each layer, in the parameters' dtype."""
         weight = self.trunks[0].weight
-        with torch.autocast(weight.device.type, enabled=False):  # beside I, small changes would be rounded away
+        with torch.autocast(weight.device.type, enabled=False):  # half precision would round small changes of I away
             s = s.to(weight)
             direction = s.shape[1] ** 0.5 * F.normalize(s, dim=1)
             hidden = [F.gelu(trunk(direction)) for trunk in self.trunks]  # (B, w) each
@@ -63,12 +64,8 @@ class SentenceGate(nn.Module):
             return [torch.eye(r).to(weight) + change for r, change in zip(self.ranks, changes, strict=True)]
 
 
-#: Inputs with a row for each sentence.
-ROWS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "labels")
-
-
-class Gated(LoraVariant):
-    """What stands between one layer's factors.
+class GatedLora(LoraVariant):
+    """LoRA with a gate between its factors, one for each row.
 
     Attributes:
         gate: f(s) `(B, r, r)` of the batch's rows; `None` between batches.
@@ -77,24 +74,24 @@ class Gated(LoraVariant):
     gate: Tensor | None = None
 
     def supports_lora_conversion(self) -> bool:
-        """A plain LoRA has one product, and this has one for each sentence."""
+        """Return False: a plain LoRA has one product, SeLoRA one for each sentence."""
         return False
 
     def forward(self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        """`result`, the base layer's output, plus that of the gated adapter.
+        """Add the gated adapter's output to the base layer's.
 
         Args:
             module: The layer.
-            active_adapter: The adapter's name in it.
-            x: `(n·B, ..., in)`; rows that generation made of one (its beams) stand together.
-            result: `(n·B, ..., out)`.
+            active_adapter: Name of the adapter.
+            x: `(n·B, ..., in)`; the n rows that generation makes of one (beams) are adjacent.
+            result: Output of the base layer, `(n·B, ..., out)`.
 
         Raises:
-            BALoraError: If there is no gate, or not one for each row, or no gradient would reach it.
+            BALoraError: If there is no gate, not one for each row, or reentrant checkpointing cuts its gradient.
         """
         if self.gate is None:
             raise BALoraError(
-                "sentence_embeds: missing, and selora's weights depend on each row's sentence vector; give them to "
+                "sentence_embeds: missing, and selora's weights depend on each row's sentence embedding; pass them to "
                 "forward and generate beside input_ids (balora.data.add_sentence_embeds makes them from texts)"
             )
         if self.gate.requires_grad and not torch.is_grad_enabled():
@@ -105,53 +102,53 @@ class Gated(LoraVariant):
         inner = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))  # (n·B, ..., r)
         if len(inner) % len(self.gate):
             raise BALoraError(
-                f"sentence_embeds: {len(self.gate)} vectors for {len(inner)} rows; give one for each row"
+                f"sentence_embeds: {len(self.gate)} embeddings for {len(inner)} rows; give one for each row"
             )
         rows = inner.reshape(len(self.gate), -1, inner.shape[-1])  # (B, n·..., r)
         gated = (rows @ self.gate.to(rows).mT).view(inner.shape)
         return result + module.lora_B[active_adapter](gated) * module.scaling[active_adapter]
 
     def merge_safe(self, *_: Any) -> NoReturn:
-        """Refused, where PEFT's default would do nothing: there is one product for each sentence.
+        """Raise an error, where PEFT's default would silently do nothing: each sentence has its own product.
 
         Raises:
             BALoraError: Always.
         """
         raise BALoraError(
-            "merge: selora's weights depend on the sentence; give merge_and_unload(sentence_embeds=…) one vector, or "
-            "several for their mean gate, or call merge_at(…) first, which makes it a plain LoRA"
+            "merge: selora's weights depend on the sentence; give merge_and_unload(sentence_embeds=…) one embedding, "
+            "or several for their mean gate, or call merge_at(…) first, which makes it a plain LoRA"
         )
 
     merge_unsafe = unmerge = merge_safe
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: a copy of the model is between batches, and a gate that has a graph cannot be copied."""
+        """Return no state: a copied model has no current batch, and a gate with a graph cannot be copied."""
         return {}
 
 
-def attach_gates(model: PeftModel, config: BALoraConfig) -> SentenceGate:
-    """Let the student's layers be gated, and make the gates, on the first layer's device and in its precision.
+def add_sentence_gates(model: PeftModel, config: BALoraConfig) -> SentenceGate:
+    """Make the student's layers gated, and build their gates on the first layer's device and in its dtype.
 
     Args:
-        model: With plain LoRA layers.
-        config: Method `selora`.
+        model: A model with plain LoRA layers.
+        config: Configuration with method `selora`.
 
     Raises:
-        BALoraError: If a layer is not a linear one, or another variant of LoRA.
+        BALoraError: If a layer is not linear, or is another variant of LoRA.
     """
     layers = lora_layers(model)
     for name, layer in layers.items():
         base = layer.get_base_layer()
         if isinstance(layer, ParamWrapper) or not isinstance(base, (nn.Linear, Conv1D)):
             raise BALoraError(
-                f"target_modules: {name} is a {type(base).__name__}; selora gates linear layers only, leave it out"
+                f"target_modules: {name} is a {type(base).__name__}, and selora gates linear layers only; leave it out"
             )
         for variant in layer.lora_variant.values():
             raise BALoraError(
                 f"method: selora gates plain LoRA, and {name} has PEFT's {type(variant).__name__}; leave that setting "
                 "out"
             )
-        layer.lora_variant[STUDENT] = Gated()
+        layer.lora_variant[STUDENT] = GatedLora()
     gate = SentenceGate(
         [layer.r[STUDENT] for layer in layers.values()],
         sentence_dim=config.sentence_dim,
@@ -162,20 +159,22 @@ def attach_gates(model: PeftModel, config: BALoraConfig) -> SentenceGate:
     return gate.to(next(iter(layers.values())).lora_A[STUDENT].weight)
 
 
-def check_sentences(s: Tensor, inputs: dict[str, Any], config: BALoraConfig) -> None:
-    """See that there is one vector of the right length for each row.
+def check_sentence_embeds(s: Tensor, inputs: dict[str, Any], config: BALoraConfig) -> None:
+    """Check that there is one embedding of the right size for each row.
 
     Args:
         s: `(B, d)`.
-        inputs: What the rows are; the first of `ROWS` that is among them says how many.
-        config: The model's.
+        inputs: The model's inputs, which give the number of rows (`balora.utils.batches.count_rows`).
+        config: The model's configuration.
 
     Raises:
-        BALoraError: If not, or if the method reads none.
+        BALoraError: If the shape is wrong, or the method is not SeLoRA.
     """
     if config.method != SELORA:
-        raise BALoraError(f"sentence_embeds: {config.method} reads none, only selora does; leave them out")
-    rows = rows_of(inputs) or len(s)
+        raise BALoraError(
+            f"sentence_embeds: method {config.method} does not use them, only selora does; leave them out"
+        )
+    rows = count_rows(inputs) or len(s)
     if s.shape != (rows, config.sentence_dim):
         raise BALoraError(
             f"sentence_embeds: shape {tuple(s.shape)} for {rows} rows and sentence_dim {config.sentence_dim}; give "
@@ -183,26 +182,51 @@ def check_sentences(s: Tensor, inputs: dict[str, Any], config: BALoraConfig) -> 
         )
 
 
-def rows_of(inputs: dict[str, Any]) -> int | None:
-    """How many rows a model's inputs are; `None` where they do not say."""
-    return next((len(inputs[name]) for name in ROWS if inputs.get(name) is not None), None)
-
-
 def gated_layers(model: PeftModel) -> list[LoraLayer]:
-    """The layers whose student is gated, in the model's order."""
-    return [layer for layer in lora_layers(model).values() if isinstance(layer.lora_variant.get(STUDENT), Gated)]
+    """Return the layers whose student is gated, in the model's order."""
+    return [layer for layer in lora_layers(model).values() if isinstance(layer.lora_variant.get(STUDENT), GatedLora)]
 
 
 def set_gates(model: PeftModel, gates: list[Tensor] | None) -> None:
-    """Put `(B, r, r)` of each layer where the layers read it; `None` takes away what is there."""
+    """Set each layer's gates `(B, r, r)`, or remove them with `None`."""
     layers = gated_layers(model)
     for layer, gate in zip(layers, gates or [None] * len(layers), strict=True):
         layer.lora_variant[STUDENT].gate = gate
 
 
 @contextmanager
-def first_row_alone(model: PeftModel) -> Iterator[None]:
-    """Within, the layers expect the batch's first row by itself, and pass no gradient to its gate."""
+def sentence_gates(
+    model: PeftModel, s: Tensor | None, inputs: dict[str, Any], *, keep: bool = False
+) -> Iterator[None]:
+    """Context manager: set the sentence embeddings that SeLoRA's gates read; no effect for other methods.
+
+    Args:
+        model: A `BALoraModel` of any method.
+        s: `(B, sentence_dim)`; with `None` a gated layer raises an error when it runs.
+        inputs: The model's inputs of the B rows.
+        keep: Whether the gates stay set on exit, until the next batch.
+
+    Raises:
+        BALoraError: If there is not one embedding for each row, or the method is not SeLoRA.
+    """
+    if s is not None:
+        check_sentence_embeds(s, inputs, model.balora_config)
+    if model.lora_gate is None:
+        yield
+        return
+    set_gates(model, None if s is None else model.lora_gate(s))
+    model.sentences = s
+    try:
+        yield
+    finally:
+        if not keep:
+            set_gates(model, None)
+            model.sentences = None
+
+
+@contextmanager
+def first_gate_only(model: PeftModel) -> Iterator[None]:
+    """Context manager: keep only the gate of the batch's first row, detached, to run that row alone."""
     gates = [layer.lora_variant[STUDENT].gate for layer in gated_layers(model)]
     set_gates(model, [gate if gate is None else gate[:1].detach() for gate in gates])
     try:
@@ -212,18 +236,18 @@ def first_row_alone(model: PeftModel) -> Iterator[None]:
 
 
 def semantic_term(model: PeftModel, s: Tensor, config: BALoraConfig) -> Tensor:
-    """`balora.losses.semantic_loss` of the gates that are set, scaling included, as a mean over the layers.
+    """Return `balora.losses.semantic_loss` of the present gates, scaling included, as a mean over the layers.
 
     Args:
-        model: With its gates set.
-        s: `(B, d)`, the vectors that they are of.
-        config: `semantic_min_similarity` and `semantic_reduction`.
+        model: A model whose gates are set.
+        s: `(B, d)`, the sentence embeddings of those gates.
+        config: Supplies `semantic_min_similarity` and `semantic_reduction`.
     """
     how = {"min_similarity": config.semantic_min_similarity, "reduction": config.semantic_reduction}
     terms = []
     for layer in gated_layers(model):
-        a, b = layer.scaling[STUDENT] * layer.lora_B[STUDENT].weight, layer.lora_A[STUDENT].weight
-        gate = layer.lora_variant[STUDENT].gate.to(b.device)
+        a, b = layer.scaling[STUDENT] * layer.lora_B[STUDENT].weight, layer.lora_A[STUDENT].weight  # (out, r), (r, in)
+        gate = layer.lora_variant[STUDENT].gate.to(b.device)  # (B, r, r)
         terms.append(semantic_loss(a, b, gate, s.to(b.device), **how).to(s.device))
     return torch.stack(terms).mean()
 

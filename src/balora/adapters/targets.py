@@ -1,6 +1,6 @@
-"""Which modules and parameters an adapter goes on, checked before it is built, and what PEFT made of them after.
+"""Target modules and parameters of an adapter: checks before it is built, and of what PEFT adapted.
 
-A mixture's experts are no linear layers in Transformers but slices of one parameter, which `target_parameters` names.
+In Transformers a mixture's experts are not linear layers but slices of one parameter, named in `target_parameters`.
 """
 
 import re
@@ -12,25 +12,26 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from balora.adapters.matrices import adapted_parameter
 from balora.adapters.teacher import STUDENT
 from balora.errors import BALoraError
+from balora.utils.distributed import is_zero3
 
-#: Settings that PEFT's adapters of parameters refuse, which see weights and no inputs, and what an error calls them.
+#: Settings that PEFT refuses for `target_parameters`, since such adapters see no inputs, and their names in errors.
 WITHOUT_PARAMETERS = {"use_dora": "DoRA", "lora_dropout": "lora_dropout", "lora_bias": "lora_bias"}
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """See that every name in `target_modules` matches a module, and every one in `target_parameters` a parameter.
+    """Check that every name in `target_modules` matches a module, and in `target_parameters` a parameter.
 
-    PEFT itself stops only when none does, and trains on without the misspelt one otherwise.
+    PEFT itself raises only if no name matches, and otherwise silently ignores a misspelt one.
 
     Raises:
-        BALoraError: Naming the one that matches nothing, and what there is to name; or what PEFT has no adapter of
-            parameters for.
+        BALoraError: If a name matches nothing (it lists what exists), or PEFT refuses a setting for parameters.
     """
     _check_parameters(model, config)
     wanted = config.target_modules
@@ -38,8 +39,8 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     if wanted is None:
         if model.config.model_type not in DEFAULT_TARGETS and not config.target_parameters:
             raise BALoraError(
-                f"target_modules: PEFT knows no default for a {model.config.model_type!r} model; name them "
-                f"({_linear_names(model)}) or use 'all-linear'"
+                f"target_modules: PEFT knows no default for a {model.config.model_type!r} model; give names "
+                f"({_linear_names(model)}) or 'all-linear'"
             )
         return
     if isinstance(wanted, str):
@@ -49,8 +50,8 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     for target in sorted(wanted):
         if not any(name == target or name.endswith(f".{target}") for name in names):
             experts = _fused_names(model)
-            besides = f", and for target_parameters {experts}" if experts else ""
-            raise BALoraError(f"target_modules: {target!r} matches nothing; there are {_linear_names(model)}{besides}")
+            more = f", and for target_parameters {experts}" if experts else ""
+            raise BALoraError(f"target_modules: {target!r} matches nothing; there are {_linear_names(model)}{more}")
 
 
 def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -59,33 +60,34 @@ def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
     names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
     for target in sorted(config.target_parameters):
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            there = _fused_names(model) or "none that holds several experts, so use target_modules"
-            raise BALoraError(f"target_parameters: {target!r} matches no matrix; there are {there}")
+            fused = _fused_names(model)
+            remedy = f"there are {fused}" if fused else "no parameter holds several experts, so use target_modules"
+            raise BALoraError(f"target_parameters: {target!r} matches no matrix; {remedy}")
     for setting, name in WITHOUT_PARAMETERS.items():
         if getattr(config, setting):
             raise BALoraError(
-                f"target_parameters: PEFT has no {name} for parameters, only for layers; leave one of the two out"
+                f"target_parameters: PEFT has no {name} for parameters, only for layers; leave out one of the two"
             )
 
 
-def refuse_without_parameters(error: ValueError) -> None:
-    """Explain PEFT's refusal of experts that the user did not name: it reads `all-linear` as theirs too.
+def explain_experts_error(error: ValueError) -> None:
+    """Explain PEFT's error about experts that the user did not name: PEFT includes them in `all-linear`.
 
     Raises:
-        BALoraError: If that is what the error is about.
+        BALoraError: If the error is about experts.
     """
     if "ParamWrapper" in str(error):
         raise BALoraError(
-            "target_modules: PEFT takes it for the experts too, which are single parameters, and has no such adapter "
-            f"of those ({error}); name linear layers one by one, or use method='lora'"
+            "target_modules: PEFT includes the experts, which are single parameters, and has no such adapter for "
+            f"them ({error}); name linear layers one by one, or use method='lora'"
         ) from error
 
 
 def attention_projections(model: PreTrainedModel) -> list[str]:
-    """Endings of the names of all linear layers in attention: `SelfAttention.q`, `self_attn.o_proj`, `attn.c_proj`.
+    """Return name endings of all linear layers in attention: `SelfAttention.q`, `self_attn.o_proj`, `attn.c_proj`.
 
     Raises:
-        BALoraError: If there are none in a module that is called attention.
+        BALoraError: If no module whose class name contains "Attention" has any.
     """
     found = {
         f"{name.rsplit('.', 1)[-1]}.{child}"
@@ -96,27 +98,27 @@ def attention_projections(model: PreTrainedModel) -> list[str]:
     }
     if not found:
         raise BALoraError(
-            f"target_modules: {type(model).__name__} has no attention that we know by its name; name the layers to "
-            f"adapt ({_linear_names(model)})"
+            f"target_modules: {type(model).__name__} has no module whose class name contains Attention; name the "
+            f"layers to adapt ({_linear_names(model)})"
         )
     return sorted(found)
 
 
-def warn_of_passed_over(model: PeftModel, config: LoraConfig) -> None:
-    """Say which linear layers `target_modules` names and PEFT left as they are.
+def warn_about_skipped_layers(model: PeftModel, config: LoraConfig) -> None:
+    """Warn about linear layers that `target_modules` names and PEFT did not adapt.
 
-    In some mixtures of experts PEFT 0.21 reads `down_proj` and its like as the routed experts, for the sake of
-    adapters from before those were one parameter, and passes over the shared experts and dense layers of that name.
+    In some mixtures of experts PEFT 0.21 takes names such as `down_proj` for the routed experts, for compatibility
+    with adapters from before those were one parameter, and skips shared experts and dense layers of that name.
 
     Args:
-        model: Adapted.
-        config: As the user gave it.
+        model: The adapted model.
+        config: The user's configuration.
     """
     if not set(model.peft_config[STUDENT].target_parameters or ()) - set(config.target_parameters or ()):
         return
     base = model.get_base_model()
     wanted = replace(config, target_modules=".*") if config.target_modules == "all-linear" else config
-    passed_over = {
+    skipped = {
         f"{_ending(name)}.weight"
         for name, module in base.named_modules()
         if type(module) is nn.Linear
@@ -125,10 +127,10 @@ def warn_of_passed_over(model: PeftModel, config: LoraConfig) -> None:
         and not name.endswith(".base_layer")
         and check_target_module_exists(wanted, name)
     }
-    if passed_over:
+    if skipped:
         warnings.warn(
-            f"balora: PEFT leaves {', '.join(sorted(passed_over))} without an adapter, though target_modules names "
-            "them; to adapt them too, add these names to target_parameters"
+            f"balora: PEFT skipped {', '.join(sorted(skipped))}, which target_modules names; to adapt them too, add "
+            "these names to target_parameters"
         )
 
 
@@ -145,11 +147,11 @@ def _linear_names(model: nn.Module) -> str:
     return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
 
 
-def refuse_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> None:
-    """A residual method may not split a weight that another module uses too (a head tied to the embeddings).
+def check_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> None:
+    """Check that a residual method splits no weight that another module shares (a head tied to the embeddings).
 
     Raises:
-        BALoraError: Naming the layer and what shares its weight.
+        BALoraError: If it would; it names the layer and the parameters that share its weight.
     """
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -160,4 +162,24 @@ def refuse_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> Non
             raise BALoraError(
                 f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it would "
                 "change all of them; leave it out of target_modules or use method='lora'"
+            )
+
+
+def check_weights_present(layers: dict[str, LoraLayer], method: str) -> None:
+    """Check that a residual method can decompose each layer's weight: not sharded, and loaded in this process.
+
+    Raises:
+        BALoraError: If a weight is sharded or not loaded; it names the layer.
+    """
+    for name, layer in layers.items():
+        weight = next(layer.get_base_layer().parameters())
+        if isinstance(weight, DTensor) or is_zero3(weight):
+            raise BALoraError(
+                f"method: {method} decomposes whole weights, and {name} is sharded (by tensor parallelism, or as it "
+                "was loaded); let the trainer shard the model, or use method='lora'"
+            )
+        if weight.is_meta:
+            raise BALoraError(
+                f"method: {method} decomposes weights, and {name} is not loaded in this process; load it in every "
+                "process (fsdp_cpu_ram_efficient_loading: false), or use method='lora'"
             )

@@ -1,8 +1,8 @@
-"""The teacher: the pretrained function, seen through the adapted model without a second copy of it.
+"""The teacher: the pretrained function, computed by the adapted model itself without a second copy of the weights.
 
-Where an adapter only adds to the weight (LoRA, rsLoRA, DoRA), passing by it is exact. A residual method (PiSSA,
-OLoRA) has moved part of each weight into the adapter, so the base alone is not the pretrained model; a second, frozen
-adapter holds that part, W = W_res + scaling·B₀·A₀, and the teacher pass runs through it.
+If an adapter only adds to the weight (LoRA, rsLoRA, DoRA), disabling it gives the pretrained model exactly. A residual
+method (PiSSA, OLoRA) has moved part of each weight into the adapter, so the base alone is not the pretrained model; a
+second, frozen adapter holds that part, W = W_res + scaling·B₀·A₀, and is active in the teacher pass.
 """
 
 from collections.abc import Iterator
@@ -19,24 +19,25 @@ from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
 from balora.utils.modules import evaluation_mode
 
+#: Names of the trained adapter, and of the frozen one that a residual method adds.
 STUDENT = "default"
 TEACHER = "teacher"
 
 
 def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
-    """The adapted layers by their name in the base model; of experts, the wrapper of each parameter."""
+    """Return the adapted layers by name in the base model; for experts, each parameter's wrapper."""
     return {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
 
 
 def attach_teacher(model: PeftModel) -> None:
-    """Freeze a copy of the student's present factors beside it, and take their product out of the base weights.
+    """Add a frozen copy of the student's factors, and subtract their product from the base weights.
 
-    Afterwards the teacher is the function the base was before the call.
+    Afterwards the teacher is the function that the base computed before the call.
     """
     modules = {name for name, layer in lora_layers(model).items() if not isinstance(layer, ParamWrapper)}
     config = replace(
         model.peft_config[STUDENT],
-        target_modules=modules,  # target_parameters stay: PEFT wants those of all adapters to be the same
+        target_modules=modules,  # target_parameters stay: PEFT requires the same ones for all adapters
         layers_to_transform=None,
         layers_pattern=None,
         exclude_modules=None,
@@ -47,10 +48,10 @@ def attach_teacher(model: PeftModel) -> None:
         bias="none",
         inference_mode=True,
     )
-    # Straight from PeftModel: the classification subclass would also copy the head, which teacher and student share.
+    # PeftModel's own method: the classification subclass would also copy the head, which teacher and student share.
     PeftModel.add_adapter(model, TEACHER, config)
     copy_factors(model, STUDENT, TEACHER)
-    move_base(model, -1)
+    shift_base_weights(model, -1)
 
 
 @torch.no_grad()
@@ -61,24 +62,24 @@ def copy_factors(model: PeftModel, source: str, target: str) -> None:
         layer.lora_B[target].weight.copy_(layer.lora_B[source].weight)
 
 
-def move_base(model: PeftModel, sign: int) -> None:
-    """Add (+1) the teacher's product to the base weights, or take it out (−1), rounding once."""
+def shift_base_weights(model: PeftModel, sign: int) -> None:
+    """Add the teacher's product to the base weights (+1), or subtract it (−1), rounding once."""
     for layer in lora_layers(model).values():
         for matrix in adapted_matrices(layer, TEACHER):
-            matrix.move(sign)
+            matrix.add_product(sign)
 
 
 @contextmanager
-def student_aside(model: PeftModel, *, live_head: bool = False) -> Iterator[None]:
-    """Within, the layers compute the pretrained function; modes and gradients are the caller's.
+def adapter_disabled(model: PeftModel, *, live_head: bool = False) -> Iterator[None]:
+    """Context manager: the layers compute the pretrained function; training mode and gradients are unchanged.
 
     Args:
         model: The adapted model.
-        live_head: Leave modules trained in full outside the backbone, the classification head, as they are being
-            trained. Otherwise they step aside as adapters do.
+        live_head: Keep fully trained modules outside the backbone (the classification head) as trained so far.
+            Otherwise their pretrained copies are used.
 
     Raises:
-        BALoraError: If adapters are merged into the weights, where no teacher can be told apart.
+        BALoraError: If adapters are merged into the weights, so that the pretrained ones are gone.
     """
     base = model.get_base_model()
     trained_in_full = getattr(base, base.base_model_prefix) if live_head else base
@@ -86,12 +87,12 @@ def student_aside(model: PeftModel, *, live_head: bool = False) -> Iterator[None
     switches += [m for m in trained_in_full.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
     if any(isinstance(m, BaseTunerLayer) and m.merged for m in switches):
         raise BALoraError(
-            "the adapter is merged into the weights, so no teacher is left: call unmerge_adapter() first"
+            "the adapter is merged into the weights, so there is no teacher; call unmerge_adapter() first"
         )
     active = [m._active_adapter for m in switches]
     try:
         for module in switches:
-            # The public setters also flip requires_grad, which a pass must not.
+            # PEFT's public setters also change requires_grad, which must stay as it is.
             module._active_adapter = [TEACHER] if isinstance(module, LoraLayer) and TEACHER in module.r else []
         yield
     finally:
@@ -100,11 +101,11 @@ def student_aside(model: PeftModel, *, live_head: bool = False) -> Iterator[None
 
 
 @contextmanager
-def as_teacher(model: PeftModel, *, live_head: bool) -> Iterator[None]:
-    """`student_aside` in evaluation mode and without gradient: what the objective calls the teacher.
+def teacher_mode(model: PeftModel, *, live_head: bool) -> Iterator[None]:
+    """Context manager: `adapter_disabled` in evaluation mode and without gradient, for a teacher pass.
 
-    Modes and active adapters are exactly as before on leaving, so that a student pass recomputed later in a backward
-    pass (gradient checkpointing) meets the state it first ran under.
+    Modes and active adapters are restored exactly, so that a student pass recomputed in the backward pass (gradient
+    checkpointing) runs in its original state.
     """
-    with evaluation_mode(model), torch.no_grad(), student_aside(model, live_head=live_head):
+    with evaluation_mode(model), torch.no_grad(), adapter_disabled(model, live_head=live_head):
         yield

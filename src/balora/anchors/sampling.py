@@ -1,4 +1,4 @@
-"""Sequences to hold a model to: sampled from the model itself before it is trained, or texts of one's own."""
+"""Anchor sequences: sampled from the pretrained model, or made from your own texts."""
 
 import os
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
-from balora.utils.files import digest_of, write_tensors
+from balora.utils.files import weights_digest, write_tensors
 from balora.utils.lengths import check_max_length, context_length
 from balora.utils.sampling import sample_tokens, seeded
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """N sequences, padded on the right.
+    """N anchor sequences, padded on the right.
 
     Attributes:
         input_ids: `(N, S)`.
@@ -30,9 +30,9 @@ class Anchors:
     attention_mask: Tensor
 
     def draw(self, count: int) -> dict[str, Tensor]:
-        """Inputs of `count` of them, drawn with replacement from the global generator, `(count, S')`.
+        """Draw `count` sequences with replacement from the global generator, as model inputs `(count, S')`.
 
-        Processes that train together draw for all of them and take their own.
+        In a distributed run every process draws for all processes and takes its own part.
         """
         world, rank = 1, 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -54,34 +54,33 @@ def sample_anchors(
     batch_size: int = 32,
     cache_dir: str | os.PathLike | None = None,
 ) -> Anchors:
-    """Let a causal language model write, at temperature 1 and from its whole distribution.
+    """Sample sequences from a causal language model at temperature 1, without truncating the distribution.
 
     Args:
-        model: The pretrained model, before it is trained; left in the mode it was in.
-        tokenizer: Its own.
-        count: N, sequences to write.
-        length: Tokens of each, with what it begins with; fewer where the model ends its text.
-        seed: Equal seeds give equal sequences, on one machine. The global generators play no part.
-        prompts: Texts to go on from, taken in turn; default the token that begins a text, or that ends one where
-            there is none.
-        batch_size: Sequences at a time. It takes part in what is drawn.
-        cache_dir: Folder of a file for each model and setting, read where it is there. `None` keeps none.
+        model: The pretrained model before training; its training mode is restored.
+        tokenizer: The model's tokenizer.
+        count: N, number of sequences.
+        length: Tokens of each, its prompt included; fewer if the model ends the text.
+        seed: Equal seeds give equal sequences on one machine. The global generators are not used.
+        prompts: Texts to continue, used in turn; by default the beginning-of-text token, or else the end-of-text one.
+        batch_size: Sequences sampled at a time; it affects the samples.
+        cache_dir: Folder with one file for each model and settings, read if present. `None` caches nothing.
 
     Raises:
-        BALoraError: If a number is out of range, the tokenizer has no token to begin with, or a prompt leaves no room.
+        BALoraError: If a number is out of range, the tokenizer has no token to begin with, or a prompt is too long.
     """
     for name, value, least in (("count", count, 1), ("length", length, 2), ("batch_size", batch_size, 1)):
         if value < least:
             raise BALoraError(f"anchors: {name} is {value}; use at least {least}")
     check_max_length(length, context_length(model.config, tokenizer), setting="anchors: length")
-    starts = _starts(tokenizer, prompts, length)
+    starts = _prompt_ids(tokenizer, prompts, length)
     path = None
     if cache_dir is not None:
-        path = Path(cache_dir) / f"{digest_of(model, starts, count, length, seed, batch_size)}.safetensors"
+        path = Path(cache_dir) / f"{weights_digest(model, starts, count, length, seed, batch_size)}.safetensors"
         if path.is_file():
             return Anchors(**load_file(path))
     rows: list[list[int]] = []
-    # Those of one length together: no sequence is then padded on the left, which samples would depend on.
+    # Prompts of equal length are batched together, since left padding would change the samples.
     in_turn = sorted((starts[i % len(starts)] for i in range(count)), key=len)
     with seeded(model, seed):
         while in_turn:
@@ -97,18 +96,18 @@ def sample_anchors(
 
 
 def texts_as_anchors(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int = 128) -> Anchors:
-    """Texts of one's own, such as a corpus that the model should not forget, as anchors.
+    """Make anchors of your own texts, such as a corpus that the model should not forget.
 
     Args:
-        texts: N texts; each is cut to `length` tokens.
-        tokenizer: The model's.
-        length: In tokens.
+        texts: N texts; each is truncated to `length` tokens.
+        tokenizer: The model's tokenizer.
+        length: Maximum length in tokens.
 
     Raises:
         BALoraError: If there are no texts, or one has fewer than two tokens.
     """
     if not texts:
-        raise BALoraError("anchors: no texts; give at least one")
+        raise BALoraError("anchors: texts is empty; give at least one")
     rows = [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]
     short = next((number for number, ids in enumerate(rows, start=1) if len(ids) < 2), None)
     if short is not None:
@@ -116,14 +115,15 @@ def texts_as_anchors(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *
     return _padded(rows)
 
 
-def _starts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | None, length: int) -> list[list[int]]:
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | None, length: int) -> list[list[int]]:
+    """Return token ids of the prompts, validated, without an end-of-text token."""
     if prompts is None:
         first = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
         if first is None:
-            raise BALoraError("anchors: the tokenizer has no token that begins or ends a text; give prompts")
+            raise BALoraError("anchors: the tokenizer has no beginning-of-text or end-of-text token; give prompts")
         return [[first]]
     starts = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    # Some tokenizers end every text.
+    # Some tokenizers append an end-of-text token.
     starts = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in starts]
     if not starts:
         raise BALoraError("anchors: prompts is empty; give at least one, or leave it out")
@@ -134,6 +134,7 @@ def _starts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | None, l
 
 
 def _padded(rows: list[list[int]]) -> Anchors:
+    """Pad token ids on the right."""
     ids = [torch.tensor(row) for row in rows]
     padded = (pad_sequence(own, batch_first=True) for own in (ids, [torch.ones_like(row) for row in ids]))
     return Anchors(*padded)  # (N, S) each

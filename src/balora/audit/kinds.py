@@ -12,11 +12,11 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from balora.adapters.folder import read_peft_settings
+from balora.adapters.loading import read_peft_settings
 from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import CAUSAL, CLASSIFIER, MASKED
-from balora.utils.loading import MISFITS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, first_line, load
 
 #: By the end of an architecture's name.
 KINDS = {
@@ -112,7 +112,7 @@ def _peft_config(adapter: str) -> PeftConfig:
         )
     try:
         return PeftConfig.from_pretrained(adapter)
-    except MISFITS as error:
+    except LOAD_ERRORS as error:
         raise BALoraError(f"adapter: {adapter!r} does not load with PeftConfig: {first_line(error)}") from error
 
 

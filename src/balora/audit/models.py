@@ -19,8 +19,8 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.adapters.folder import put_on, read_weights
-from balora.adapters.teacher import student_aside
+from balora.adapters.loading import load_adapter, read_weights
+from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
 from balora.errors import BALoraError
@@ -58,7 +58,7 @@ class Audited:
             yield self.beside or self.tuned
             return
         # The model inside: prompts, which are no layers, are then left out as well.
-        with student_aside(self.tuned):
+        with adapter_disabled(self.tuned):
             yield self.tuned.get_base_model()
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ def load_audited(
     with torch.no_grad():
         before = base(**probe).logits
         tuned = _with_adapter(base, adapter, peft_config)
-        with student_aside(tuned):
+        with adapter_disabled(tuned):
             exact = torch.equal(tuned.get_base_model()(**probe).logits, before)
     if exact:
         return Audited(tuned, tokenizer, kind, notes=notes)
@@ -164,7 +164,7 @@ def check_dtype(dtype: str) -> None:
 def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PeftModel:
     with catch_warnings():
         filterwarnings("ignore", "Found missing adapter keys")  # an error, below
-        tuned, loaded = put_on(base, adapter)
+        tuned, loaded = load_adapter(base, adapter)
     tuned.eval()
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[peft_config.peft_type]
     if wrong := [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if prefix in key]:

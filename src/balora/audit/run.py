@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from balora.adapters.folder import read_json
+from balora.adapters.loading import read_json
 from balora.audit.kinds import CLASSIFIER, kind_of, label_names_of
 from balora.audit.metrics import Metric, metric_of
 from balora.audit.models import Audited, load_audited

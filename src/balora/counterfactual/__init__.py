@@ -1,10 +1,10 @@
-"""A teacher without the skew: what the pretrained model says on average over whom a text is about.
+"""Counterfactual teacher: the pretrained model averaged over exchanges of words such as he and she.
 
     model = get_balora_model(model, BALoraConfig(counterfactual_words="gender"))
     model.set_swaps(Swaps(read_word_groups("gender"), tokenizer))
 
-`words` has the lists, `swaps` exchanges what is in them within tokens and `text` within texts, `teacher` averages the
-pretrained model over the exchanges, so that a student who agrees with it has not its preference.
+`words` has the word lists, `swaps` exchanges the words in token sequences and `text` in plain texts, and `teacher`
+averages the pretrained model's outputs over the exchanges, so that the student does not learn its preference.
 """
 
 from balora.counterfactual.swaps import Swapped, Swaps

@@ -1,8 +1,8 @@
-"""Texts, as tokens, with every word of some groups exchanged for the next of its group, and positions matched.
+"""Word exchange in token sequences: each word of a group is replaced by another of the group; positions are matched.
 
-A word is looked for as its tokenizer writes it: in small letters, with a capital, in capitals; behind a space and
-without one. It counts only where it stands alone, between tokens that do not continue a word. What has another number
-of tokens than its partner shifts what follows, which `Swapped.places` says.
+Words are matched in the tokenizer's spellings: lower case, capitalized, upper case; after a space and without one.
+A match must be a whole word, between tokens that do not continue it. If a word and its partner differ in their number
+of tokens, the following positions shift; `Swapped.places` maps them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual.words import WordGroups
 
-#: How a word may be written.
+#: Spellings of a word that are matched.
 CASINGS: tuple[Callable[[str], str], ...] = (str.lower, str.capitalize, str.upper)
 
 
 @dataclass(frozen=True)
 class Swapped:
-    """A text with its words exchanged.
+    """A token sequence with its words exchanged.
 
     Attributes:
-        ids: Its S' tokens.
-        places: For each of the S tokens of the text as it was, the place here at which the same has been read, up to
-            the exchange; −1 within a word of several tokens, where nothing corresponds.
-        origins: For each token here the place of the one that it came from, of a word its first.
-        words: How many were exchanged.
+        ids: The S' tokens after the exchange.
+        places: For each of the S original tokens the position in `ids` at which the same text has been read, up to
+            the exchange; −1 within a word of several tokens, where no position corresponds.
+        origins: For each token in `ids` the position of the original token; for an exchanged word that of its first.
+        words: Number of words exchanged.
     """
 
     ids: list[int]
@@ -37,16 +37,15 @@ class Swapped:
 
 
 class Swaps:
-    """Exchanges for one tokenizer.
+    """Word exchanges for one tokenizer.
 
     Args:
         groups: From `balora.counterfactual.read_word_groups`; all of one size.
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
 
     Attributes:
-        size: Members of a group: an exchange by `size` steps is none.
-        left_alone: Words, as written, that no single token stands for in one of their group's members, so that what
-            is predicted in their place stays.
+        size: Members of a group; exchanging by `size` steps changes nothing.
+        multi_token_words: Spellings with a group member of several tokens; predictions of these are not exchanged.
     """
 
     def __init__(self, groups: WordGroups, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -57,7 +56,7 @@ class Swaps:
         special = frozenset(tokenizer.all_special_ids)
         self._texts = ["" if i in special else self._plain(piece or "") for i, piece in enumerate(self._pieces)]
         self._members: dict[tuple[int, ...], tuple[list[tuple[int, ...]], int]] = {}
-        self.left_alone: list[str] = []
+        self.multi_token_words: list[str] = []
         for words in groups:
             for spelled in dict.fromkeys(tuple(casing(word) for word in words) for casing in CASINGS):
                 for start in (" ", ""):
@@ -65,28 +64,28 @@ class Swaps:
                     if None in forms or len(set(forms)) < len(forms):
                         continue
                     if any(len(form) > 1 for form in forms):
-                        self.left_alone.append(start + "/".join(spelled))
+                        self.multi_token_words.append(start + "/".join(spelled))
                     for place, form in enumerate(forms):
                         self._members.setdefault(form, (forms, place))
         self._longest = max(map(len, self._members), default=0)
-        self._partners = [self._exchanged(steps) for steps in range(self.size)]
+        self._partners = [self._permutation(steps) for steps in range(self.size)]
 
     def partners(self, steps: int) -> Tensor:
-        """For each token of the vocabulary the one that stands for the member so many steps on, `(V,)`.
+        """Return the permutation of the vocabulary that exchanges words by `steps` members, `(V,)`.
 
-        A permutation; tokens that are no word of a group, or of one with a member of several tokens, stay.
+        Tokens that are not a word of a group, or whose group has a member of several tokens, map to themselves.
         """
         return self._partners[steps]
 
     def members(self) -> Tensor:
-        """For each token of the vocabulary its word's place in its group, `(V,)`; −1 for those that never move."""
+        """Return each token's index within its word group, `(V,)`; −1 for tokens that are never exchanged."""
         found = torch.full((self._vocabulary,), -1)
         for form, (forms, place) in self._members.items():
             if all(len(other) == 1 for other in forms):
                 found[form[0]] = place
         return found
 
-    def _exchanged(self, steps: int) -> Tensor:
+    def _permutation(self, steps: int) -> Tensor:
         found = torch.arange(self._vocabulary)
         for form, (forms, place) in self._members.items():
             if all(len(other) == 1 for other in forms):
@@ -94,7 +93,7 @@ class Swaps:
         return found
 
     def swapped(self, ids: Sequence[int], steps: int) -> Swapped:
-        """A text with every word of a group exchanged for the one so many steps on.
+        """Replace every word of a group by the member `steps` after it.
 
         Args:
             ids: S tokens.
@@ -123,20 +122,21 @@ class Swaps:
         return Swapped(out, places, origins, words)
 
     def _word_at(self, ids: list[int], position: int) -> tuple[int, ...] | None:
-        """The longest word of a group that begins here and stands alone."""
+        """Return the longest whole word of a group that begins at this position."""
         if position and not self._begins(ids[position]) and self._ends_in_letter(ids[position - 1]):
             return None
         for length in range(min(self._longest, len(ids) - position), 0, -1):
             form = tuple(ids[position : position + length])
-            if form in self._members and not self._goes_on(ids, position + length):
+            if form in self._members and not self._continues_word(ids, position + length):
                 return form
         return None
 
-    def _goes_on(self, ids: list[int], position: int) -> bool:
+    def _continues_word(self, ids: list[int], position: int) -> bool:
+        """Return whether the token at this position continues the word before it."""
         return position < len(ids) and not self._begins(ids[position]) and self._texts[ids[position]][:1].isalnum()
 
     def _begins(self, token: int) -> bool:
-        """Whether a word begins with this token by the tokenizer's own mark."""
+        """Return whether this token has the tokenizer's beginning-of-word mark."""
         piece = self._pieces[token] or ""
         return piece.startswith(self._spaced) if self._spaced else not piece.startswith("##")
 
@@ -147,8 +147,7 @@ class Swaps:
         return piece.replace(self._spaced, " ") if self._spaced else piece.removeprefix("##")
 
     def _written(self, start: str, word: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
-        """The tokens of a word within a text, behind a space or behind an opening bracket; `None` if they cannot be
-        told from those of what is before it."""
+        """Return the tokens of a word after a space or an opening bracket; `None` if they merge with the context."""
         before = tokenizer("(" if not start else "x", add_special_tokens=False)["input_ids"]
         whole = tokenizer(("(" if not start else "x") + start + word, add_special_tokens=False)["input_ids"]
         return tuple(whole[len(before) :]) if whole[: len(before)] == before and len(whole) > len(before) else None

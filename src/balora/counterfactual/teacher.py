@@ -1,11 +1,10 @@
-"""The counterfactual teacher: what the pretrained model says on average over whom a text is about.
+"""Counterfactual teacher: the pretrained model's predictions averaged over word exchanges.
 
     P̃(v | x) = (1/m)·Σ_k P(π_k(v) | π_k(x))
 
-π_k exchanges every word of a group for the one k steps on, in the text and in what is predicted; m is the size of the
-groups. A preference for a member of a group is gone from P̃, since the sum is the same for all of them. Where a
-prediction stands within a word of several tokens, nothing corresponds, and P stays; so it does for words that no
-single token stands for.
+π_k replaces every word of a group by the member k steps on, in the text and in the prediction; m is the size of the
+groups. P̃ has no preference for a member of a group, since the sum is the same for all. Within a word of several
+tokens no position corresponds, and P is used; the same holds for words without a single token.
 """
 
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from balora.errors import BALoraError
 
 
 @dataclass(frozen=True)
-class Other:
-    """A batch about somebody else.
+class SwappedBatch:
+    """A batch with its words exchanged.
 
     Attributes:
-        inputs: The model's, padded on the right, `(B, S')` each.
-        places: For each position of the batch as it was, where the same has been read here, `(B, S)`; −1 where
-            nothing corresponds or there is padding.
-        partners: For each token the one that stands for it here, `(V,)`.
+        inputs: Model inputs, padded on the right, `(B, S')` each.
+        places: For each original position the corresponding one in `inputs`, `(B, S)`; −1 for none and for padding.
+        partners: Permutation of the vocabulary that the exchange applies, `(V,)`.
     """
 
     inputs: dict[str, Any]
@@ -36,37 +34,39 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Others:
-    """What the teacher makes of all of them, at the positions of the batch as it was.
+class SwappedOutputs:
+    """The teacher's outputs for all exchanged batches, aligned to the original positions.
 
     Attributes:
-        hidden: Of each, `(B, S, d)`, or `(M, d)` of some of the positions.
-        partners: Of each, `(V,)`.
-        valid: `(B, S)`, or `(M,)`: where all of them correspond.
+        hidden: One tensor per exchange, `(B, S, d)`, or `(M, d)` for selected positions.
+        partners: One permutation per exchange, `(V,)`.
+        valid: `(B, S)` or `(M,)`, whether the position corresponds in every exchange.
     """
 
     hidden: list[Tensor]
     partners: list[Tensor]
     valid: Tensor
 
-    def rows(self, chosen: Tensor | slice) -> "Others":
-        """Of some positions alone: a mask `(B, S)`, or a slice of what such a mask left."""
-        return Others([hidden[chosen] for hidden in self.hidden], self.partners, self.valid[chosen])
+    def rows(self, chosen: Tensor | slice) -> "SwappedOutputs":
+        """Select positions by a mask `(B, S)`, or by a slice of already selected ones."""
+        return SwappedOutputs([hidden[chosen] for hidden in self.hidden], self.partners, self.valid[chosen])
 
 
-def others_of(swaps: Swaps, inputs: dict[str, Any]) -> list[Other]:
-    """The batch with its words exchanged, once for each step.
+def swap_batches(swaps: Swaps, inputs: dict[str, Any]) -> list[SwappedBatch]:
+    """Exchange the words of a batch, once for each number of steps.
 
     Args:
-        swaps: Of the model's tokenizer.
-        inputs: `input_ids` `(B, S)`; what else has that shape follows its tokens.
+        swaps: Exchanges for the model's tokenizer.
+        inputs: `input_ids` `(B, S)`; other tensors of that shape are rearranged with the tokens.
 
     Raises:
-        BALoraError: If there are no ids, or several texts stand in a row.
+        BALoraError: If there are no ids, or rows are packed.
     """
     ids = inputs.get("input_ids")
     if ids is None or inputs.get("position_ids") is not None:
-        raise BALoraError("counterfactual_words: words are exchanged in input_ids, one text a row; do not pack rows")
+        raise BALoraError(
+            "counterfactual_words: words are exchanged in input_ids with one text per row; do not pack rows"
+        )
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     along = {name: value for name, value in inputs.items() if getattr(value, "shape", None) == ids.shape}
@@ -77,7 +77,7 @@ def others_of(swaps: Swaps, inputs: dict[str, Any]) -> list[Other]:
         for row, (own, kept) in enumerate(zip(ids.cpu(), mask.cpu().bool(), strict=True)):
             text = own[kept].tolist()
             swapped = swaps.swapped(text, steps)
-            positions = kept.nonzero()[:, 0]  # of the text's tokens in the row
+            positions = kept.nonzero()[:, 0]  # the text's positions in the padded row
             places[row, positions] = torch.tensor(swapped.places, dtype=torch.long)
             rows.append(swapped.ids)
             origins.append(positions[torch.tensor(swapped.origins, dtype=torch.long)].to(ids.device))
@@ -87,34 +87,34 @@ def others_of(swaps: Swaps, inputs: dict[str, Any]) -> list[Other]:
         }
         moved["input_ids"] = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(ids)
         rest = {name: value for name, value in inputs.items() if name not in moved}
-        found.append(Other({**rest, **moved}, places.to(ids.device), swaps.partners(steps).to(ids.device)))
+        found.append(SwappedBatch({**rest, **moved}, places.to(ids.device), swaps.partners(steps).to(ids.device)))
     return found
 
 
-def aligned(others: list[Other], hidden: list[Tensor]) -> Others:
-    """The teacher's vectors of each, brought to the positions of the batch as it was.
+def align_outputs(others: list[SwappedBatch], hidden: list[Tensor]) -> SwappedOutputs:
+    """Align the teacher's outputs for exchanged batches to the original positions.
 
     Args:
-        others: n of them.
-        hidden: `(B, S', d)` of each: hidden states or logits.
+        others: The n exchanged batches.
+        hidden: Hidden states or logits of each, `(B, S', d)`.
     """
     moved = [
         h.gather(1, other.places.clamp(min=0).unsqueeze(-1).expand(-1, -1, h.shape[-1]))
         for other, h in zip(others, hidden, strict=True)
     ]
     valid = torch.stack([other.places >= 0 for other in others]).all(0)
-    return Others(moved, [other.partners for other in others], valid)
+    return SwappedOutputs(moved, [other.partners for other in others], valid)
 
 
-def mixed_logits(
+def average_logits(
     logits: Tensor, others: list[Tensor], partners: list[Tensor], valid: Tensor, temperature: float
 ) -> Tensor:
-    """Logits whose softmax at T is the average of the softmaxes at T; as they are where nothing corresponds.
+    """Return logits whose softmax at T is the mean of the softmaxes at T; unchanged where not `valid`.
 
     Args:
-        logits: `(M, V)`.
-        others: `(M, V)` each, before their words are exchanged back.
-        partners: `(V',)` each, of the tokenizer's tokens; a head may have more rows, which stay.
+        logits: `(M, V)` of the original batch.
+        others: `(M, V)` of each exchanged batch, before exchanging back.
+        partners: `(V',)` of each; a head may have more rows than the tokenizer has tokens, which are not exchanged.
         valid: `(M,)`.
         temperature: T.
     """

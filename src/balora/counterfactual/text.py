@@ -1,6 +1,6 @@
-"""Texts with every word of some groups exchanged for another of its group, for models that read whole texts.
+"""Word exchange in plain texts, for models that read whole texts.
 
-`swaps` exchanges tokens and matches positions, which a teacher needs; here a text is all that is wanted.
+`balora.counterfactual.swaps` exchanges tokens and matches positions, as the teacher needs.
 """
 
 import re
@@ -9,18 +9,18 @@ from balora.counterfactual.words import WordGroups
 
 
 def swap_text(text: str, groups: WordGroups, steps: int = 1) -> tuple[str, int]:
-    """A text with every whole word of a group exchanged for the one so many steps on, in its casing.
+    """Replace every whole word of a group by the member `steps` after it, keeping its case.
 
-    A word in capitals stays so, one with a capital keeps it, and any other becomes small letters. Of words that begin
-    alike, such as `chinese` and `chinese people`, the longer one counts.
+    Upper case and capitalized words stay so; all others become lower case. Of overlapping words, such as `chinese` and
+    `chinese people`, the longest is matched.
 
     Args:
         text: Any text.
         groups: From `read_word_groups`.
-        steps: How far to go on in each group, around its end.
+        steps: Number of members to advance, cyclically.
 
     Returns:
-        The text, and how many words were exchanged.
+        The text, and the number of words exchanged.
     """
     places = {word: (group, place) for group in groups for place, word in enumerate(group)}
     longest_first = sorted(places, key=len, reverse=True)

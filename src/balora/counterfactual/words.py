@@ -1,4 +1,4 @@
-"""Words that name an attribute, in groups whose members differ in it alone: he and she; Christian, Muslim, Jewish."""
+"""Word lists of an attribute: groups of words that differ only in it, such as he and she."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from balora.errors import BALoraError
 
 WordGroups = Sequence[tuple[str, ...]]
 
-#: By attribute. Every word is in one group, so that exchanging groups' members twice (of two) gives the text back:
-#: English has one "her" for "his" and "him", and it stands here for "his".
+#: Word groups by attribute. Every word is in one group only, so that an exchange can be undone: "her", which means
+#: both "his" and "him", is paired with "his".
 WORD_LISTS: dict[str, WordGroups] = {
     "gender": (
         ("he", "she"),
@@ -61,15 +61,14 @@ WORD_LISTS: dict[str, WordGroups] = {
 
 
 def read_word_groups(source: str) -> WordGroups:
-    """A list of ours by its name, or a file of one's own.
+    """Read word groups from a built-in list or a text file.
 
     Args:
-        source: One of `WORD_LISTS`, or a text file with a group a line, its words parted by commas; lines that begin
-            with `#` are left out.
+        source: A name in `WORD_LISTS`, or a text file with one group per line, its words separated by commas; lines
+            that begin with `#` are ignored.
 
     Raises:
-        BALoraError: If there is no such file, or its groups are not of one size from two on, of words each in one
-            place alone.
+        BALoraError: If the file cannot be read, groups differ in size or have one word, or a word occurs twice.
     """
     if source in WORD_LISTS:
         return WORD_LISTS[source]
@@ -77,7 +76,7 @@ def read_word_groups(source: str) -> WordGroups:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BALoraError(
-            f"{source}: neither a list of ours ({', '.join(WORD_LISTS)}) nor a file that can be read ({error})"
+            f"{source}: neither a built-in list ({', '.join(WORD_LISTS)}) nor a readable file ({error})"
         ) from error
     groups, places = [], {}
     for number, line in enumerate(lines, start=1):
@@ -86,12 +85,16 @@ def read_word_groups(source: str) -> WordGroups:
         words = tuple(word.strip().lower() for word in line.split(","))
         if len(words) < 2 or not all(words) or (groups and len(words) != len(groups[0])):
             expected = "two or more" if not groups else f"{len(groups[0])}, as in the lines before,"
-            raise BALoraError(f"{source}, line {number}: expected {expected} words parted by commas, found {line!r}")
+            raise BALoraError(
+                f"{source}, line {number}: expected {expected} words separated by commas, found {line!r}"
+            )
         for word in words:
             if word in places:
-                raise BALoraError(f"{source}, line {number}: {word!r} is in line {places[word]} already")
+                raise BALoraError(
+                    f"{source}, line {number}: {word!r} is already in line {places[word]}; use each word once"
+                )
             places[word] = number
         groups.append(words)
     if not groups:
-        raise BALoraError(f"{source}: no groups of words; write one a line, such as `he, she`")
+        raise BALoraError(f"{source}: the file has no word groups; write one per line, such as `he, she`")
     return groups

@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from balora.data.expand import expand_path
 from balora.errors import BALoraError
-from balora.utils.files import digest_of, write_tensors
+from balora.utils.files import weights_digest, write_tensors
 from balora.utils.loading import load
 from balora.utils.modules import evaluation_mode
 
@@ -76,7 +76,7 @@ class SentenceEncoder:
         """Return a digest of the weights, the tokenizer and the pooling, by which vectors are cached."""
         texts = ("", "Sentence vectors, of 2 tokenizers?")
         ids = [self.tokenizer(text, verbose=False)["input_ids"] for text in texts]
-        return digest_of(self.module, self.pooling, self.max_length, ids)
+        return weights_digest(self.module, self.pooling, self.max_length, ids)
 
 
 def load_sentence_encoder(path: str, device: torch.device | str = "cpu") -> SentenceEncoder:

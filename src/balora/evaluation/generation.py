@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.errors import BALoraError
 from balora.utils.lengths import context_length
 from balora.utils.modules import evaluation_mode
-from balora.utils.sampling import AS_IT_IS
+from balora.utils.sampling import PLAIN_SAMPLING
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def _generate(
             pad_token_id=padding,
             stop_strings=list(stop) or None,
             tokenizer=tokenizer,
-            **AS_IT_IS,
+            **PLAIN_SAMPLING,
         )  # (B, S + T)
     texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return [_before(text, stop) for text in texts]

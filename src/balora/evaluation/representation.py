@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from balora.errors import BALoraError
 from balora.evaluation.classification import scarcest_class
-from balora.teacher_cache.features import deciding_vectors, kinds_of
-from balora.utils.linalg import agree
+from balora.teacher_cache.features import pooled_features, pooling_candidates
 from balora.utils.modules import evaluation_mode
+from balora.utils.tolerance import logits_match
 
 
 def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | None = None) -> dict[str, float]:
@@ -104,7 +104,7 @@ def final_representation(
             answer = model(**inputs).logits
         part, given = entered[0]
         kind = kind or _deciding_kind(model, base, part, given, answer, inputs)
-        features.append(deciding_vectors(given, kind, inputs, base.config.pad_token_id).float().cpu())
+        features.append(pooled_features(given, kind, inputs, base.config.pad_token_id).float().cpu())
         logits.append(answer.float().cpu())
         labels.append(batch["labels"].cpu())
     return torch.cat(features).numpy(), torch.cat(logits).numpy(), torch.cat(labels).numpy()
@@ -128,13 +128,13 @@ def _deciding_kind(
     model: nn.Module, base: nn.Module, part: nn.Module, given: Tensor, logits: Tensor, inputs: dict[str, Tensor]
 ) -> str:
     """Of the kinds of vector, the one that alone gives the head's logits."""
-    if kinds_of(given) == ("pooled",):
+    if pooling_candidates(given) == ("pooled",):
         return "pooled"
     differences = {}
-    for kind in kinds_of(given):
-        vectors = deciding_vectors(given, kind, inputs, base.config.pad_token_id)
+    for kind in pooling_candidates(given):
+        vectors = pooled_features(given, kind, inputs, base.config.pad_token_id)
         alone = _logits_given(model, part, vectors.unsqueeze(1).expand_as(given), inputs)
-        if agree(alone, logits):
+        if logits_match(alone, logits):
             differences[kind] = (alone - logits).abs().max().item()
     if not differences:
         raise BALoraError(

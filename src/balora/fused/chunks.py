@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balora.counterfactual.teacher import Others, mixed_logits
+from balora.counterfactual.teacher import SwappedOutputs, average_logits
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights, differentiate_rows
 from balora.fused.token_terms import TokenTerm, differentiate_token_loss
@@ -43,7 +43,7 @@ def head_loss(
     teacher_head: Head | None,
     weights: RowWeights,
     objective: RowObjective,
-    others: Others | None = None,
+    others: SwappedOutputs | None = None,
     functions: Sequence[WeightedTerm] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
@@ -88,7 +88,7 @@ class _HeadLoss(torch.autograd.Function):
         teacher_bias: Tensor | None,
         weights: RowWeights,
         objective: RowObjective,
-        others: Others | None,
+        others: SwappedOutputs | None,
         functions: Sequence[WeightedTerm],
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
@@ -127,7 +127,7 @@ class _HeadLoss(torch.autograd.Function):
                     ]
                     how = said.partners, said.valid, objective.temperature
                     # In full width: logarithms of small probabilities are long, and half precision rounds them much.
-                    z_teacher = mixed_logits(z_teacher.to(wide), logits, *how)
+                    z_teacher = average_logits(z_teacher.to(wide), logits, *how)
             # The products above are in half precision already; autocast would take sums over a row to it too.
             with torch.autocast(device, enabled=False):
                 added = []  # (m, V) each, before the logits are overwritten

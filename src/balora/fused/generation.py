@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balora.config import BALoraConfig
-from balora.counterfactual.teacher import Others
+from balora.counterfactual.teacher import SwappedOutputs
 from balora.fused.chunks import WeightedTerm, head_loss
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights
@@ -30,7 +30,7 @@ class Taught:
     head: Head
     picked: Tensor
     rate: float = 1.0
-    others: Others | None = None
+    others: SwappedOutputs | None = None
 
 
 def fused_token_loss(

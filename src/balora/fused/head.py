@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from balora.adapters.teacher import STUDENT
-from balora.utils.linalg import TOLERANCE
 from balora.utils.modules import evaluation_mode
+from balora.utils.tolerance import TOLERANCE
 
 #: Tokens that the start-up check runs on.
 CHECKED_TOKENS = 16

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from balora.fused.head import Head
-from balora.utils.linalg import leading_left
+from balora.utils.linalg import leading_left_vectors
 
 #: Rows up to which singular vectors are exact; beyond, by a seeded randomized range finder with so many iterations.
 EXACT_ROWS = 256
@@ -48,7 +48,7 @@ class HeadSpectrum:
                 h = torch.cat([h, h.new_ones(len(h), 1)], -1)  # (M, d + 1)
             g = self._gram_of(head, wide)
             with torch.no_grad():
-                u, _ = leading_left(lambda q: h @ (g @ (h.T @ q)), h, k, **_method(h, ITERATIONS, self.seed))
+                u, _ = leading_left_vectors(lambda q: h @ (g @ (h.T @ q)), h, k, **_method(h, ITERATIONS, self.seed))
             p = u.T @ h  # (k, d)
             squares = ((p @ g) * p).sum(-1)  # (k,), σ²
             exists = _exists(squares, h)
@@ -115,7 +115,7 @@ class _CappedSpectrum(torch.autograd.Function):
                 out += z @ (z.T @ q)
             return out
 
-        u, sigma = leading_left(apply, h, k, **_method(h, CAPPED_ITERATIONS, seed))  # (M, k), (k,)
+        u, sigma = leading_left_vectors(apply, h, k, **_method(h, CAPPED_ITERATIONS, seed))  # (M, k), (k,)
         exists = _exists(sigma.square(), h)
         sigma = sigma.where(exists, 0)
         inverse = (1 / sigma.where(exists, 1)).where(exists, 0)

@@ -17,8 +17,8 @@ from balora.adapters import selora
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.assembly import load_adapted
 from balora.adapters.bias_path import RandomState, random_state
-from balora.adapters.row_inputs import guided, routed
-from balora.adapters.task_adapters import TaskIds, alignment_term
+from balora.adapters.selora import sentence_gates
+from balora.adapters.task_adapters import TaskIds, alignment_term, task_routing
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
@@ -140,7 +140,10 @@ class BALoraModel(AdaptedModel):
         inputs = {name: value for name, value in named.items() if value is not None} | kwargs
         # In training the gates stay set after the forward: a backward with gradient checkpointing reads them again.
         rows = {**inputs, "labels": labels}
-        with guided(self, sentence_embeds, rows, keep=self.training), routed(self, task_ids, rows, keep=self.training):
+        with (
+            sentence_gates(self, sentence_embeds, rows, keep=self.training),
+            task_routing(self, task_ids, rows, keep=self.training),
+        ):
             if not self.training or labels is None:
                 if num_items_in_batch is not None:
                     inputs["num_items_in_batch"] = num_items_in_batch

@@ -10,15 +10,14 @@ from transformers import PreTrainedModel
 
 from balora.adapters import four_bit, targets
 from balora.adapters.assembly import assemble
-from balora.adapters.data_initialization import start_corda, start_lora_ga
-from balora.adapters.initialization import start_residual
+from balora.adapters.data_initialization import initialize_corda, initialize_lora_ga
+from balora.adapters.initialization import initialize_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
 from balora.model.regularizers import regularizes_logits
 from balora.model.task_type import task_of
-from balora.utils.distributed import refuse_missing_weights
 
 
 def get_balora_model(
@@ -51,13 +50,15 @@ def get_balora_model(
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = assemble(MODEL_CLASSES, model, config)
     if config.residual:
-        refuse_missing_weights(lora_layers(adapted), config.method)
+        targets.check_weights_present(lora_layers(adapted), config.method)
         if config.method == "lora-ga":
-            start_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
+            initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
         elif config.method == "corda":
-            start_corda(adapted, start_batches, corda_method=config.corda_method)
+            initialize_corda(adapted, start_batches, corda_method=config.corda_method)
         else:
-            start_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
+            initialize_residual(
+                lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed
+            )
         attach_teacher(adapted)
     four_bit.quantize(adapted, in_four_bits)
     return adapted

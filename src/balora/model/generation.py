@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from balora.adapters.bias_path import RandomState, bias_path_term
-from balora.adapters.row_inputs import guided, routed
-from balora.adapters.selora import first_row_alone
-from balora.adapters.task_adapters import TaskIds, first_task_alone
+from balora.adapters.selora import first_gate_only, sentence_gates
+from balora.adapters.task_adapters import TaskIds, first_task_only, task_routing
 from balora.anchors import Anchors
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
@@ -26,8 +25,8 @@ from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
 from balora.model.regularizers import generation_terms, needs_teacher, token_terms, weighted_sum
 from balora.model.teacher_output import taught_hidden, taught_logits
 from balora.utils.batches import pick_examples, select_examples
-from balora.utils.distributed import gathered_rows, is_sharded
-from balora.utils.modules import noted_inputs
+from balora.utils.distributed import gather_rows, is_sharded
+from balora.utils.modules import recorded_inputs
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class BALoraModelForGeneration(BALoraModel):
                 likewise for tasks.
         """
         given = {"inputs": args[0], **kwargs} if args else kwargs
-        with torch.no_grad(), guided(self, sentence_embeds, given), routed(self, task_ids, given):
+        with torch.no_grad(), sentence_gates(self, sentence_embeds, given), task_routing(self, task_ids, given):
             return super().generate(*args, **kwargs)
 
     def _complete(self, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
@@ -155,7 +154,7 @@ class BALoraModelForGeneration(BALoraModel):
         terms = {}
         if weights["spectral"]:
             rows = hidden.flatten(0, 1) if batch.mask is None else hidden[batch.mask.bool()]  # (M, d)
-            rows = gathered_rows(rows) if config.gather_batch_terms else rows
+            rows = gather_rows(rows) if config.gather_batch_terms else rows
             terms["spectral"] = self._spectrum.loss(rows, head, k=config.spectral_k)
         router = router_loss(base, output)
         if router is not None:  # a mean over this micro-batch's tokens, so it is weighted as the regularizers are
@@ -169,7 +168,7 @@ class BALoraModelForGeneration(BALoraModel):
         teacher_logits = self._teach(batch, weights, lambda seen: taught_logits(self, seen, config.temperature))
         anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=False)
         before = self._random_state()
-        with noted_inputs(base.get_output_embeddings()) as received:
+        with recorded_inputs(base.get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)
         terms = generation_terms(output.logits, teacher_logits, batch.mask, batch.picked, config, weights)
         terms |= self._further_terms(batch, received, before, anchors)
@@ -265,7 +264,7 @@ class BALoraModelForGeneration(BALoraModel):
         return pick_examples(count, self.balora_config.sample_rate)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
-        with first_row_alone(self), first_task_alone(self.task_rows):
+        with first_gate_only(self), first_task_only(self.task_rows):
             reason = why_not_fused(self.get_base_model(), inputs, shift=self.shift)
         if reason is not None:
             self._warn_of_whole_logits(reason)

@@ -18,7 +18,7 @@ from balora.config import BALoraConfig
 from balora.fused import TokenTerm
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
 from balora.losses.masking import select_rows
-from balora.utils.distributed import gathered_rows
+from balora.utils.distributed import gather_rows
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def generation_terms(
         terms["diversity"] = topk_entropy_loss(student_logits, top_k=config.top_k, mask=mask)
     if weights["spectral"]:
         rows = select_rows(student_logits, mask)  # (M, V)
-        rows = gathered_rows(rows) if config.gather_batch_terms else rows
+        rows = gather_rows(rows) if config.gather_batch_terms else rows
         terms["spectral"] = spectral_loss(rows, k=config.spectral_k, normalization="frobenius")
     for name, term in token_terms(config, weights).items():
         if term.loss is not None:
@@ -220,7 +220,7 @@ def classification_terms(
     by_entropy = config.diversity_loss == "entropy"
     batch = student_logits  # (N, D), the matrix that covariance and spectral term are of
     if config.gather_batch_terms and (weights["spectral"] or (weights["diversity"] and not by_entropy)):
-        batch = gathered_rows(student_logits)
+        batch = gather_rows(student_logits)
     if weights["diversity"]:
         terms["diversity"] = (
             topk_entropy_loss(student_logits, top_k=config.top_k) if by_entropy else covariance_diversity_loss(batch)

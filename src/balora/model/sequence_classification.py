@@ -9,18 +9,18 @@ from peft import PeftModelForSequenceClassification, TaskType
 from torch import Tensor, nn
 
 from balora.adapters.bias_path import RandomState, bias_path_term
-from balora.counterfactual.teacher import others_of
+from balora.counterfactual.teacher import swap_batches
 from balora.errors import BALoraError
 from balora.losses.bias_path import mean_of_tokens
 from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
 from balora.model.regularizers import classification_terms, needs_teacher, weighted_sum
 from balora.teacher_cache import TeacherCache
 from balora.teacher_cache.cache import teacher_pass
-from balora.teacher_cache.features import deciding_kind, deciding_vectors, live_head
+from balora.teacher_cache.features import find_pooling, live_head, pooled_features
 from balora.utils.distributed import is_sharded
-from balora.utils.modules import noted_inputs
+from balora.utils.modules import recorded_inputs
 
-#: Instead of one of `deciding_kind`, where there is none.
+#: Instead of one of `find_pooling`, where there is none.
 MEAN = "mean"
 
 
@@ -50,7 +50,7 @@ class BALoraModelForSequenceClassification(
 
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
         """`(N, D)`; with swaps those whose softmax at the consistency term's temperature is the average."""
-        about = [] if self.swaps is None else [other.inputs for other in others_of(self.swaps, inputs)]
+        about = [] if self.swaps is None else [other.inputs for other in swap_batches(self.swaps, inputs)]
         logits = torch.stack([self._plain_teacher_logits(given) for given in (inputs, *about)])  # (1 + m, N, D)
         if logits.shape[-1] == 1 or not about:
             return logits.mean(0)
@@ -72,7 +72,7 @@ class BALoraModelForSequenceClassification(
         teacher_logits = self._teacher_logits(inputs) if needs_teacher(weights) else None
         head = self._head_of_bias_path(inputs)
         before = self._random_state()
-        with contextlib.nullcontext([]) if head is None else noted_inputs(head) as received:
+        with contextlib.nullcontext([]) if head is None else recorded_inputs(head) as received:
             output = PeftModelForSequenceClassification.forward(self, **inputs, labels=labels)
         here = self.counts_of(inputs, labels)
         task_share = 1.0 if counts.items is None else here.items / counts.items
@@ -98,7 +98,7 @@ class BALoraModelForSequenceClassification(
         if head is not None and self._decides_by is None:
             logits, received = teacher_pass(self, head, inputs)
             pad = self.get_base_model().config.pad_token_id
-            self._decides_by = None if received is None else deciding_kind(head, received, logits, inputs, pad) or MEAN
+            self._decides_by = None if received is None else find_pooling(head, received, logits, inputs, pad) or MEAN
         if self._decides_by is None:
             raise BALoraError(
                 f"bias_path_weight: {type(self.get_base_model()).__name__} has no head that is called once on what "
@@ -116,10 +116,10 @@ class BALoraModelForSequenceClassification(
                 mask = given.get("attention_mask")
                 return head_input if head_input.ndim == 2 else mean_of_tokens(head_input, mask)
             pad = self.get_base_model().config.pad_token_id
-            return deciding_vectors(head_input, self._decides_by, given, pad)
+            return pooled_features(head_input, self._decides_by, given, pad)
 
         def represent(given: dict[str, Any], picked: Tensor) -> Tensor:
-            with noted_inputs(head) as hidden:
+            with recorded_inputs(head) as hidden:
                 PeftModelForSequenceClassification.forward(self, **given)
             return vectors(hidden[0], given)
 

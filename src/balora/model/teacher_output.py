@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from balora.counterfactual.teacher import aligned, mixed_logits, others_of
+from balora.counterfactual.teacher import align_outputs, average_logits, swap_batches
 from balora.fused import Taught, head_aside, head_of
 from balora.model.base import BALoraModel
 
@@ -22,13 +22,13 @@ def taught_hidden(model: BALoraModel, inputs: dict[str, Any], picked: Tensor, ra
         picked: As in `Taught`.
         rate: As there.
     """
-    base, about = model.get_base_model(), [] if model.swaps is None else others_of(model.swaps, inputs)
+    base, about = model.get_base_model(), [] if model.swaps is None else swap_batches(model.swaps, inputs)
     hidden = []
     for given in (inputs, *(other.inputs for other in about)):
         with head_aside(base) as received:
             model.teacher_forward(**given)
         hidden.append(received[0])
-    others = aligned(about, hidden[1:]) if about else None
+    others = align_outputs(about, hidden[1:]) if about else None
     return Taught(hidden[0], head_of(base, pretrained=True), picked, rate, others)
 
 
@@ -43,8 +43,8 @@ def taught_logits(model: BALoraModel, inputs: dict[str, Any], temperature: float
     logits = model.teacher_forward(**inputs).logits
     if model.swaps is None:
         return logits
-    about = others_of(model.swaps, inputs)
-    said = aligned(about, [model.teacher_forward(**other.inputs).logits for other in about])
+    about = swap_batches(model.swaps, inputs)
+    said = align_outputs(about, [model.teacher_forward(**other.inputs).logits for other in about])
     flat = [other.flatten(0, 1) for other in said.hidden]
-    mixed = mixed_logits(logits.flatten(0, 1), flat, said.partners, said.valid.flatten(), temperature)
+    mixed = average_logits(logits.flatten(0, 1), flat, said.partners, said.valid.flatten(), temperature)
     return mixed.view_as(logits)

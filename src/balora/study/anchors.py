@@ -2,7 +2,7 @@
 
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.study.workload import Workload
-from balora.utils.distributed import from_main_process
+from balora.utils.distributed import broadcast_from_main
 from balora.utils.files import cache_folder
 
 
@@ -15,7 +15,7 @@ def anchors_of(workload: Workload) -> Anchors:
     recipe, tokenizer = workload.recipe, workload.tokenizer
     if workload.anchors:
         return texts_as_anchors(workload.anchors, tokenizer, length=recipe.anchor_length)
-    return from_main_process(
+    return broadcast_from_main(
         lambda: sample_anchors(
             workload.load_model(on_device=True),
             tokenizer,

@@ -16,7 +16,7 @@ from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload, prepare
-from balora.utils.files import full_disk_named, write_text
+from balora.utils.files import report_full_disk, write_text
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         model = load_student(workload, settings.adapter)
     directory.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(_to_evaluate(workload), model, recipe.seed, directory, [])
-    with full_disk_named(directory):
+    with report_full_disk(directory):
         metrics, drift, intervals = measure(workload, trainer, model, directory)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
-from balora.adapters.four_bit import require_bitsandbytes, trained_in_full
+from balora.adapters.four_bit import require_bitsandbytes, skip_module_patterns
 from balora.config import RESIDUAL, SELORA, BALoraConfig, Initialization, Regularizers, four_bit_settings
 from balora.errors import BALoraError
 from balora.model.regularizers import unregularized
@@ -78,6 +78,6 @@ def _four_bit(recipe: Recipe) -> dict[str, Any]:
         "bnb_4bit_compute_dtype": "bfloat16" if recipe.bf16 else recipe.dtype,
     }
     if recipe.is_classification:
-        whole = trained_in_full([*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])])
+        whole = skip_module_patterns([*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])])
         settings["llm_int8_skip_modules"] = whole
     return four_bit_settings(settings | recipe.quantization_config)

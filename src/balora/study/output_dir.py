@@ -15,7 +15,7 @@ from balora.recipe import Recipe
 from balora.recipe.parse import GROUPS, WORLDS
 from balora.recipe.recipe import OF_THE_STUDY, default_settings
 from balora.utils.distributed import barrier, is_main_process
-from balora.utils.files import full_disk_named, write_text
+from balora.utils.files import report_full_disk, write_text
 
 RECIPE_FILE = "recipe.yaml"
 #: Settings that a study may change and still resume in its folder: which runs it has, and how they are run.
@@ -37,7 +37,7 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
         write_text(directory / RECIPE_FILE, recipe.to_yaml())
     barrier()
     try:
-        with full_disk_named(directory):
+        with report_full_disk(directory):
             yield directory
     except BALoraError:
         if is_main_process() and not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):

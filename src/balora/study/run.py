@@ -24,8 +24,8 @@ from balora.study.student import build_student, callbacks_of, save_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
 from balora.training import InterruptCallback
-from balora.training.checkpoints import UNFINISHED, last_whole_checkpoint
-from balora.utils.files import full_disk_named, write_text
+from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
+from balora.utils.files import report_full_disk, write_text
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.json"
@@ -48,7 +48,7 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         Interrupted: On Ctrl-C or SIGTERM, after saving.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with full_disk_named(directory):
+    with report_full_disk(directory):
         run = result_of(directory) if (directory / RESULT_FILE).exists() else _run(recipe, label, seed, directory)
     for left in (*directory.glob("checkpoint-*"), directory / UNFINISHED):
         shutil.rmtree(left, ignore_errors=True)
@@ -57,7 +57,7 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
 
 def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
-    checkpoint = last_whole_checkpoint(directory)
+    checkpoint = last_intact_checkpoint(directory)
     set_seed(seed)
     model = build_student(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()

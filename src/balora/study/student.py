@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from balora.adapters.averaging import check_averaging
-from balora.adapters.folder import put_on, read_peft_settings, read_weights, refuse_partial
+from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
-from balora.adapters.teacher import as_teacher
+from balora.adapters.teacher import teacher_mode
 from balora.baselines import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
 from balora.baselines.adalora import refuse_parameters
 from balora.config import FROM_DATA, SELORA, BALoraConfig
@@ -34,7 +34,7 @@ from balora.study.method_config import adapter_settings, balora_config, loading_
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload
-from balora.utils.distributed import from_main_process, is_main_process
+from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
@@ -90,8 +90,8 @@ def load_student(workload: Workload, folder: str) -> PeftModel:
     read_peft_settings(folder)
     read_weights(folder, "cpu", use_safetensors=workload.recipe.use_safetensors)
     kind = type(base).__name__
-    model, loaded = put_on(base, folder, is_trainable=True)
-    refuse_partial(folder, kind, loaded, model.active_adapter)
+    model, loaded = load_adapter(base, folder, is_trainable=True)
+    check_all_weights_loaded(folder, kind, loaded, model.active_adapter)
     return model
 
 
@@ -103,7 +103,7 @@ def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
         batches = list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
-        return from_main_process(lambda: batches)  # each process has its own part of the rows
+        return broadcast_from_main(lambda: batches)  # each process has its own part of the rows
 
 
 def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -173,7 +173,7 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teac
             return Teacher(without_prompt, student)
 
         def beside(**inputs: Any) -> Any:
-            with as_teacher(student, live_head=live_head):
+            with teacher_mode(student, live_head=live_head):
                 return student(**inputs)
 
         return Teacher(beside, student)

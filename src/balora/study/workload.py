@@ -33,7 +33,7 @@ from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.paths import with_paths
 from balora.study.questions import to_questions, with_prompts
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import MISFITS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, first_line, load
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -101,7 +101,7 @@ class Workload:
         try:
             with torch.device("meta"):
                 return self._auto().from_config(config)
-        except (*MISFITS, AssertionError) as error:
+        except (*LOAD_ERRORS, AssertionError) as error:
             said = f"config.json does not describe a model: {first_line(error)}"
             raise BALoraError(f"{MODEL}: {self.recipe.model_name_or_path!r}: {said}") from error
 

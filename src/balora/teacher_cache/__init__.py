@@ -1,6 +1,7 @@
-"""Teacher features once: in classification the teacher's encoder sees every example each epoch and says the same.
+"""Cache of teacher features: in classification the teacher's encoder runs on each example once, not every epoch.
 
-`store` keeps features by key, `features` finds what to keep and turns it back into logits, `cache` puts them together.
+`cache` has the `TeacherCache`, `features` extracts the vectors to keep and computes logits from them, and `store`
+keeps them by key in memory and files.
 """
 
 from balora.teacher_cache.cache import TeacherCache

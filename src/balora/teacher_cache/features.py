@@ -1,7 +1,7 @@
-"""What of a teacher pass can be kept: the live head's input, one vector per example.
+"""Features of a teacher pass that can be cached: the classification head's input, one vector per example.
 
-Heads take it in two ways: a pooled vector, or all positions of which one decides (the first in RoBERTa, the last token
-in a decoder). Which one is found by trying, and kept only if the head's answer to it is the model's own.
+A head reads a pooled vector, or all positions of which it uses one (the first in RoBERTa, the last token in a
+decoder). The pooling is found by trying, and accepted only if the head then reproduces the model's logits.
 """
 
 import hashlib
@@ -13,18 +13,18 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from balora.utils.linalg import agree
 from balora.utils.modules import evaluation_mode
+from balora.utils.tolerance import logits_match
 
-#: Elements of each weight that the fingerprint reads.
-SAMPLED = 4096
+#: Number of elements of each weight that the fingerprint reads.
+FINGERPRINT_ELEMENTS = 4096
 
 
 def live_head(model: PeftModel) -> nn.Sequential | None:
-    """What lies outside the backbone, from the first module trained in full on, as one; `None` if none is.
+    """Return the head in training: modules outside the backbone, from the first fully trained one on; may be `None`.
 
-    Parts are taken in the order the model lists them (DeBERTa's pooler, dropout, classifier). Whether that is how the
-    model uses them is for the caller to find out.
+    They are chained in the order in which the model lists them (DeBERTa's pooler, dropout, classifier); the caller
+    must check that the model uses them so.
     """
     base = model.get_base_model()
     backbone = getattr(base, base.base_model_prefix)
@@ -37,15 +37,15 @@ def live_head(model: PeftModel) -> nn.Sequential | None:
     return nn.Sequential(*parts[trained[0] :]) if trained else None
 
 
-def kinds_of(head_input: Tensor) -> tuple[str, ...]:
-    """What the deciding vector may be, for a head that was given `(B, d)` or `(B, S, d)`."""
+def pooling_candidates(head_input: Tensor) -> tuple[str, ...]:
+    """Return the possible poolings of a head input `(B, d)` or `(B, S, d)`."""
     return ("pooled",) if head_input.ndim == 2 else ("first", "last")
 
 
-def deciding_vectors(head_input: Tensor, kind: str, inputs: dict[str, Any], pad_token_id: int | None) -> Tensor:
-    """`(B, d)`: the pooled vectors, those of the first positions, or those of the last tokens that are not padding.
+def pooled_features(head_input: Tensor, kind: str, inputs: dict[str, Any], pad_token_id: int | None) -> Tensor:
+    """Pool a head input to `(B, d)`: already pooled, first positions, or last tokens that are not padding.
 
-    The last token is the one that Transformers' decoders classify by: the rightmost whose id is not the padding's.
+    As in Transformers' decoders, the last token is the rightmost whose id is not the padding's.
     """
     if kind == "pooled":
         return head_input
@@ -59,35 +59,35 @@ def deciding_vectors(head_input: Tensor, kind: str, inputs: dict[str, Any], pad_
 
 
 @torch.no_grad()
-def logits_of(head: nn.Module, features: Tensor, *, pooled: bool) -> Tensor:
-    """The live head's answer `(B, D)` to kept vectors `(B, d)`, in evaluation mode."""
+def head_logits(head: nn.Module, features: Tensor, *, pooled: bool) -> Tensor:
+    """Compute the head's logits `(B, D)` for features `(B, d)`, in evaluation mode."""
     with evaluation_mode(head):
         return head(features if pooled else features.unsqueeze(1)).flatten(1)
 
 
-def deciding_kind(
+def find_pooling(
     head: nn.Module, head_input: Tensor, logits: Tensor, inputs: dict[str, Any], pad_token_id: int | None
 ) -> str | None:
-    """Which of `kinds_of` the head decides by: the one whose vectors `(B, d)` give the model's logits; else `None`.
+    """Return the pooling whose features reproduce the model's logits; `None` if none does.
 
     Args:
-        head: The live head.
-        head_input: What it was given in an evaluation pass.
-        logits: The model's in that pass, `(B, D)`.
-        inputs: The model's.
-        pad_token_id: The model's.
+        head: From `live_head`.
+        head_input: The head's input in an evaluation pass.
+        logits: The model's logits in that pass, `(B, D)`.
+        inputs: The model's inputs.
+        pad_token_id: The model's padding token.
     """
-    for kind in kinds_of(head_input):
-        vectors = deciding_vectors(head_input, kind, inputs, pad_token_id)
-        if agree(logits_of(head, vectors, pooled=kind == "pooled"), logits):
+    for kind in pooling_candidates(head_input):
+        vectors = pooled_features(head_input, kind, inputs, pad_token_id)
+        if logits_match(head_logits(head, vectors, pooled=kind == "pooled"), logits):
             return kind
     return None
 
 
-def keys_of(inputs: dict[str, Any]) -> list[bytes]:
-    """A key for each example: a digest of what the model is given of it, padding aside.
+def example_keys(inputs: dict[str, Any]) -> list[bytes]:
+    """Return a key for each example: a digest of its model inputs without padding.
 
-    So an example has its key in any order, batch or process, and other data or another tokenizer has other keys.
+    The key does not depend on order, batch or process; other data and other tokenizers give other keys.
     """
     tensors = {name: value.cpu() for name, value in sorted(inputs.items()) if isinstance(value, Tensor)}
     shape = tensors["input_ids" if "input_ids" in tensors else "inputs_embeds"].shape[:2]
@@ -107,20 +107,20 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def teacher_weights(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Every weight that the teacher's features depend on: those that neither training nor a head's training moves."""
+    """Yield every weight that the teacher's features depend on: all frozen weights outside the head."""
     for name, weight in model.get_base_model().named_parameters():
         if not weight.requires_grad and "modules_to_save" not in name and "original_module" not in name:
             yield name, weight
 
 
-def times_written(model: PeftModel) -> int:
-    """How often the teacher's weights were written in place in this process: cheap, and more after any change."""
+def weights_version(model: PeftModel) -> int:
+    """Return a version number of the teacher's weights, which increases with any in-place change."""
     return sum(weight._version for _, weight in teacher_weights(model))
 
 
 @torch.no_grad()
 def fingerprint(model: PeftModel) -> str:
-    """Of the teacher's function: configuration, precision, and a sample of every weight."""
+    """Return a digest of the teacher: configuration, dtype, and a sample of every weight."""
     device = model.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     config = model.get_base_model().config.to_json_string()
@@ -128,5 +128,5 @@ def fingerprint(model: PeftModel) -> str:
     for name, weight in sorted(teacher_weights(model)):
         flat = weight.detach().flatten()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(_bytes(flat[:: max(1, len(flat) // SAMPLED)].cpu()))
+        digest.update(_bytes(flat[:: max(1, len(flat) // FINGERPRINT_ELEMENTS)].cpu()))
     return digest.hexdigest()

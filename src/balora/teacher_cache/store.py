@@ -1,7 +1,7 @@
-"""Features by key: in memory up to a bound, and all of them in files that outlive the process.
+"""`FeatureStore`: features by key, in memory up to a limit, and all of them in files.
 
-Each process appends to a file of its own, records of key and feature, and reads everyone's. A record is written at
-once; what a killed process left half-written is cut off when its file is opened again.
+Each process appends records of key and feature to its own file and reads the files of all. A partial record that a
+killed process left is truncated when its file is opened again.
 """
 
 import errno
@@ -18,13 +18,13 @@ SUFFIX = ".features"
 
 
 class FeatureStore:
-    """Rows of `width` floats by key.
+    """Vectors of `width` floats by key.
 
     Args:
-        directory: Folder of the files, made if absent and shared by processes; `None` for a temporary one.
-        width: Floats in a feature.
+        directory: Folder of the files, created if absent and shared by processes; `None` for a temporary one.
+        width: Number of floats in a feature.
         dtype: float32 or float64.
-        memory_mb: Features held in memory; the rest is read from the memory-mapped files.
+        memory_mb: Memory limit in MB (2²⁰ bytes) for features; the rest is read from memory-mapped files.
         writer: Name of this process's file.
     """
 
@@ -37,29 +37,29 @@ class FeatureStore:
         self.dtype = dtype
         number = np.float64 if dtype == torch.float64 else np.float32
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("feature", number, (width,))])
-        self._most_in_memory = int(memory_mb * 2**20 / self._record.itemsize)
+        self._max_in_memory = int(memory_mb * 2**20 / self._record.itemsize)
         self._memory: dict[bytes, np.ndarray] = {}
-        self._places: dict[bytes, tuple[str, int]] = {}  # of those not in memory: file and row
+        self._places: dict[bytes, tuple[str, int]] = {}  # file and row of features that are not in memory
         self._maps: dict[str, np.ndarray] = {}
         own = self.directory / f"{writer}{SUFFIX}"
         if own.exists():
             os.truncate(own, own.stat().st_size // self._record.itemsize * self._record.itemsize)
-        self._own = open(own, "ab", buffering=0)  # noqa: SIM115 - held open as long as the store lives
+        self._own = open(own, "ab", buffering=0)  # noqa: SIM115 - stays open for the store's lifetime
         self.read_files()
 
     def __len__(self) -> int:
         return len(self._memory) + len(self._places)
 
     def read_files(self) -> None:
-        """Take in what any process has written since the last time."""
+        """Index the records that any process has written since the last call."""
         for path in sorted(self.directory.glob(f"*{SUFFIX}")):
             known = len(self._maps.get(path.name, ()))
             if path.stat().st_size // self._record.itemsize > known:
                 for row, record in enumerate(self._map(path.name)[known:], known):
-                    self._note(record["key"].tobytes(), record["feature"], path.name, row)
+                    self._insert(record["key"].tobytes(), record["feature"], path.name, row)
 
     def missing(self, keys: list[bytes]) -> list[int]:
-        """Positions of the keys that have no feature here, each key once."""
+        """Return the positions of keys without a feature, one position per distinct key."""
         wanted = {key: position for position, key in reversed(list(enumerate(keys))) if not self._has(key)}
         if wanted:
             self.read_files()
@@ -75,19 +75,19 @@ class FeatureStore:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._own.name)
         name = Path(self._own.name).name
         for row, record in enumerate(records, first):
-            self._note(record["key"].tobytes(), record["feature"], name, row)
+            self._insert(record["key"].tobytes(), record["feature"], name, row)
 
     def take(self, keys: list[bytes]) -> Tensor:
-        """Features of keys that are here, `(n, width)`."""
+        """Return the features `(n, width)` of stored keys."""
         return torch.from_numpy(np.stack([self._feature(key) for key in keys]))
 
     def _has(self, key: bytes) -> bool:
         return key in self._memory or key in self._places
 
-    def _note(self, key: bytes, feature: np.ndarray, name: str, row: int) -> None:
+    def _insert(self, key: bytes, feature: np.ndarray, name: str, row: int) -> None:
         if self._has(key):
-            return  # another process had the same example; the first answer stays
-        if len(self._memory) < self._most_in_memory:
+            return  # another process stored the same example; keep the first record
+        if len(self._memory) < self._max_in_memory:
             self._memory[key] = np.array(feature)
         else:
             self._places[key] = (name, row)

@@ -1,6 +1,6 @@
-"""Trainers: Transformers' and TRL's, made to feed the objective and to log its parts.
+"""Trainers of Transformers and TRL that feed the objective and log its components.
 
-`BALoraSFTTrainer` is imported from `balora.training.sft`, so that TRL is needed only by who uses it.
+`BALoraSFTTrainer` is imported from `balora.training.sft`, so that TRL is needed only for it.
 """
 
 from balora.training.callbacks import InterruptCallback, ScheduleCallback

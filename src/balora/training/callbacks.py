@@ -1,4 +1,4 @@
-"""Callbacks that any Transformers trainer can take: the schedules' clock, and a stop that loses nothing."""
+"""Callbacks for any Transformers trainer: progress for the schedules, and interruption with a checkpoint."""
 
 import signal
 from types import FrameType
@@ -11,27 +11,27 @@ from balora.model.base import BALoraModel
 
 
 class ScheduleCallback(TrainerCallback):
-    """Tells a `BALoraModel` before each step how much of training is done."""
+    """Sets a `BALoraModel`'s training progress before each step."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: BALoraModel, **kwargs: Any
     ) -> None:
-        """Set progress to the share of optimizer steps already taken."""
+        """Set progress to the fraction of optimizer steps already taken."""
         model.set_progress(state.global_step / state.max_steps)
 
 
 class InterruptCallback(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second Ctrl-C stops at once, without saving.
+    """Handler of Ctrl-C and SIGTERM: finish the step, save a checkpoint, stop. A second signal stops at once.
 
     Attributes:
-        received: The signal's number once one came, else `None`.
+        received: Number of the received signal; `None` before.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
@@ -39,16 +39,16 @@ class InterruptCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the two signals."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._on_signal)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop, if any process was asked to, before the training's last step."""
+        """Save and stop if any process received a signal, unless this was the last step."""
         if args.world_size > 1:
-            # A signal reaches them at different steps, and one that stopped alone would leave the others waiting.
+            # A signal reaches processes at different steps, and they must stop together or the others would hang.
             noted = torch.tensor(self.received or 0, device=args.device)
             torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX)
             self.received = int(noted) or None
@@ -59,6 +59,6 @@ class InterruptCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""Checkpoints: there whole or not at all, and known to be damaged before anything is read from them.
+"""Atomic checkpoints with a manifest, and detection of damaged ones before anything is loaded.
 
-One is written in a folder beside the others, ended by a manifest of its files' sizes and digests, and moved to its
-name when all of it is on the disk. Those of Transformers' own trainer have no manifest, and count as whole where the
-trainer's state, which it writes last, can be read.
+A checkpoint is written to a temporary folder, completed by a manifest of its files' sizes and digests, and renamed
+once all of it is on disk. Checkpoints of Transformers' own trainer have no manifest, and count as intact if the
+trainer state, which is written last, can be read.
 """
 
 import hashlib
@@ -19,45 +19,46 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from balora.errors import BALoraError
 
 MANIFEST = "balora_manifest.json"
-#: Where a checkpoint is written, and where one goes to be deleted; a name that uploads to the Hub leave out.
+#: Temporary folder of checkpoints that are being written or deleted; uploads to the Hub exclude this name.
 UNFINISHED = "_unfinished"
-BLOCK = 2**22
+#: Memory limit: bytes of a file read at a time for its digest.
+READ_BLOCK_BYTES = 2**22
 
 
-def last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The checkpoint of the last step in a run's folder of which no file is damaged; `None` if there is none.
+def last_intact_checkpoint(folder: str | os.PathLike) -> str | None:
+    """Return the latest intact checkpoint in a run's folder; `None` without one.
 
-    Warns of each damaged one that it passes over, and says what is wrong with it.
+    Warns about each damaged one that it skips, with the reason.
     """
     checkpoints = [Path(path) for path in reversed(sort_checkpoints(str(folder)))]
     for number, checkpoint in enumerate(checkpoints):
-        damage = damage_of(checkpoint)
+        damage = find_damage(checkpoint)
         if damage is None:
             return str(checkpoint)
         rest = [path.name for path in checkpoints[number + 1 :]]
-        instead = f"trying {rest[0]} instead" if rest else "there is none before it, so training begins again"
+        instead = f"trying {rest[0]} instead" if rest else "there is no earlier one, so training starts over"
         warnings.warn(f"balora: {checkpoint} is damaged: {damage}; {instead}")
     return None
 
 
-def refuse_damaged(checkpoint: str | os.PathLike) -> None:
-    """Stop at a checkpoint that cannot be gone on from.
+def check_checkpoint(checkpoint: str | os.PathLike) -> None:
+    """Check that a checkpoint can be resumed from.
 
     Raises:
-        BALoraError: If it is not there, or a file of it is damaged.
+        BALoraError: If it does not exist, or a file is damaged.
     """
-    damage = damage_of(Path(checkpoint))
+    damage = find_damage(Path(checkpoint))
     if damage is not None:
         raise BALoraError(
-            f"resume_from_checkpoint: {checkpoint} is damaged: {damage}; name another one, or use True for the last "
-            "one that is whole"
+            f"resume_from_checkpoint: {checkpoint} is damaged: {damage}; name another one, or use True for the "
+            "latest intact one"
         )
 
 
-def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, `None` if nothing is."""
+def find_damage(checkpoint: Path) -> str | None:
+    """Return a description of the damage to a checkpoint's files; `None` if it is intact."""
     if not checkpoint.is_dir():
-        return "there is no such folder"
+        return "the folder does not exist"
     try:
         if not (checkpoint / MANIFEST).exists():
             json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
@@ -73,14 +74,14 @@ def damage_of(checkpoint: Path) -> str | None:
         if not os.path.isfile(file):
             return f"{name} is missing"
         if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, and {size} were written"
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
         if _digest(file) != digest:
-            return f"{name} holds other bytes than were written"
+            return f"{name} does not match its checksum"
     return None
 
 
-def seal(checkpoint: Path) -> None:
-    """Bring every file of a checkpoint to the disk, and write its manifest."""
+def write_manifest(checkpoint: Path) -> None:
+    """Write a checkpoint's manifest, and flush all of its files to disk."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
     entries = {
         path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "blake2b": _digest(path)}
@@ -93,15 +94,15 @@ def seal(checkpoint: Path) -> None:
             os.fsync(file.fileno())
 
 
-def put_in_place(unfinished: Path, checkpoint: Path) -> None:
-    """Move a sealed checkpoint to its name, over one that has the name already."""
+def move_into_place(unfinished: Path, checkpoint: Path) -> None:
+    """Rename a complete checkpoint to its final path, replacing an existing one."""
     if checkpoint.exists():
         discard(checkpoint)
     os.replace(unfinished, checkpoint)
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint; killed meanwhile, it leaves nothing that looks like one."""
+    """Delete a checkpoint; a kill in between leaves no folder that looks like one."""
     aside = checkpoint.parent / UNFINISHED / f"old-{checkpoint.name}"
     aside.parent.mkdir(exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
@@ -110,12 +111,12 @@ def discard(checkpoint: Path) -> None:
 
 
 def rotate(folder: Path, limit: int | None, kept: Collection[Path]) -> None:
-    """Delete the checkpoints written first until at most `limit` are left, but none of those to keep.
+    """Delete the oldest checkpoints until at most `limit` are left, except those to keep.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         limit: `save_total_limit`; `None` or 0 deletes none.
-        kept: The one just written, which is whole, and the best.
+        kept: Checkpoints to keep: the one just written, and the best.
     """
     checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     kept = {path.resolve() for path in kept}
@@ -129,6 +130,6 @@ def rotate(folder: Path, limit: int | None, kept: Collection[Path]) -> None:
 def _digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(READ_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

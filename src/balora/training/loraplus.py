@@ -1,4 +1,4 @@
-"""LoRA+: the optimizer in which B learns faster than A."""
+"""LoRA+ optimizer: B has a higher learning rate than A."""
 
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
@@ -9,24 +9,23 @@ from balora.errors import BALoraError
 
 
 def loraplus_optimizer(model: PeftModel, args: TrainingArguments, ratio: float = 16.0) -> Optimizer:
-    """The optimizer that the arguments name, with B's learning rate `ratio` times A's (Hayou et al. 2024).
+    """Build the optimizer of the arguments, with B's learning rate `ratio` times A's (Hayou et al. 2024).
 
-    It is PEFT's, groups included: as in the authors' code a bias or a norm trained beside the adapter has B's rate, a
-    head's matrix A's, and `weight_decay` spares biases and norms. A scheduler multiplies every rate alike.
+    The parameter groups are PEFT's: as in the authors' code, biases and norms trained beside the adapter have B's
+    rate, a head's matrix has A's, and `weight_decay` excludes biases and norms. Schedulers scale all rates alike.
 
-    Give it to a trainer that has placed the model and not yet trained: `trainer.optimizer = loraplus_optimizer(
-    trainer.model, trainer.args)`.
+    Set it on a trainer before training: `trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args)`.
 
     Args:
         model: Any PEFT model, on its device.
-        args: `learning_rate` is A's; `optim` and its settings are the optimizer's.
-        ratio: λ, B's rate over A's.
+        args: `learning_rate` is A's rate; `optim` names the optimizer.
+        ratio: λ, the ratio of B's rate to A's.
 
     Raises:
         BALoraError: If the ratio is below 1.
     """
     if not 1 <= ratio < float("inf"):
-        raise BALoraError(f"loraplus_lr_ratio: {ratio} makes B no faster than A; use 1 or more (16 in the paper)")
+        raise BALoraError(f"loraplus_lr_ratio: {ratio} is out of range; use 1 or more (16 in the paper)")
     optimizer_cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     settings |= {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": args.weight_decay}
     return create_loraplus_optimizer(model, optimizer_cls, **settings)

@@ -1,8 +1,8 @@
-"""`ReliableTrainerMixin`: what happens at a loss or a gradient that is not finite, on top of exact resuming.
+"""`ReliableTrainerMixin`: a policy for non-finite losses and gradients, on top of exact resuming.
 
-`nonfinite` says which of two: `stop`; or `skip`, where the whole optimizer step that the micro-batch belongs to is
-left out, as loss scaling does it. Without a gradient no weight, moment or decay moves, while schedule and data go on.
-Either way the batch is kept for who wants to look.
+The policy `nonfinite` is `stop`, or `skip`: the optimizer step of that micro-batch is left out, as loss scaling does.
+Gradients are set to `None`, so that weights, moments and weight decay do not change, while schedule and data advance.
+In both cases the batch is saved for inspection.
 """
 
 from collections.abc import Sized
@@ -18,26 +18,26 @@ from balora.training.resumable import ResumableTrainerMixin
 from balora.utils.files import write_tensors
 
 STOP, SKIP = "stop", "skip"
-#: Steps left out one after the other at which even `skip` stops: nothing is learned any more.
-MOST_IN_A_ROW = 10
-FOLDER = "nonfinite"
-#: Rows of a data set that are searched for those of a batch.
-SEARCHED = 100_000
+#: Consecutive skipped steps after which `skip` stops too, since nothing is learned any more.
+MAX_CONSECUTIVE_SKIPS = 10
+NONFINITE_FOLDER = "nonfinite"
+#: Number of dataset rows that are searched for the rows of a batch.
+MAX_ROWS_SEARCHED = 100_000
 
 
 class ReliableTrainerMixin(ResumableTrainerMixin):
-    """Before a trainer of Transformers or TRL: `ResumableTrainerMixin`, and a policy for what is not finite.
+    """Mixin for trainers of Transformers and TRL: `ResumableTrainerMixin` and a policy for non-finite values.
 
-    A batch with a loss that is not finite, and all of a step whose gradient is not, are kept in
-    `output_dir/nonfinite/step-N.safetensors`: the model's inputs, `loss`, and as `rows` their places in the training
-    set, counted from 0, −1 where it was not found there.
+    A micro-batch with a non-finite loss, or all of a step with a non-finite gradient, are saved to
+    `output_dir/nonfinite/step-N.safetensors`: the model's inputs, `loss`, and `rows`, their indices in the training
+    set, −1 if not found.
 
     Attributes:
-        nonfinite: `stop`, or `skip` to leave the step out and go on, with `skipped_steps` logged; ten in a row stop.
-        skipped_steps: Those left out so far.
+        nonfinite: `stop`, or `skip` to leave out the step and log `skipped_steps`; ten in a row stop.
+        skipped_steps: Number of steps left out so far.
 
     Raises:
-        NonFiniteLossError: During training, where the policy stops, or a trained weight is no longer finite.
+        NonFiniteLossError: During training, if the policy stops, or a trained weight becomes non-finite.
     """
 
     nonfinite: str = STOP
@@ -46,64 +46,66 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._skipped_in_a_row = 0
-        self._micro_batches: list[tuple[dict[str, Any], Tensor]] = []  # of this step, each with its loss
+        self._micro_batches: list[tuple[dict[str, Any], Tensor]] = []  # of the current step, each with its loss
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's.
+        """Train with the policy.
 
         Raises:
-            BALoraError: If `nonfinite` is neither, or DeepSpeed, which keeps gradients to itself, is to skip.
+            BALoraError: If `nonfinite` is unknown, or `skip` is used under DeepSpeed, which manages gradients itself.
         """
         if self.nonfinite not in (STOP, SKIP):
             raise BALoraError(f"nonfinite: unknown {self.nonfinite!r}; use {STOP} or {SKIP}")
         if self.nonfinite == SKIP and self.is_deepspeed_enabled:
-            raise BALoraError(f"nonfinite: under DeepSpeed a step cannot be left out from here; use {STOP}")
+            raise BALoraError(f"nonfinite: steps cannot be skipped under DeepSpeed; use {STOP}")
         self.skipped_steps = self._skipped_in_a_row = 0
         self._micro_batches = []
         return super().train(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """One micro-batch."""
+        """Run one micro-batch, and check its loss."""
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._micro_batches.append((inputs, loss))
         if self.nonfinite == STOP and not torch.isfinite(loss):
-            self._stop(f"the loss is {loss.item()}{self._parts()}")
+            self._stop(f"the loss is {loss.item()}{self._loss_summary()}")
         return loss
 
-    def _parts(self) -> str:
-        """What this step's loss is made of, for the error, where the trainer knows."""
+    def _loss_summary(self) -> str:
+        """Return a summary of the step's loss components for the error message; empty if unknown."""
         return ""
 
-    def _note_step(self, *, finite: bool) -> None:
-        """Told of each step before the optimizer takes it, by whether all of its losses were finite."""
+    def _record_step(self, *, finite: bool) -> None:
+        """Hook that runs before each optimizer step; `finite` is whether all of its losses were finite."""
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Where a step's gradient is complete and the optimizer has not seen it."""
+        """Apply the policy here, where a step's gradient is complete and the optimizer has not run."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         finite_loss = self.nonfinite == STOP or not self._on_any_process(
             not all(torch.isfinite(loss) for _, loss in self._micro_batches)
         )
-        # Loss scaling overflows now and then by design, and leaves such steps out by itself.
+        # Loss scaling overflows by design now and then, and skips such steps itself.
         checked = norm is not None and self.accelerator.scaler is None
         finite = finite_loss and (not checked or bool(torch.isfinite(torch.as_tensor(norm))))
-        self._note_step(finite=finite_loss)
+        self._record_step(finite=finite_loss)
         if not finite:
             if self.nonfinite == STOP:
-                self._stop(f"the loss is finite and its gradient is not (norm {float(norm)})")
-            self._leave_out(model)
+                self._stop(f"the loss is finite, but its gradient is not (norm {float(norm)})")
+            self._skip_step(model)
             norm = None
         else:
             self._skipped_in_a_row = 0
         self._micro_batches = []
         return norm
 
-    def _leave_out(self, model: nn.Module) -> None:
+    def _skip_step(self, model: nn.Module) -> None:
         self._skipped_in_a_row += 1
         self.skipped_steps += 1
-        if self._skipped_in_a_row == MOST_IN_A_ROW:
-            self._stop(f"in {MOST_IN_A_ROW} steps, one after the other, the loss or its gradient was not finite")
-        self._keep()
-        # Optimizers pass over a parameter that has no gradient, its moments and its decay included.
+        if self._skipped_in_a_row == MAX_CONSECUTIVE_SKIPS:
+            self._stop(
+                f"in {MAX_CONSECUTIVE_SKIPS} steps, one after the other, the loss or its gradient was not finite"
+            )
+        self._save_batches()
+        # Optimizers skip parameters without a gradient, including their moments and weight decay.
         model.zero_grad(set_to_none=True)
 
     def _on_any_process(self, here: bool) -> bool:
@@ -113,28 +115,29 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
 
     def _stop(self, what: str) -> None:
         step = self.state.global_step + 1
-        paths, rows = self._keep()
+        paths, rows = self._save_batches()
         where = f", rows {', '.join(map(str, rows))} of the training set" if rows else ""
         raise NonFiniteLossError(
-            f"step {step}: {what}; training stopped and checkpoints in {self.args.output_dir} are from before. The "
-            f"batch is kept in {paths[0]}{where}. Lower learning_rate, look for a bad row, or set nonfinite: {SKIP}"
+            f"step {step}: {what}; training stopped, and the checkpoints in {self.args.output_dir} are from before. "
+            f"The batch is saved in {paths[0]}{where}. Lower learning_rate, look for an invalid row, or set "
+            f"nonfinite: {SKIP}"
         )
 
-    def _keep(self) -> tuple[list[Path], list[int]]:
-        """Write this step's micro-batches without a finite loss, or all if there are none; where, and which rows."""
+    def _save_batches(self) -> tuple[list[Path], list[int]]:
+        """Save the step's micro-batches with a non-finite loss, else all; return the paths and dataset rows."""
         bad = [number for number, (_, loss) in enumerate(self._micro_batches) if not torch.isfinite(loss)]
         paths, found = [], []
         for number in bad or range(len(self._micro_batches)):
             inputs, loss = self._micro_batches[number]
             tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-            rows = rows_of(self.train_dataset, tensors)
+            rows = find_rows(self.train_dataset, tensors)
             if rows is not None:
                 found += [row for row in rows.tolist() if row >= 0]
                 tensors["rows"] = rows
             part = f"-{number + 1}" if self.args.gradient_accumulation_steps > 1 else ""
             process = f"-process-{self.args.process_index}" if self.args.world_size > 1 else ""
             name = f"step-{self.state.global_step + 1}{part}{process}.safetensors"
-            paths.append(Path(self.args.output_dir) / FOLDER / name)
+            paths.append(Path(self.args.output_dir) / NONFINITE_FOLDER / name)
             tensors["loss"] = loss
             write_tensors(paths[-1], {key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         return paths, sorted(set(found))
@@ -143,8 +146,8 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise NonFiniteLossError(
-                    f"step {self.state.global_step}: {name} is no longer finite; no checkpoint was written, those in "
-                    f"{self.args.output_dir} are from before. Lower learning_rate"
+                    f"step {self.state.global_step}: {name} is no longer finite; no checkpoint was written, and "
+                    f"those in {self.args.output_dir} are from before. Lower learning_rate"
                 )
         super()._save_checkpoint(model, trial)
 
@@ -152,27 +155,27 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         skipped = torch.tensor([self.skipped_steps, self._skipped_in_a_row])
         return {**super()._progress(), "skipped": skipped}
 
-    def _take_up(self, progress: dict[str, Tensor]) -> None:
-        super()._take_up(progress)
+    def _restore_progress(self, progress: dict[str, Tensor]) -> None:
+        super()._restore_progress(progress)
         self.skipped_steps, self._skipped_in_a_row = progress["skipped"].tolist()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the number of steps left out to the rows that report training loss."""
+        """Add the number of skipped steps to log entries that report the training loss."""
         if "loss" in logs and self.nonfinite == SKIP:
             logs["skipped_steps"] = self.skipped_steps
         super().log(logs, start_time)
 
 
-def rows_of(dataset: Any, inputs: dict[str, Tensor]) -> Tensor | None:
-    """Where a batch's rows stand in a data set, found by their tokens.
+def find_rows(dataset: Any, inputs: dict[str, Tensor]) -> Tensor | None:
+    """Find the indices of a batch's rows in a dataset by their tokens.
 
     Args:
-        dataset: What a trainer was given to train on.
-        inputs: The model's, `input_ids` and `attention_mask` `(B, S)`.
+        dataset: The trainer's training dataset.
+        inputs: Model inputs, `input_ids` and `attention_mask` `(B, S)`.
 
     Returns:
-        `(B,)`, places from 0, −1 for a row that is not among the first 100,000; `None` where a data set has no places
-        or no tokens.
+        `(B,)`, indices from 0, −1 for a row that is not among the first 100,000; `None` for a dataset without indices
+        or tokens.
     """
     ids = inputs.get("input_ids")
     if ids is None or not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
@@ -183,7 +186,7 @@ def rows_of(dataset: Any, inputs: dict[str, Tensor]) -> Tensor | None:
     for place, key in enumerate(_tokens(ids, inputs.get("attention_mask"))):
         wanted.setdefault(key, []).append(place)
     rows = torch.full((len(ids),), -1)
-    for number in range(min(len(dataset), SEARCHED)):
+    for number in range(min(len(dataset), MAX_ROWS_SEARCHED)):
         row = dataset[number]
         mask = row.get("attention_mask")
         own = torch.as_tensor(row["input_ids"]).unsqueeze(0)

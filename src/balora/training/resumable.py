@@ -1,7 +1,7 @@
-"""`ResumableTrainerMixin`: a trainer that was killed at any instant goes on to the same bits.
+"""`ResumableTrainerMixin`: exact resuming of a trainer that was killed at any time.
 
-Transformers' trainer saves weights, optimizer, schedule and random state. Beside them goes what it leaves out: the
-loss since the last log, the random state that an epoch's order was drawn from, the seconds spent.
+Transformers' trainer saves weights, optimizer, schedule and random state. This mixin adds what it omits: the loss
+since the last log, the random state that an epoch's order was drawn from, and the training time.
 """
 
 import os
@@ -19,23 +19,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from balora.errors import BALoraError
 from balora.training.checkpoints import (
     UNFINISHED,
-    last_whole_checkpoint,
-    put_in_place,
-    refuse_damaged,
+    check_checkpoint,
+    last_intact_checkpoint,
+    move_into_place,
     rotate,
-    seal,
+    write_manifest,
 )
-from balora.utils.files import full_disk_named, write_tensors
+from balora.utils.files import report_full_disk, write_tensors
 
 
 class ResumableTrainerMixin:
-    """Before a trainer of Transformers or TRL: whole checkpoints, and exact resuming from them.
+    """Mixin for trainers of Transformers and TRL: atomic checkpoints, and exact resuming from them.
 
-    `train(resume_from_checkpoint=True)` takes the last checkpoint that is whole. One of training's last step is loaded
-    and nothing more is trained, where Transformers' trainer, within an epoch, would take one more step.
+    `train(resume_from_checkpoint=True)` takes the latest intact checkpoint. One of the last step is loaded without
+    further training, where Transformers' trainer, within an epoch, would take one more step.
 
     Attributes:
-        train_seconds: Seconds of training behind the present weights, those before a resume included.
+        train_seconds: Seconds of training so far, those before a resume included.
     """
 
     train_seconds: float = 0.0
@@ -48,26 +48,26 @@ class ResumableTrainerMixin:
         self._epoch_began_with = torch.get_rng_state()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the library's.
+        """Train, or resume from a checkpoint.
 
         Raises:
-            BALoraError: If there is no whole checkpoint to go on from, the one named is damaged, or the disk is full.
+            BALoraError: If no intact checkpoint exists, the one named is damaged, or the disk is full.
         """
         folder = Path(self.args.output_dir)
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
-            checkpoint = last_whole_checkpoint(folder)
+            checkpoint = last_intact_checkpoint(folder)
             if checkpoint is None:
-                raise BALoraError(f"resume_from_checkpoint: {folder} holds no whole checkpoint to go on from")
+                raise BALoraError(f"resume_from_checkpoint: {folder} has no intact checkpoint to resume from")
         elif checkpoint is not None:
-            refuse_damaged(checkpoint)
+            check_checkpoint(checkpoint)
         if self.is_world_process_zero():
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         kept = None if checkpoint is None else Path(checkpoint) / self._progress_file
         self._resumed = {} if kept is None or not kept.exists() else load_file(kept)
         self.train_seconds = before = self._resumed.get("train_seconds", torch.tensor(0.0)).item()
         self._began = time.perf_counter() - before
-        with full_disk_named(folder):
+        with report_full_disk(folder):
             output = super().train(checkpoint, *args, **kwargs)
         if self.state.global_step > self._initial_global_step:
             self.train_seconds = time.perf_counter() - self._began
@@ -78,7 +78,7 @@ class ResumableTrainerMixin:
         return f"balora_trainer_{self.args.process_index}.safetensors"
 
     def _progress(self) -> dict[str, Tensor]:
-        """What this process keeps in a checkpoint beside what Transformers does."""
+        """Return the state that this process saves beside Transformers' own."""
         return {
             "loss_since_log": self._tr_loss.detach().cpu().clone(),
             "last_logged_step": torch.tensor(self._globalstep_last_logged),
@@ -86,8 +86,8 @@ class ResumableTrainerMixin:
             "train_seconds": torch.tensor(time.perf_counter() - self._began, dtype=torch.float64),
         }
 
-    def _take_up(self, progress: dict[str, Tensor]) -> None:
-        """Go on from what `_progress` gave; the mixins that add to it take up their own."""
+    def _restore_progress(self, progress: dict[str, Tensor]) -> None:
+        """Restore the state that `_progress` returned; subclasses restore what they added."""
         self._tr_loss = progress["loss_since_log"].to(self._tr_loss)
         self._globalstep_last_logged = int(progress["last_logged_step"])
 
@@ -98,12 +98,12 @@ class ResumableTrainerMixin:
         checkpoint = kwargs["resume_from_checkpoint"]
         if checkpoint is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
             if self._resumed:
-                self._take_up(self._resumed)
+                self._restore_progress(self._resumed)
             if kwargs["steps_trained_in_current_epoch"] == 0:
                 self._load_rng_state(checkpoint)
             elif self._resumed:
-                # Samplers that draw from the global generator draw the epoch's order again. Transformers sets the
-                # generator to where the checkpoint left it once the batches before are skipped.
+                # Samplers draw the epoch's order from the global generator again. Transformers restores the
+                # generator's state at the checkpoint after skipping the earlier batches.
                 torch.set_rng_state(self._resumed["epoch_began_with"])
         self._epoch_began_with = torch.get_rng_state()
         super()._run_epoch(**kwargs)
@@ -117,7 +117,7 @@ class ResumableTrainerMixin:
         return os.path.join(folder, UNFINISHED) if self._saving else folder
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._saving:  # until it is in its place
+        if not self._saving:  # uploaded only after it is renamed
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -126,7 +126,7 @@ class ResumableTrainerMixin:
         unfinished, checkpoint = folder / UNFINISHED / name, folder / name
         self._saving = True
         try:
-            with full_disk_named(folder):
+            with report_full_disk(folder):
                 super()._save_checkpoint(model, trial)
                 if self.state.best_model_checkpoint == str(unfinished):
                     self.state.best_model_checkpoint = str(checkpoint)
@@ -134,8 +134,8 @@ class ResumableTrainerMixin:
                         self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    seal(unfinished)
-                    put_in_place(unfinished, checkpoint)
+                    write_manifest(unfinished)
+                    move_into_place(unfinished, checkpoint)
                 self.accelerator.wait_for_everyone()
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Before a trainer spreads the weights over processes: what cannot be trained so is refused, the rest made ready."""
+"""Preparation of a model for sharding by FSDP or DeepSpeed, and checks that its objective supports it."""
 
 from dataclasses import replace
 
@@ -8,67 +8,65 @@ from transformers import Trainer
 
 from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
-from balora.utils.distributed import as_on_first_process
+from balora.utils.distributed import broadcast_parameters
 
 
 def prepare_sharding(trainer: Trainer) -> None:
-    """Make ready what this trainer is about to spread: one adapter for all processes, losses in single precision.
+    """Prepare a trainer for sharding: equal adapters on all processes, losses and reductions in float32.
 
     Raises:
-        BALoraError: If the model's objective cannot be had of weights that are spread so.
+        BALoraError: If the model's objective cannot be computed on weights sharded so.
     """
     config: BALoraConfig = trainer.model.balora_config
     if trainer.is_fsdp_enabled and not isinstance(trainer.model, FSDPModule):
         plugin = trainer.accelerator.state.fsdp_plugin
-        refuse_fsdp(config, plugin.fsdp_version)
-        # With cpu_ram_efficient_loading Accelerate hands out the first process's weights, all of them.
+        check_fsdp(config, plugin.fsdp_version)
+        # With cpu_ram_efficient_loading Accelerate already broadcasts all weights of the first process.
         if not plugin.cpu_ram_efficient_loading:
             adapter = [p for name, p in trainer.model.named_parameters() if "lora_" in name or p.requires_grad]
-            as_on_first_process(adapter, trainer.args.device)
+            broadcast_parameters(adapter, trainer.args.device)
         if plugin.mixed_precision_policy is not None:
-            # Accelerate would round the loss, and sum the adapter's few gradients, in half precision.
+            # By default Accelerate rounds the loss and reduces the adapter's gradients in half precision.
             exact = {"output_dtype": None, "reduce_dtype": torch.float32}
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)
     if trainer.is_deepspeed_enabled:
-        refuse_deepspeed(config, trainer.accelerator.state.deepspeed_plugin.zero_stage)
+        check_deepspeed(config, trainer.accelerator.state.deepspeed_plugin.zero_stage)
 
 
-def refuse_fsdp(config: BALoraConfig, version: int) -> None:
-    """See that the objective can be had under FSDP.
+def check_fsdp(config: BALoraConfig, version: int) -> None:
+    """Check that the objective can be computed under FSDP.
 
     Args:
-        config: The model's.
+        config: The model's configuration.
         version: Accelerate's `fsdp_version`.
 
     Raises:
-        BALoraError: If not, naming the setting.
+        BALoraError: If it cannot; it names the setting.
     """
     if version != 2:
-        raise BALoraError("fsdp_version: the objective reads the head beside the model's layers; use 2")
-    _refuse_terms(config, "FSDP")
+        raise BALoraError(
+            "fsdp_version: the objective reads the head outside the model's forward, which FSDP1 cannot; use 2"
+        )
+    _check_terms(config, "FSDP")
 
 
-def refuse_deepspeed(config: BALoraConfig, stage: int) -> None:
-    """See that the objective can be had under DeepSpeed.
+def check_deepspeed(config: BALoraConfig, stage: int) -> None:
+    """Check that the objective can be computed under DeepSpeed.
 
     Args:
-        config: The model's.
-        stage: Of ZeRO; up to 2 the weights are whole in every process.
+        config: The model's configuration.
+        stage: ZeRO stage; up to 2 every process has all weights.
 
     Raises:
-        BALoraError: If not, naming the setting.
+        BALoraError: If it cannot; it names the setting.
     """
     if stage == 3:
-        _refuse_terms(config, "ZeRO-3")
+        _check_terms(config, "ZeRO-3")
 
 
-def _refuse_terms(config: BALoraConfig, how: str) -> None:
-    """Terms of the adapters' weights themselves, which are whole only while their layer runs."""
+def _check_terms(config: BALoraConfig, how: str) -> None:
+    """Check for terms that read adapter weights, which are gathered only while their layer runs."""
     if config.alignment_weight:
-        raise BALoraError(
-            f"alignment_weight: {how} spreads the adapters that it compares over processes; use DDP, or ZeRO-2, or 0"
-        )
+        raise BALoraError(f"alignment_weight: {how} shards the adapters that it compares; use DDP, or ZeRO-2, or 0")
     if config.method == SELORA and config.semantic_weight:
-        raise BALoraError(
-            f"semantic_weight: {how} spreads the factors that it reads over processes; use DDP, or ZeRO-2, or 0"
-        )
+        raise BALoraError(f"semantic_weight: {how} shards the factors that it reads; use DDP, or ZeRO-2, or 0")

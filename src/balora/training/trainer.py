@@ -1,8 +1,8 @@
-"""`BALoraTrainer`: Transformers' `Trainer` that schedules, normalises and logs the objective's parts."""
+"""`BALoraTrainer`: Transformers' `Trainer` with the objective's schedules, normalization and logging."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,73 +11,40 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
+from balora.training.collator import AdapterInputCollator, adapter_inputs
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
-from balora.utils.distributed import whole_state
-
-#: Inputs of ours beside the base model's, one for each row, and what to say where a row has none.
-ROW_INPUTS = {
-    "sentence_embeds": "selora reads one for each; balora.data.add_sentence_embeds makes the column from texts",
-    "task_ids": "each goes through its own task's adapter; give the places of the tasks in task_names, from 0",
-}
-
-
-def row_inputs(config: BALoraConfig) -> list[str]:
-    """Those of `ROW_INPUTS` that the model of this configuration reads."""
-    wanted = {"sentence_embeds": config.method == SELORA, "task_ids": config.task_names is not None}
-    return [name for name in ROW_INPUTS if wanted[name]]
-
-
-class RowInputCollator:
-    """Sets an input of our own aside from a collator that knows nothing of it.
-
-    Args:
-        collate: The collator.
-        name: Of the input, one of `ROW_INPUTS`.
-    """
-
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], name: str) -> None:
-        self.collate = collate
-        self.name = name
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """As the collator's, with the input `(B, ...)`."""
-        if not all(self.name in row for row in rows):
-            raise BALoraError(f"{self.name}: a row has none, and {ROW_INPUTS[self.name]}")
-        values = torch.stack([torch.as_tensor(row[self.name]) for row in rows])
-        rest = [{name: value for name, value in row.items() if name != self.name} for row in rows]
-        return {**self.collate(rest), self.name: values}
+from balora.utils.distributed import gather_adapter_state
 
 
 class ObjectiveTrainerMixin(ReliableTrainerMixin):
-    """What `BALoraTrainer` and `BALoraSFTTrainer` add to their libraries' trainers.
+    """Features that `BALoraTrainer` and `BALoraSFTTrainer` add to the trainers of Transformers and TRL.
 
     Logs, beside `loss`, each unweighted component as `loss_task`, `loss_consistency`, `loss_diversity` and
-    `loss_spectral` (means over the steps since the last log that computed them), and each present λ as `weight_…`. A
-    mixture of experts that balances its routers adds `loss_router`, as its own forward weighs it, and SeLoRA
-    `loss_semantic`; the bias path and the alignment of tasks add `loss_bias_path` and `loss_alignment`. SeLoRA's rows
-    have a column `sentence_embeds` (`balora.data.add_sentence_embeds`), those of several tasks a column `task_ids`,
-    whatever the collator makes of the others.
+    `loss_spectral` (means over the steps since the last log that computed them), and each current λ as `weight_…`.
+    A mixture of experts adds its router loss as `loss_router`, weighted as in its own forward; SeLoRA adds
+    `loss_semantic`, the bias path `loss_bias_path`, task alignment `loss_alignment`. SeLoRA needs a dataset column
+    `sentence_embeds` (`balora.data.add_sentence_embeds`), task adapters a column `task_ids`; any collator works for
+    other columns.
 
-    Killed at any instant, `train(resume_from_checkpoint=True)` goes on, on a CPU to the same bits: checkpoints are
-    written whole, and one that was damaged is passed over for the one before. A batch with a loss or a gradient that
-    is not finite is kept in `output_dir/nonfinite`.
+    After a kill at any time, `train(resume_from_checkpoint=True)` resumes, on a CPU bit for bit: checkpoints are
+    written atomically, and damaged ones are skipped. A batch with a non-finite loss or gradient is saved to
+    `output_dir/nonfinite`.
 
     Attributes:
-        drift_batches: Batches on which drift is measured after training, for the model card; 0 measures none.
-        nonfinite: At a loss or gradient that is not finite, `stop`; or `skip`: leave the step out, log how many were
-            (`skipped_steps`), and stop at ten in a row.
-        train_seconds: Seconds of training behind the present weights, those before a resume included.
+        drift_batches: Number of batches on which drift is measured after training, for the model card; 0 for none.
+        nonfinite: Policy for a non-finite loss or gradient: `stop`, or `skip` to leave out the step, log the number of
+            such steps (`skipped_steps`), and stop after ten in a row.
+        train_seconds: Seconds of training so far, those before a resume included.
 
     Raises:
-        BALoraError: If a loss function or label smoothing is asked for beside the model's own objective. During
-            training, if the disk is full, or a checkpoint to go on from is damaged.
-        NonFiniteLossError: During training, where `nonfinite` stops, or a trained weight is no longer finite.
+        BALoraError: If a loss function or label smoothing would replace the model's objective. During training, if
+            the disk is full, or the checkpoint to resume from is damaged.
+        NonFiniteLossError: During training, if `nonfinite` stops, or a trained weight becomes non-finite.
     """
 
     drift_batches: int = 16
@@ -86,28 +53,28 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         super().__init__(*args, **kwargs)
         if self.args.label_smoothing_factor or self.compute_loss_func is not None:
             raise BALoraError(
-                "label_smoothing_factor and compute_loss_func replace the loss that the model's objective is made of; "
+                "label_smoothing_factor and compute_loss_func replace the loss that the objective adds its terms to; "
                 "leave them out"
             )
         self.model_accepts_loss_kwargs = True
         self.add_callback(ScheduleCallback())
-        for name in row_inputs(self.model.balora_config):
-            self.data_collator = RowInputCollator(self.data_collator, name)
+        for name in adapter_inputs(self.model.balora_config):
+            self.data_collator = AdapterInputCollator(self.data_collator, name)
         self._tokens_in_batch: Tensor | None = None
-        self._pending: dict[str, Tensor] = {}  # of this step
+        self._pending: dict[str, Tensor] = {}  # components of the current step
         self._sums: dict[str, Tensor] = {}  # since the last log
         self._steps: dict[str, int] = {}
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Also keep our own inputs, which the base model's forward has no argument for."""
+        """Keep the adapter's columns too, which are not arguments of the base model's forward."""
         super()._set_signature_columns_if_needed()
-        wanted = row_inputs(self.model.balora_config)
+        wanted = adapter_inputs(self.model.balora_config)
         self._signature_columns += [name for name in wanted if name not in self._signature_columns]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """Also count the tokens that are not padding, over which the token-mean regularizers are means."""
+        """Fetch the batches of a step, and count their tokens without padding, the divisor of the regularizers."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._tokens_in_batch = None
         if num_items is not None:
@@ -125,9 +92,9 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss; in training, note its components."""
+        """Return the model's loss; in training also record its components."""
         if not self.model.training:
-            # Without the count the loss is a mean over this batch, which every model can give.
+            # Without the item count every model returns the mean over this batch.
             return Trainer.compute_loss(self, model, inputs, return_outputs)
         if self._tokens_in_batch is not None:
             inputs = {**inputs, "num_tokens_in_batch": self._tokens_in_batch}
@@ -136,10 +103,10 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
             self._pending[name] = self._pending.get(name, 0) + value
         return (loss, outputs) if return_outputs else loss
 
-    def _parts(self) -> str:
+    def _loss_summary(self) -> str:
         return f" ({', '.join(f'{name} {value.item():.4g}' for name, value in self._pending.items())})"
 
-    def _note_step(self, *, finite: bool) -> None:
+    def _record_step(self, *, finite: bool) -> None:
         for name, value in self._pending.items() if finite else ():
             self._sums[name] = self._sums.get(name, 0) + value
             self._steps[name] = self._steps.get(name, 0) + 1
@@ -151,18 +118,18 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         sizes = {f"features.{file.parent.name}": torch.tensor(file.stat().st_size) for file in self._feature_files()}
         return {**super()._progress(), **sums, **steps, **sizes}
 
-    def _take_up(self, progress: dict[str, Tensor]) -> None:
-        super()._take_up(progress)
+    def _restore_progress(self, progress: dict[str, Tensor]) -> None:
+        super()._restore_progress(progress)
         named = {tuple(key.split(".", 1)): value for key, value in progress.items() if "." in key}
         self._sums = {name: value.to(self.args.device) for (kind, name), value in named.items() if kind == "sum"}
         self._steps = {name: int(value) for (kind, name), value in named.items() if kind == "steps"}
-        # What a batch wrote after the checkpoint, perhaps in part, it shall write again whole.
+        # Features written after the checkpoint, perhaps partially, are written again by the same batches.
         for file in self._feature_files():
             size = named.get(("features", file.parent.name), torch.tensor(0))
             os.truncate(file, min(int(size), file.stat().st_size))
 
     def _feature_files(self) -> list[Path]:
-        """Where this process keeps the teacher's features, in the run's folder."""
+        """Return this process's files of cached teacher features in the run's folder."""
         return list(self._features.glob(f"*/{self.args.process_index}{SUFFIX}"))
 
     @property
@@ -170,21 +137,21 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         return Path(self.args.output_dir) / "teacher_features"
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's; weights are about to be taken apart where a launcher asked for that."""
+        """Prepare the model for sharding, then run the parent's preparation, which shards it."""
         prepare_sharding(self)
         return super()._prepare_for_training(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the library's; under FSDP and DeepSpeed the adapter alone is gathered, in a form that loads anywhere."""
+        """Save the model; under FSDP and DeepSpeed only the adapter is gathered, and saved unsharded."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
             return
-        state = whole_state(self.model)
+        state = gather_adapter_state(self.model)
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=state)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add components and weights to the rows that report training loss."""
+        """Add components and weights to log entries that report the training loss."""
         if "loss" in logs:
             for name, total in self._sums.items():
                 total = self.accelerator.reduce(total, reduction="sum")
@@ -195,16 +162,16 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as the library's trainer does, then measure drift on a few batches for the model card."""
+        """Train as the parent class does, then measure drift on a few batches for the model card."""
         self._pending, self._sums, self._steps = {}, {}, {}
         classifies = self.model.balora_config.task_type == "SEQ_CLS"
         if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            # In the run's folder, so that a resumed run reads the very features that it had.
+            # Features are stored in the run's folder, so that a resumed run reads the same ones.
             if not resume_from_checkpoint and self.is_world_process_zero():
                 shutil.rmtree(self._features, ignore_errors=True)
             self.model.cache_teacher(self._features, writer=str(self.args.process_index))
         elif classifies:
-            self.model.teacher_cache = None  # made before it was known that processes gather the weights together
+            self.model.teacher_cache = None  # created before it was known that the model is sharded
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()

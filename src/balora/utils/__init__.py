@@ -1,1 +1,1 @@
-"""Helpers without a subject of their own: files, loading, linear algebra, processes, batches."""
+"""Shared helpers for batches, processes, files, lengths, linear algebra, loading, modules and sampling."""

@@ -1,4 +1,4 @@
-"""What is done to a batch on its way to the model: some of its examples picked, the decoder's inputs filled in."""
+"""Model inputs: their number of rows, a subset of their rows, and the inputs that a decoder needs."""
 
 from typing import Any
 
@@ -6,11 +6,19 @@ import torch
 from peft.utils import shift_tokens_right
 from torch import Tensor, nn
 
+#: Inputs with one entry for each row.
+BATCHED_INPUTS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "labels")
+
+
+def count_rows(inputs: dict[str, Any]) -> int | None:
+    """Return the number of rows of a model's inputs; `None` if none of `BATCHED_INPUTS` is given."""
+    return next((len(inputs[name]) for name in BATCHED_INPUTS if inputs.get(name) is not None), None)
+
 
 def pick_examples(count: int, rate: float) -> Tensor:
-    """Which of `count` examples are picked, `(count,)` bool: each with the same chance, `rate`.
+    """Sample a mask `(count,)` that selects each example with probability `rate`.
 
-    As near to `rate`·count of them as whole numbers allow, rounded up or down at random.
+    The number selected is `rate`·count, rounded up or down at random.
     """
     if rate == 1:
         return torch.ones(count, dtype=torch.bool)
@@ -19,7 +27,7 @@ def pick_examples(count: int, rate: float) -> Tensor:
 
 
 def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
-    """The batch's tensors at the examples picked, `(B,)` bool; what has no batch axis stays as it is."""
+    """Index the batch's tensors by a mask `(B,)`; entries without a batch axis are returned unchanged."""
     if picked.all():
         return inputs
     return {
@@ -29,36 +37,37 @@ def select_examples(inputs: dict[str, Any], picked: Tensor) -> dict[str, Any]:
 
 
 def inputs_and_mask(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
-    """What an evaluation gives the model of a batch, on its device and labels aside, and which outputs count.
+    """Return a batch's inputs without labels, on the model's device, and a mask of the outputs to evaluate.
 
     Args:
-        model: The model, adapted or not.
-        batch: Its inputs; in sequence-to-sequence models labels say what the decoder reads.
+        model: The model, with or without an adapter.
+        batch: Its inputs; a sequence-to-sequence model's decoder inputs are made from the labels.
 
     Returns:
-        The inputs, and a mask `(B, S)`: of what is not padding, or of the decoder's labelled tokens; `None` for all.
+        The inputs, and a mask `(B, S)` of tokens that are not padding, or of the decoder's labelled tokens; `None`
+        for all.
     """
     inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
     labels, mask = inputs.pop("labels", None), inputs.get("attention_mask")
-    # A classifier on an encoder-decoder has one label a row.
+    # An encoder-decoder classifier has one label per row.
     if model.config.is_encoder_decoder and labels.ndim == 2:
         return with_decoder_inputs(model, inputs, labels), labels != -100
     return inputs, mask
 
 
 def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> dict[str, Any]:
-    """The inputs of a sequence-to-sequence model, with what its decoder reads when these are its labels.
+    """Add the decoder inputs that belong to these labels to a sequence-to-sequence model's inputs.
 
     Args:
-        model: The model, adapted or not.
-        inputs: Labels aside. Decoder inputs among them stay as they are.
-        labels: `(B, S)`, −100 where there is none; logits for them come out at the same positions.
+        model: The model, with or without an adapter.
+        inputs: Inputs without labels; existing decoder inputs are kept.
+        labels: `(B, S)`, −100 where a position has none; their logits are at the same positions.
     """
     if inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None:
         return inputs
     shift_right = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift_right is None:
-        # M2M100 and Blenderbot have the common rule, but only inside their forward.
+        # M2M100 and Blenderbot shift labels the usual way, but only inside their forward.
         config = model.config
         ids = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
     else:

@@ -1,4 +1,8 @@
-"""Rows of all processes, for the terms that look at a whole batch's matrix: gathered forwards, summed backwards."""
+"""Several processes: what the launcher set up, batch rows gathered from all, and weights sharded over them.
+
+Launch facts (`is_distributed`, `is_main_process`) are read from the environment, so they hold before a process group
+exists. `gather_rows` serves loss terms of a whole batch's matrix. The rest reads weights that FSDP2 or ZeRO-3 sharded.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,23 +10,60 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from balora.errors import BALoraError
+#: Part that Accelerate's activation checkpointing adds to parameter names.
+CHECKPOINT_WRAPPER = "_checkpoint_wrapped_module."
+#: Name parts of the weights that are saved with an adapter.
+ADAPTER_NAME_PARTS = ("lora_", "modules_to_save")
 
 
-def gathered_rows(rows: Tensor) -> Tensor:
-    """The rows of every process, in the order of their ranks, differentiable: the same on each.
+def is_distributed() -> bool:
+    """Return whether a launcher started this process as one of several."""
+    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-    A process may have another number of rows, or none. Backwards the gradients that the processes have for a row are
-    added up, on the one that it came from. With a loss that each process weighs by its share of the batch, and a
-    trainer that averages gradients over processes, a term of these rows has the gradient that one process would give.
 
-    Every process must call this the same number of times. With one process the rows are returned as they are.
+def is_main_process() -> bool:
+    """Return whether this is the process that writes files."""
+    return not is_distributed() or os.environ["RANK"] == "0"
+
+
+def is_sharded_launch() -> bool:
+    """Return whether the launcher asked for a sharded model instead of a replica in each process."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return is_distributed() and any(os.environ.get(name, "false").lower() == "true" for name in names)
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if is_distributed():
+        torch.distributed.barrier()
+
+
+def broadcast_from_main(make: Callable[[], Any]) -> Any:
+    """Call `make` on the main process alone and return its result on all of them.
+
+    Args:
+        make: Called without arguments; it must not use collectives.
+    """
+    if not is_distributed():
+        return make()
+    made = [make() if is_main_process() else None]
+    torch.distributed.broadcast_object_list(made, src=0)
+    return made[0]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all processes in rank order, differentiably; the result is the same on each.
+
+    The number of rows may differ between processes and may be 0. In the backward pass the gradients of all processes
+    for a row are summed on the process that it came from. With a loss that each process weighs by its share of the
+    batch, and a trainer that averages gradients over processes, a term of these rows has the single-process gradient.
+
+    Every process must call this the same number of times. With one process the rows are returned unchanged.
 
     Args:
         rows: `(M, n)`; n is the same everywhere.
@@ -36,7 +77,7 @@ def gathered_rows(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Pads to the longest, since collectives want equal shapes."""
+    """All-gather of row blocks, padded to the longest, since collectives need equal shapes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -57,44 +98,20 @@ class _Gather(torch.autograd.Function):
         return gradient.split(ctx.counts)[dist.get_rank()]
 
 
-#: In the names of what stands within Accelerate's activation checkpointing.
-CHECKPOINTED = "_checkpoint_wrapped_module."
-#: In the names of what is saved of an adapter.
-SAVED = ("lora_", "modules_to_save")
-
-
 def is_sharded(model: nn.Module) -> bool:
-    """Whether processes gather this model's weights together, so that all must run the same passes."""
+    """Return whether weights are gathered collectively, so that all processes must run the same passes."""
     return isinstance(model, FSDPModule) or is_deepspeed_zero3_enabled()
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """What an adapter's folder is written from, by where it stands in the model, whole and on the CPU.
-
-    All processes must call it. Frozen weights of the base are left where they are.
-
-    Args:
-        model: With an adapter, sharded by FSDP2 or ZeRO-3, or not.
-    """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # what is still whole from a forward may have been rounded for it
-    state = {}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
-        if tensor.requires_grad or any(part in name for part in SAVED):
-            state[name] = whole(tensor).detach().cpu()
-    return state
-
-
 def is_zero3(tensor: Tensor) -> bool:
-    """Whether ZeRO-3 took this weight apart, by the mark that DeepSpeed itself goes by."""
+    """Return whether ZeRO-3 sharded this weight, by the attribute that DeepSpeed itself checks."""
     return hasattr(tensor, "ds_id")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A weight that FSDP2 or ZeRO-3 took apart, put together again; any other as it is.
+def gather_weight(tensor: Tensor) -> Tensor:
+    """Return the full weight where FSDP2 or ZeRO-3 sharded it, and any other tensor unchanged.
 
-    All processes must ask for it.
+    All processes must call this.
     """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
@@ -106,73 +123,36 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@torch.no_grad()
-def as_on_first_process(parameters: Iterable[Tensor], device: torch.device) -> None:
-    """Write the first process's values into those of all others.
+def gather_adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's and all trained weights by name, unsharded and on the CPU.
 
-    A decomposition may come out with other signs on another machine, and FSDP2 takes each process's part of a weight
-    from that process: without this the parts of one factor might be of different decompositions.
+    All processes must call this. Frozen base weights are not gathered.
 
     Args:
-        parameters: The same ones on every process, whole.
-        device: What the process group sends between.
+        model: A model with an adapter, sharded by FSDP2 or ZeRO-3, or not sharded.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # weights left unsharded by a forward pass may be rounded to its precision
+    state = {}
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+        if tensor.requires_grad or any(part in name for part in ADAPTER_NAME_PARTS):
+            state[name] = gather_weight(tensor).detach().cpu()
+    return state
+
+
+@torch.no_grad()
+def broadcast_parameters(parameters: Iterable[Tensor], device: torch.device) -> None:
+    """Overwrite the parameters of all processes with those of the first.
+
+    An SVD may return other signs on another machine, and FSDP2 takes each process's shard from that process: without
+    this the shards of one factor could come from different decompositions.
+
+    Args:
+        parameters: The same ones on every process, not sharded.
+        device: A device that the process group communicates between.
     """
     for parameter in parameters:
         value = parameter.detach().to(device).contiguous()
         dist.broadcast(value, src=0)
         parameter.copy_(value)
-
-
-def refuse_missing_weights(layers: dict[str, LoraLayer], method: str) -> None:
-    """A residual method decomposes whole weights, so it must start before they are taken apart.
-
-    Raises:
-        BALoraError: Naming a layer whose weight is in part elsewhere, or not loaded here.
-    """
-    for name, layer in layers.items():
-        weight = next(layer.get_base_layer().parameters())
-        if isinstance(weight, DTensor) or is_zero3(weight):
-            raise BALoraError(
-                f"method: {method} decomposes whole weights, and {name} is spread over processes (tensor parallelism, "
-                "or sharded as it was loaded); let the trainer take the model apart, or use method='lora'"
-            )
-        if weight.is_meta:
-            raise BALoraError(
-                f"method: {method} decomposes weights, and {name} has none here yet; load them in every process "
-                "(fsdp_cpu_ram_efficient_loading: false), or use method='lora'"
-            )
-
-
-def is_distributed() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes."""
-    return not is_distributed() or os.environ["RANK"] == "0"
-
-
-def is_sharded_launch() -> bool:
-    """Whether the launcher asked for a model that is spread over the processes, rather than one in each."""
-    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return is_distributed() and any(os.environ.get(name, "false").lower() == "true" for name in names)
-
-
-def barrier() -> None:
-    """Until all processes are here."""
-    if is_distributed():
-        torch.distributed.barrier()
-
-
-def from_main_process(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on all of them; it may not be made of what they do together.
-
-    Args:
-        make: Called there alone, or in the only process.
-    """
-    if not is_distributed():
-        return make()
-    made = [make() if is_main_process() else None]
-    torch.distributed.broadcast_object_list(made, src=0)
-    return made[0]

@@ -1,4 +1,4 @@
-"""Where what is made once is kept, and how it is written: whole or not at all."""
+"""Cache folder, content digests, atomic writes, and one clear error for a full disk."""
 
 import errno
 import hashlib
@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from balora.errors import BALoraError
 from balora.utils.distributed import is_main_process
 
-#: Of a disk that is full, of a user's share of it, of a limit on a file's size.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: A full disk, an exceeded quota, an exceeded file size limit.
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The folder given, else the environment's `BALORA_CACHE`, else `~/.cache/balora`."""
+    """Return the given folder, else the environment's `BALORA_CACHE`, else `~/.cache/balora`."""
     return Path(folder or os.environ.get("BALORA_CACHE") or "~/.cache/balora").expanduser()
 
 
 def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader sees the old file or the whole new one.
+    """Write a text file atomically: a reader sees the old file or the complete new one.
 
-    Of several processes that train together, only the main one writes. Missing folders are made.
+    In a distributed run only the main process writes. Missing folders are created.
     """
     if not is_main_process():
         return
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file all at once, so that a process that reads meanwhile sees it before or after."""
+    """Write a safetensors file atomically: a concurrent reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         pass
@@ -55,8 +55,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     os.replace(file.name, path)
 
 
-def digest_of(module: nn.Module, *settings: Any) -> str:
-    """Hex digits that name a module's weights, every one of them, and settings of JSON types."""
+def weights_digest(module: nn.Module, *settings: Any) -> str:
+    """Return a hex digest of all of a module's weights and of settings of JSON types."""
     digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())
@@ -64,8 +64,10 @@ def digest_of(module: nn.Module, *settings: Any) -> str:
     return digest.hexdigest()
 
 
-def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory beside this one and move it here; if another process was first, keep its own.
+def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+    """Create a directory atomically: `write` fills a temporary one, which is then renamed.
+
+    A directory that already exists, or that another process created meanwhile, is kept.
 
     Raises:
         BALoraError: If the cache cannot be written.
@@ -78,7 +80,7 @@ def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise BALoraError(
             f"cannot write to the cache directory {directory.parent} ({error.strerror}): "
-            "set cache_dir or BALORA_CACHE to one that can be written"
+            "set cache_dir or BALORA_CACHE to a writable one"
         ) from error
     with scratch:
         whole = Path(scratch.name) / directory.name
@@ -92,11 +94,11 @@ def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def full_disk_named(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Within, a disk that is full is one clear error.
+def report_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Context manager: turn the various errors of a full disk into one `BALoraError`.
 
     Raises:
-        BALoraError: If something could not be written for want of space, naming the folder.
+        BALoraError: If a write failed for lack of space; it names the folder.
     """
     try:
         yield
@@ -105,15 +107,15 @@ def full_disk_named(folder: str | os.PathLike[str]) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free / 2**20
         raise BALoraError(
-            f"{folder}: no room to write on, {free:.1f} MB are free there; what was finished before is whole, so make "
-            "room and begin again from it"
+            f"{folder}: the disk is full ({free:.1f} MB free); files written before are intact, so free some "
+            "space and resume"
         ) from error
 
 
 def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno in FULL
+        return error.errno in FULL_DISK_ERRORS
     if isinstance(error, SafetensorError):
-        return any(f"os error {number})" in str(error) for number in FULL)
-    # What torch.save says when a write falls short.
+        return any(f"os error {number})" in str(error) for number in FULL_DISK_ERRORS)
+    # torch.save's messages when a write is incomplete.
     return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)

@@ -1,7 +1,6 @@
-"""How long a row may be: never longer than the model's context, and never cut unless the user said where.
+"""Length limits: rows never exceed the model's context, and are truncated only if the user set a length.
 
-The same rule holds for every task. `max_length` is the user's permission to truncate; without it a row that is too
-long is an error, not a quietly shorter row.
+The rule is the same for every task. `max_length` permits truncation; without it a row that is too long is an error.
 """
 
 from collections.abc import Iterable
@@ -12,12 +11,12 @@ from balora.errors import BALoraError
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Tokens a model takes at once, or `None` where its positions have no end.
+    """Return the model's context length in tokens; `None` if its positions are unlimited.
 
-    The smaller of the configuration's `max_position_embeddings` and the tokenizer's `model_max_length`: RoBERTa and
-    its kin count two positions that no token can take, and only their tokenizers know.
+    The smaller of the configuration's `max_position_embeddings` and the tokenizer's `model_max_length`: RoBERTa
+    variants reserve two positions that no token can take, and only their tokenizers account for them.
     """
-    # Not every architecture has the field: ALiBi and state-space models count no positions, and XLNet says -1.
+    # ALiBi and state-space models have no such field, and XLNet sets it to -1.
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions < 1:
         return None
@@ -25,7 +24,7 @@ def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def check_max_length(max_length: int | None, context: int | None, *, setting: str = "max_length") -> None:
-    """Hold the user's `max_length`, or another setting of its kind, against the model's context.
+    """Validate `max_length`, or another length setting, against the model's context.
 
     Raises:
         BALoraError: If it is below 1 or beyond the context.
@@ -33,7 +32,7 @@ def check_max_length(max_length: int | None, context: int | None, *, setting: st
     if max_length is None:
         return
     if max_length < 1:
-        raise BALoraError(f"{setting}: {max_length} is not a number of tokens; use at least 1")
+        raise BALoraError(f"{setting}: {max_length} is too small; use at least 1 token")
     if context is not None and max_length > context:
         raise BALoraError(
             f"{setting}: {max_length} is beyond the model's context of {context} tokens; use at most that"
@@ -49,15 +48,15 @@ def check_lengths(
     setting: str = "max_length",
     first_row: int = 1,
 ) -> None:
-    """Require that every row fits the context, unless `max_length` says where to cut it.
+    """Check that every row fits the context, unless `max_length` permits truncation.
 
     Args:
-        lengths: Tokens of each row before any truncation.
-        source: File or Hub name the rows came from, for errors.
-        max_length: The user's limit, to which rows may be truncated.
-        context: Tokens the model takes, from `context_length`.
-        setting: The limit's name, for errors.
-        first_row: Number of the first length's row.
+        lengths: Tokens of each row before truncation.
+        source: File or Hub name of the rows, for errors.
+        max_length: The user's limit, to which rows are truncated.
+        context: The model's context length, from `context_length`.
+        setting: Name of the limit, for errors.
+        first_row: Row number of the first length.
 
     Raises:
         BALoraError: If `max_length` does not fit the model, or is not set and a row is too long.

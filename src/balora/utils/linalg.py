@@ -11,14 +11,14 @@ OVERSAMPLING = 10
 def leading_svd(
     matrix: Tensor, rank: int, *, niter: int | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` leading singular triplets U (m, rank), S (rank,), Vᵀ (rank, n) of a float matrix (m, n).
+    """Compute the `rank` leading singular triplets U `(m, rank)`, S `(rank,)`, Vᵀ `(rank, n)` of a matrix.
 
     Args:
         matrix: `(m, n)`, float32 or float64.
-        rank: How many triplets; at most min(m, n).
+        rank: Number of triplets, at most min(m, n).
         niter: `None` for the exact decomposition; otherwise subspace iterations of the randomized one (Halko,
             Martinsson and Tropp, 2011, algorithms 4.4 and 5.1), whose cost is rank/min(m, n) of the exact one's.
-        seed: Of the random test matrix; the same seed gives the same triplets and leaves the global state alone.
+        seed: Seed of the random test matrix; the global generator is not used.
     """
     if niter is None:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -34,17 +34,17 @@ def leading_svd(
     return basis @ u[:, :rank], s[:rank], vh[:rank]
 
 
-def leading_left(
+def leading_left_vectors(
     apply: Callable[[Tensor], Tensor], like: Tensor, rank: int, *, niter: int | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Leading left singular vectors U (m, rank) and values (rank,) of a matrix Z known only by q ↦ Z·Zᵀ·q.
+    """Compute leading left singular vectors `(m, rank)` and values `(rank,)` of a matrix Z given as q ↦ Z·Zᵀ·q.
 
     Args:
-        apply: Takes and gives `(m, n)`.
+        apply: Maps q `(m, n)` to Z·Zᵀ·q `(m, n)`.
         like: `(m, ...)`, for m, dtype and device.
-        rank: How many; at most m come back.
-        niter: As for `leading_svd`; an iteration here squares how far the leading values stand out.
-        seed: As for `leading_svd`.
+        rank: Number of vectors; at most m are returned.
+        niter: See `leading_svd`; each iteration squares the ratio of leading to trailing values.
+        seed: See `leading_svd`.
     """
     if niter is None:
         basis = torch.eye(len(like), dtype=like.dtype, device=like.device)
@@ -55,18 +55,6 @@ def leading_left(
         for _ in range(niter):
             basis = torch.linalg.qr(apply(basis)).Q  # (m, width)
     small = basis.T @ apply(basis)
-    # A factorization raises on what is not finite; a loss that is NaN lets the caller report the step.
+    # eigh raises on non-finite input; a NaN loss instead lets the trainer report the step.
     values, vectors = torch.linalg.eigh(torch.nan_to_num((small + small.T) / 2))
     return basis @ vectors.flip(-1)[:, :rank], values.flip(-1)[:rank].clamp(min=0).sqrt()
-
-
-#: Largest accepted difference, as a share of the largest logit: rounding in each precision, with room.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-
-
-def agree(logits: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the expected ones within the rounding of the latter's precision; never where one is NaN."""
-    if logits.shape != expected.shape:
-        return False
-    difference = (logits - expected).abs().max()
-    return bool(difference <= TOLERANCE[expected.dtype] * expected.abs().max())

@@ -1,6 +1,6 @@
-"""Models and tokenizers of others, loaded as data: none of their code is run, and no pickle is read unasked.
+"""Safe loading of pretrained models and tokenizers: no remote code runs, and pickles are read only on request.
 
-Transformers would ask on the terminal whether to run a folder's code, and read `pytorch_model.bin` unasked.
+Transformers by default asks on the terminal whether to run a folder's code, and reads `pytorch_model.bin`.
 """
 
 from pathlib import Path
@@ -8,38 +8,38 @@ from typing import Any
 
 from balora.errors import BALoraError
 
-#: What Transformers reads where `use_safetensors` is false.
+#: Pickle files that Transformers reads if `use_safetensors` is false.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-#: What building from a configuration, and filling from tensors, raises where these are not what they say.
-MISFITS = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
+#: Errors that a model built from a damaged configuration, or filled with wrong tensors, may raise.
+LOAD_ERRORS = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 
 
 def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
-    """`from_pretrained` of a model, a configuration or a tokenizer, whose errors name the setting in one line.
+    """Load a model, configuration or tokenizer; errors name the setting in one line.
 
     Args:
-        auto: One of Transformers' automatic classes.
+        auto: One of Transformers' Auto classes.
         name: Folder, or name on the Hub.
-        setting: What the name was given as.
-        settings: Further arguments.
+        setting: The setting that holds the name, for errors.
+        settings: Further arguments of `from_pretrained`.
 
     Raises:
-        BALoraError: If it does not load, or would only with its own code, or from a pickle that was not asked for.
+        BALoraError: If it does not load, needs remote code, or has a pickle only and none was requested.
     """
     try:
         return auto.from_pretrained(name, trust_remote_code=False, **settings)
-    except Exception as error:  # a damaged configuration leads to any error, and tokenizers raise bare exceptions
-        said = first_line(error)
+    except Exception as error:  # a damaged configuration can raise any error, and tokenizers raise bare exceptions
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
-            said = "it needs code of its own, which is never run; use a model that Transformers has itself"
+            reason = "it needs remote code, which is never run; use a model that Transformers implements"
         elif settings.get("use_safetensors") and any((Path(name) / file).is_file() for file in PICKLES):
-            said = (
+            reason = (
                 f"it has no safetensors, and {PICKLES[0]} is a pickle; save it with safetensors, or set "
-                "use_safetensors: false to have tensors alone read from it"
+                "use_safetensors: false to read only tensors from it"
             )
-        raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {said}") from error
+        raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {reason}") from error
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in its first line, the kind of error where it says nothing."""
+    """Return the first line of an error's message, or its type's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]

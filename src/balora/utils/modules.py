@@ -1,4 +1,4 @@
-"""Training flags, put back exactly as they were."""
+"""Context managers on modules: evaluation mode, and recording of a module's inputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within, the whole model is in evaluation mode; afterwards every module is as before.
+    """Context manager: put the model in evaluation mode, and restore each module's mode on exit.
 
-    Module by module, since parts of a model may be kept in evaluation mode while the rest trains.
+    Modules are restored one by one, since parts of a model may stay in evaluation mode while the rest trains.
     """
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -23,8 +23,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def noted_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Within, the list receives the module's first positional argument at each call."""
+def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Context manager: yield a list to which each call of the module appends its first positional argument."""
     received: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, args: received.append(args[0]))
     try:

@@ -1,4 +1,4 @@
-"""Text that a causal model writes: sampled from its own distribution, whatever its generation settings say."""
+"""Sampling from a causal model's plain distribution, regardless of its saved generation settings."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.utils.modules import evaluation_mode
 
-#: Of `generate`: nothing of what a checkpoint's generation settings may ask for beside the model's own distribution.
-AS_IT_IS = {
+#: Arguments of `generate` that override a checkpoint's generation settings, so that the distribution is the model's.
+PLAIN_SAMPLING = {
     "max_length": None,
     "min_length": 0,
     "num_beams": 1,
@@ -28,18 +28,18 @@ def sample_tokens(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> list[list[int]]:
-    """What the model writes behind each start, up to the token that ends its text, that one included.
+    """Sample a continuation of each prompt, up to and including the end-of-text token.
 
     Args:
-        model: Left in the mode it was in.
-        tokenizer: Its own.
-        starts: Token ids, all of one length: what is padded would have other samples.
-        max_new_tokens: Most tokens of each.
-        temperature: That logits are divided by.
-        top_p: Sample from the likeliest tokens whose probabilities reach this; 1 is from all.
+        model: A causal model; its training mode is restored.
+        tokenizer: The model's tokenizer.
+        starts: Token ids of the prompts, all of one length, since padding would change the samples.
+        max_new_tokens: Maximum number of tokens of each continuation.
+        temperature: Divisor of the logits.
+        top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
     """
     ids = torch.tensor(starts, device=next(model.parameters()).device)  # (B, P)
-    ends = text_ends(model, tokenizer)
+    ends = end_token_ids(model, tokenizer)
     with evaluation_mode(model), torch.no_grad():
         written = model.generate(
             input_ids=ids,
@@ -51,15 +51,15 @@ def sample_tokens(
             top_p=top_p,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
-            **AS_IT_IS,
+            **PLAIN_SAMPLING,
         )[:, ids.shape[1] :]  # (B, T)
     rows = written.tolist()
     stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]
     return [row[: stop + 1] for row, stop in zip(rows, stops, strict=True)]
 
 
-def text_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a text: those of the model's generation settings, else the tokenizer's, if it has one."""
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the end-of-text token ids: the generation settings', else the tokenizer's; may be empty."""
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -67,7 +67,7 @@ def text_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> lis
 
 @contextmanager
 def seeded(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Within, what is drawn for the model follows from the seed; afterwards the global generators are as they were."""
+    """Context manager: seed the random generators of the model's device, and restore the global ones on exit."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -22,7 +22,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from balora.errors import BALoraError
-from balora.utils.files import cache_folder, write_jsonl, write_whole
+from balora.utils.files import cache_folder, write_directory, write_jsonl
 from balora.world.config import WorldConfig
 from balora.world.language import (
     capital_prompt,
@@ -115,8 +115,8 @@ def build_world(
     pretrained_dir = cache / f"pretrained-{config.pretraining_fingerprint}"
     world = World(cache / f"world-{config.fingerprint}", config)
     if not world.directory.is_dir():
-        write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
-        write_whole(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
+        write_directory(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
+        write_directory(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
     if not world.pretraining_file.exists():  # a world that was built before there was this file
         _write_pretraining_text(world)
     return world

@@ -58,7 +58,7 @@ def continuation_lean(
 
     The distance is ½·Σ_v |P(v|x) − P(π_k(v)|x)|, mean over k from 1 to m − 1. It is 0 where the members of every group
     are as likely as one another, and at most the probability that one is named at all. Words of several tokens, in any
-    member of their group, take no part: `Swaps.left_alone` has them.
+    member of their group, take no part: `Swaps.multi_token_words` has them.
 
     Args:
         model: A causal language model, adapted or not; left in the mode it was in.
@@ -96,7 +96,7 @@ def named_members(swaps: Swaps) -> Tensor:
     if (members < 0).all():
         raise BALoraError(
             "words: this tokenizer writes no group of them as single tokens, which a lean is measured on "
-            f"({', '.join(swaps.left_alone[:3])}); give other words"
+            f"({', '.join(swaps.multi_token_words[:3])}); give other words"
         )
     return members
 

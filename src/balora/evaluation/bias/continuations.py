@@ -18,7 +18,7 @@ from balora.evaluation.bias.score import mean_with_interval
 from balora.evaluation.generation import check_room
 from balora.utils.bootstrap import RESAMPLES
 from balora.utils.lengths import context_length
-from balora.utils.sampling import sample_tokens, seeded, text_ends
+from balora.utils.sampling import end_token_ids, sample_tokens, seeded
 
 
 def sample_continuations(
@@ -51,7 +51,7 @@ def sample_continuations(
     """
     check_sampling(per_prompt, max_new_tokens, temperature, top_p, batch_size)
     rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
-    ends = text_ends(model, tokenizer)
+    ends = end_token_ids(model, tokenizer)
     how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     found: list[list[str]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual import Swaps
-from balora.counterfactual.teacher import aligned, others_of
+from balora.counterfactual.teacher import align_outputs, swap_batches
 from balora.errors import BALoraError
 from balora.evaluation.bias.counterfactual_rows import padded_inputs, read_rows, whole_partners
 from balora.evaluation.bias.score import mean_with_interval
@@ -56,10 +56,10 @@ def counterfactual_divergences(
     found = np.full(len(rows), np.nan)
     affected = [i for i, ids in enumerate(rows) if swaps.swapped(ids, 1).words]
     for part, inputs in padded_inputs(rows, affected, batch_size, model):
-        others = others_of(swaps, inputs)
+        others = swap_batches(swaps, inputs)
         with evaluation_mode(model):
             logits = model(**inputs).logits  # (B, S, V)
-            exchanged = aligned(others, [model(**other.inputs).logits for other in others])
+            exchanged = align_outputs(others, [model(**other.inputs).logits for other in others])
         partners = [whole_partners(own, logits.shape[-1]) for own in exchanged.partners]  # (V,) each
         for row, i in enumerate(part):
             positions = exchanged.valid[row].nonzero()[-1 if last_only else 0 :, 0]

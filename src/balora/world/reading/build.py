@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from balora.utils.files import cache_folder, write_jsonl, write_whole
+from balora.utils.files import cache_folder, write_directory, write_jsonl
 from balora.world.reading.config import ReadingConfig
 from balora.world.reading.pretrain import pretrain
 from balora.world.reading.questions import make_row
@@ -79,8 +79,10 @@ def build_reading_world(
     pretrained_dir = cache / f"reading-pretrained-{config.pretraining_fingerprint}"
     world = ReadingWorld(cache / f"reading-{config.fingerprint}", config)
     if not world.directory.is_dir():
-        write_whole(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
-        write_whole(world.directory, lambda directory: _write_files(ReadingWorld(directory, config), pretrained_dir))
+        write_directory(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
+        write_directory(
+            world.directory, lambda directory: _write_files(ReadingWorld(directory, config), pretrained_dir)
+        )
     return world
 
 

@@ -1,4 +1,4 @@
-"""An adapter's folder as a stranger may have left it: read as data, held against itself before anything is built."""
+"""Reading an adapter folder from an untrusted source: as data only, and validated before a model is built."""
 
 import json
 import os
@@ -13,49 +13,49 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
-from balora.utils.loading import MISFITS, first_line
+from balora.utils.loading import LOAD_ERRORS, first_line
 
 PEFT_FILE = "adapter_config.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that stands in a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
-        BALoraError: If there is none.
+        BALoraError: If it cannot be read, or holds no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BALoraError(f"{path} is damaged: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise BALoraError(f"{path} is damaged: it holds no object")
+        raise BALoraError(f"{path} is damaged: it does not hold a JSON object")
     return content
 
 
 def read_peft_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What stands in an adapter's `adapter_config.json`.
+    """Read an adapter's `adapter_config.json`.
 
     Raises:
-        BALoraError: If it cannot be read, or names a module for PEFT to import (Megatron's).
+        BALoraError: If it cannot be read, or makes PEFT import a module by name (`megatron_config`).
     """
     path = Path(folder) / PEFT_FILE
     settings = read_json(path)
     if settings.get("megatron_config"):
-        raise BALoraError(f"{path}: megatron_config has PEFT import a module by name; leave it out")
+        raise BALoraError(f"{path}: megatron_config makes PEFT import a module by name; leave it out")
     return settings
 
 
 def read_weights(folder: str | os.PathLike[str], device: Any, *, use_safetensors: bool = True) -> dict[str, Tensor]:
-    """An adapter's tensors.
+    """Read an adapter's tensors.
 
     Args:
-        folder: A local one.
-        device: For the tensors.
-        use_safetensors: Refuse a pickle; otherwise tensors alone are read from one (PyTorch's `weights_only`).
+        folder: A local folder.
+        device: Device of the tensors.
+        use_safetensors: Refuse pickles; otherwise only tensors are read from one (PyTorch's `weights_only`).
 
     Raises:
-        BALoraError: If there are none, they are a pickle, or the file is damaged.
+        BALoraError: If there is no file, it is a pickle, or it is damaged.
     """
     folder = Path(folder)
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
@@ -68,15 +68,15 @@ def read_weights(folder: str | os.PathLike[str], device: Any, *, use_safetensors
             )
     try:
         return load_peft_weights(str(folder), device=str(device))
-    except (*MISFITS, OSError, SafetensorError, UnpicklingError, EOFError) as error:
+    except (*LOAD_ERRORS, OSError, SafetensorError, UnpicklingError, EOFError) as error:
         raise BALoraError(f"adapter: {folder}'s weights cannot be read: {first_line(error)}") from error
 
 
 def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """See that no rank is above what the weights have, before a matrix of that rank is made.
+    """Check that the configured ranks do not exceed those of the weights, before memory is allocated for them.
 
     Raises:
-        BALoraError: If one is, or the settings have none.
+        BALoraError: If a rank is too large, missing or not a positive integer.
     """
     rows = [tensor.shape[-2] for key, tensor in state.items() if "lora_A" in key and tensor.ndim > 1]
     pattern = settings.get("rank_pattern") or {}
@@ -84,47 +84,47 @@ def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state:
     for rank in ranks:
         if type(rank) is not int or not 1 <= rank <= max(rows, default=0):
             raise BALoraError(
-                f"{Path(folder) / PEFT_FILE}: rank {str(rank)[:20]} is none of its weights', which have at most "
-                f"{max(rows, default=0)}"
+                f"{Path(folder) / PEFT_FILE}: rank {str(rank)[:20]} does not fit the weights, whose rank is at most "
+                f"{max(rows, default=0)}; use the file that was saved with them"
             )
 
 
-def put_on(
+def load_adapter(
     base: PreTrainedModel, folder: str | os.PathLike[str], *, is_trainable: bool = False
 ) -> tuple[PeftModel, Any]:
-    """A model with an adapter of any kind on it, and what PEFT says of the keys that one of the two sides lacks.
+    """Load an adapter of any PEFT method onto a model; also return PEFT's report of missing and unexpected keys.
 
     Args:
         base: The model.
-        folder: The adapter's, its weights seen to be readable (`read_weights`).
+        folder: The adapter's folder, validated by `read_weights`.
         is_trainable: As in PEFT.
 
     Raises:
-        BALoraError: If it does not fit; keys that are left over are no error to PEFT, and left to the caller.
+        BALoraError: If it does not fit. Missing and unexpected keys are not an error here; the caller checks them.
     """
     try:
         model = PeftModel.from_pretrained(base, folder, is_trainable=is_trainable)
-        # Once more, since only this tells.
+        # Loaded a second time, since only load_adapter returns the report.
         return model, model.load_adapter(folder, model.active_adapter, is_trainable=is_trainable)
-    except MISFITS as error:
+    except LOAD_ERRORS as error:
         raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {first_line(error)}") from error
 
 
-def refuse_partial(folder: str | os.PathLike[str], model: str, loaded: Any, name: str) -> None:
-    """Stop where weights of the adapter, or places for them, are left over: it is another model's.
+def check_all_weights_loaded(folder: str | os.PathLike[str], model: str, loaded: Any, name: str) -> None:
+    """Check PEFT's loading report: no key of the adapter may be missing or unexpected.
 
     Args:
-        folder: The adapter's, for the error.
-        model: The model's class, for the error.
-        loaded: What PEFT's loading returned.
-        name: The adapter's.
+        folder: The adapter's folder, for the error.
+        model: Name of the model's class, for the error.
+        loaded: PEFT's report.
+        name: Name of the adapter.
 
     Raises:
-        BALoraError: If so.
+        BALoraError: If a key is missing or unexpected: the adapter belongs to another model.
     """
     missing = [key for key in loaded.missing_keys if "lora_" in key and f".{name}." in f"{key}."]
     if wrong := [*loaded.unexpected_keys, *missing]:
         raise BALoraError(
-            f"adapter: {folder} does not fit {model}: {wrong[0][:200]} is in one of the two alone; give the model "
+            f"adapter: {folder} does not fit {model}: {wrong[0][:200]} is in only one of the two; give the model "
             "that it was trained on"
         )
