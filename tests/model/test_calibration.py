@@ -16,7 +16,7 @@ from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.data import expand_path
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
 from balora.model.calibration import FRACTIONS, TERMS, Calibration, calibrate, calibrated_weights, gradient_norms
-from balora.report.calibration import calibration_table
+from balora.report.tables import calibration_table
 
 OFF = {f"{term}_weight": 0.0 for term in TERMS}
 SETTINGS = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "top_k": 7, "spectral_k": 2}

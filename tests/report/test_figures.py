@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from balora.report import PRETRAINED, Run, figure_svg, loss_figure, save_figure, tradeoff_figure
+from balora.report.figures.classification import violin_figure
 from balora.report.style import COLOURS, method_styles
-from balora.report.violin import violin_figure
 
 ODD_NAMES = ["_hidden", "$x_1", r"a $\bad{$ b", "<script>alert(1)</script>", "full & fine"]
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 
 from balora.report import figure_svg, save_figure
-from balora.report.imbalance import confusion_figure, tsne_figure
+from balora.report.figures.classification import confusion_figure, tsne_figure
 from balora.report.style import COLOURS
 
 NAMES = ["contradiction", "entailment", "neutral"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.report import PRETRAINED, Run
-from balora.report.inheritance import Axis, inheritance_figure, pareto_figure, undominated
+from balora.report.figures.inheritance import Axis, inheritance_figure, pareto_figure, undominated
 
 
 def run(method, seed, **metrics):

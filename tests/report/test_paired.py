@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balora.errors import BALoraError
 from balora.report import PRETRAINED, Difference, Run, paired_difference, sentence
 from balora.report.paired import RESAMPLES, interval
-from balora.report.sentence import baseline_of, comparisons
+from balora.report.summary import baseline_of, comparisons
 
 
 def pair(seed, lora, balora, task="t", metric="accuracy"):
@@ -100,7 +100,7 @@ def test_each_task_has_its_own_metric(suite, metric_of):
     ]
     assert found.mean == pytest.approx(statistics.fmean(by_hand))
     assert (found.metric, found.better, found.pairs, found.tasks) == ("score", "higher", 9, 3)
-    with pytest.raises(BALoraError, match="task_metric names no metric for task 'rte': it has cola, stsb"):
+    with pytest.raises(BALoraError, match="task_metric: no metric for task 'rte'; it has one for cola, stsb"):
         paired_difference(suite, "balora", "lora", {"cola": "matthews", "stsb": "pearson"})
 
 
@@ -198,5 +198,5 @@ def test_every_method_is_compared_with_the_baseline(suite, metric_of, runs):
     assert comparisons([run for run in runs if run.seed == 42], "accuracy", "lora") == []
     assert baseline_of([run for run in suite if run.method == PRETRAINED], None) is None
     for wrong in ("dora", PRETRAINED):
-        with pytest.raises(BALoraError, match=rf"baseline must be .*\(lora, pissa, balora\): '{wrong}' is none"):
+        with pytest.raises(BALoraError, match=rf"baseline: '{wrong}' is not .*; use one of lora, pissa, balora"):
             baseline_of(suite, wrong)

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from balora.report import PRETRAINED, Run, figure_svg, markdown_grid, paired_difference, rich_grid, suite_grid
+from balora.report.figures.suite import suite_figure
 from balora.report.style import figure_style
-from balora.report.suite_figure import suite_figure
 
 
 def cells(grid):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from balora.report import Run
-from balora.report.sweep import sweep_figure
+from balora.report.figures.sweep import sweep_figure
 
 
 def run(label, seed, accuracy):

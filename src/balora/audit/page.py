@@ -13,8 +13,8 @@ from balora import report
 from balora.audit.definitions import DEFINITIONS, DRAWN, SECTIONS
 from balora.audit.figures import Estimate, Figure
 from balora.audit.settings import AuditSettings
+from balora.report.page import versions
 from balora.report.style import COLOURS, MUTED, figure_style, figure_svg
-from balora.report.versions import versions
 
 
 def write_audit_page(
