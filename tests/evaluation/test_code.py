@@ -182,7 +182,7 @@ def test_scores_are_means_over_problems_and_outcomes_stay_in_order():
 
 def test_mistakes_are_told_before_anything_is_run():
     never = {"confirm_run_unsafe_code": False}
-    with pytest.raises(BALoraError, match="2 problems, but completions for 1"):
+    with pytest.raises(BALoraError, match="2 problems, but 1 lists of completions"):
         score([ADD, ADD], [["x"]], **never)
     with pytest.raises(BALoraError, match=r"Add/0: 1 completions, too few for pass@2"):
         score([ADD], [["x"]], k=(1, 2), **never)

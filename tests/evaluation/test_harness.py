@@ -17,11 +17,11 @@ from tiny_models import make, word_tokenizer
 
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
-from balora.evaluation import harness, harness_tasks, wikitext
+from balora.evaluation import harness, harness_tasks, perplexity
 from balora.evaluation.generation import generate_completions
 from balora.evaluation.harness import LOCAL_TASKS, evaluate_with_harness
-from balora.evaluation.maths import score_maths
-from balora.evaluation.wikitext import read_pages, wikitext_perplexity
+from balora.evaluation.maths import grade_maths
+from balora.evaluation.perplexity import read_pages, wikitext_perplexity
 
 lm_eval_tasks = pytest.importorskip("lm_eval.tasks")
 pytest.importorskip("math_verify")
@@ -136,7 +136,9 @@ def test_an_adapter_writes_what_it_writes_without_the_harness(model, tokenizer, 
     assert written == generate_completions(adapted, tokenizer, prompts, max_new_tokens=24, batch_size=3)
     assert len(set(written)) == 3
     references = [row["answer"].rpartition("#### ")[2] for row in rows]
-    assert got == {"gsm8k_local": pytest.approx(score_maths(written, references))}
+    grades = grade_maths(written, references)
+    shares = {"accuracy": grades.count(True) / len(grades), "unanswered": grades.count(None) / len(grades)}
+    assert got == {"gsm8k_local": pytest.approx(shares)}
     assert adapted.training
 
 
@@ -199,9 +201,9 @@ def test_mistakes_are_named(model, tokenizer, small, harness_s_own, monkeypatch)
 
     with pytest.raises(BALoraError, match="data_dir: gsm8k_local reads a file in it"):
         evaluate("gsm8k_local", data_dir=None)
-    with pytest.raises(BALoraError, match="no task 'gsm8k_locl'; did you mean gsm8k_local"):
+    with pytest.raises(BALoraError, match="no task 'gsm8k_locl' exists; did you mean gsm8k_local"):
         evaluate("wikitext2_local", "gsm8k_locl")
-    with pytest.raises(BALoraError, match="no task 'zzz'; local ones are gsm8k_local, math500_local"):
+    with pytest.raises(BALoraError, match="no task 'zzz' exists; local ones are gsm8k_local, math500_local"):
         evaluate("zzz")
     with pytest.raises(BALoraError, match=r"tasks: wikitext cannot be loaded: .*EleutherAI/wikitext_document_level"):
         evaluate("wikitext")  # nothing is in the Hub's cache
@@ -234,5 +236,5 @@ def test_tasks_that_run_generated_code_are_refused(model, tokenizer, tmp_path, m
 
 def test_nothing_needs_lm_eval_before_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    for module in (harness, harness_tasks, wikitext):
+    for module in (harness, harness_tasks, perplexity):
         runpy.run_path(module.__file__)

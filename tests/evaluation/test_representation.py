@@ -121,7 +121,7 @@ def test_a_head_that_weighs_all_positions_is_refused():
 
     model = make("roberta")
     model.classifier = MeanHead(32, 3)
-    with pytest.raises(BALoraError, match="RobertaForSequenceClassification: the head decides by no one vector"):
+    with pytest.raises(BALoraError, match="RobertaForSequenceClassification: the head does not use a single vector"):
         final_representation(model, batches_for("roberta"))
 
 

@@ -305,7 +305,7 @@ def test_a_program_dies_with_whoever_started_it(layers, tmp_path, monkeypatch):
 
 def test_other_systems_are_told(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(BALoraError, match="on Linux alone"):
+    with pytest.raises(BALoraError, match="on Linux only"):
         run("")
 
 

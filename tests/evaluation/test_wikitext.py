@@ -11,7 +11,7 @@ from tiny_models import word_tokenizer
 
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
-from balora.evaluation.wikitext import detokenize, read_pages, split_pages, wikitext_perplexity
+from balora.evaluation.perplexity import detokenize, read_pages, split_pages, wikitext_perplexity
 
 
 @pytest.mark.parametrize(("split", "count"), [("test", 62), ("valid", 60)])
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_named(tmp_path, model):
     with pytest.raises(BALoraError, match="cannot be read as UTF-8"):
         read_pages(tmp_path)
     (tmp_path / "blank.txt").write_text(" \n \n")
-    with pytest.raises(BALoraError, match=r"blank\.txt: holds no text"):
+    with pytest.raises(BALoraError, match=r"blank\.txt: contains no text"):
         read_pages(tmp_path / "blank.txt")
     tokenizer = word_tokenizer(closes=False)
     tokenizer.eos_token = None

@@ -10,9 +10,8 @@ from transformers import PreTrainedModel, Trainer
 
 from balora.data import tokenize_seq2seq
 from balora.data.sentences import embed_texts
-from balora.evaluation.generation import generate_completions
+from balora.evaluation.generation import generate_completions, write_texts
 from balora.evaluation.qa import qa_metrics
-from balora.evaluation.text_to_text import write_texts
 from balora.report import PRETRAINED, Run
 from balora.report.figures.sweep import ByLevel, level_figure
 from balora.study.artifacts import Drawn, Finished, with_file

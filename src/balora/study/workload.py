@@ -26,7 +26,7 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import Benchmark
-from balora.evaluation.language import perplexity
+from balora.evaluation.perplexity import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.paths import with_paths

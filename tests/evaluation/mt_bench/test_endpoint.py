@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from balora.errors import BALoraError
 from balora.evaluation.mt_bench import JudgeEndpoint
-from balora.evaluation.mt_bench.completion import Reply, read_reply
-from balora.evaluation.mt_bench.cost import Usage
+from balora.evaluation.mt_bench.replies import Reply, Usage, read_reply
 
 MESSAGES = [{"role": "user", "content": "Wie gut? 好"}]
 
@@ -77,7 +76,7 @@ def test_retry_after_may_be_a_date(fake, judge, pauses):
 
 def test_a_pause_of_an_hour_is_not_waited_for(fake, judge, pauses):
     fake.in_turn(status(429, Retry_After="3600"))
-    assert f"{fake.url}: wants a pause of 3600 seconds" in failure(judge)
+    assert f"{fake.url}: asks for a pause of 3600 seconds" in failure(judge)
     assert pauses == []
 
 
@@ -179,8 +178,8 @@ def test_nobody_there_is_named(judge, fake):
         (401, "does not accept the key in OPENAI_API_KEY"),
         (403, "does not accept the key in OPENAI_API_KEY"),
         (404, "there is no model judge, or base_url does not end before /chat/completions"),
-        (400, "does not take the request"),
-        (422, "does not take the request"),
+        (400, "does not accept the request"),
+        (422, "does not accept the request"),
     ],
 )
 def test_a_refusal_is_final(fake, judge, code, said):
@@ -194,13 +193,13 @@ def test_a_refusal_is_final(fake, judge, code, said):
 
 def test_a_refusal_without_a_key_asks_for_one(fake, judge):
     fake.in_turn(status(401))
-    assert "wants a key; name the variable" in failure(replace(judge, api_key_env=None))
+    assert "needs a key; set api_key_env" in failure(replace(judge, api_key_env=None))
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_a_redirect_does_not_carry_the_key_away(fake, judge, code):
     fake.in_turn(status(code, Location=f"{fake.url}/elsewhere"))
-    assert "give the last address as base_url" in failure(judge)
+    assert "use the final address as base_url" in failure(judge)
     assert len(fake.asked) == 1
 
 
@@ -234,7 +233,7 @@ def test_a_key_with_a_line_end_is_meant_without(fake, judge, monkeypatch):
 
 @pytest.mark.parametrize("name", [KEY, "gsk_abcdef", ""])
 def test_a_key_in_place_of_its_name_is_not_repeated(name):
-    with pytest.raises(BALoraError, match=r"^api_key_env: give the name of an environment variable") as error:
+    with pytest.raises(BALoraError, match=r"^api_key_env: not the name of an environment variable") as error:
         JudgeEndpoint("https://a/v1", "m", api_key_env=name)
     assert not name or name not in str(error.value)
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from balora.data import expand_path, load_table
 from balora.evaluation.benchmarks.writing import HUB, Benchmark, Writing
 from balora.evaluation.harness import check_tasks, evaluate_with_harness
-from balora.evaluation.wikitext import read_pages, split_pages, wikitext_perplexity
+from balora.evaluation.perplexity import read_pages, split_pages, wikitext_perplexity
 
 
 def wikitext2(writing: Writing, *, file: str | None = None, max_samples: int | None = None) -> Benchmark:

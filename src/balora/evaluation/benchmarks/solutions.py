@@ -8,8 +8,7 @@ from transformers import PreTrainedModel
 
 from balora.data import load_table
 from balora.evaluation.benchmarks.writing import Benchmark, Writing, keep, where, writer
-from balora.evaluation.maths import grade_maths
-from balora.evaluation.maths_rows import gsm8k_rows, math_rows
+from balora.evaluation.maths import grade_maths, gsm8k_rows, math_rows
 
 
 def gsm8k(
