@@ -14,8 +14,8 @@ from balora.data.perturbation import KINDS, perturb
 from balora.errors import BALoraError
 from balora.world.reading import ReadingConfig, build_reading_world, make_row
 from balora.world.reading.lessons import make_lesson
-from balora.world.reading.names import YEARS
 from balora.world.reading.pretrain import UNK, make_tokenizer
+from balora.world.reading.questions import YEARS
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ import balora.world.reading.pretrain as pretraining
 from balora.data import hotpotqa_rows, to_qa_rows
 from balora.world.reading import ReadingConfig
 from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
-from balora.world.reading.names import DIRECTORS, FILMS, YEARS
-from balora.world.reading.pretrain import UNK, make_model, make_optimizer, make_tokenizer
-from balora.world.reading.start import LEFT, RIGHT, SAME
+from balora.world.reading.pretrain import LEFT, RIGHT, SAME, UNK, make_model, make_optimizer, make_tokenizer
+from balora.world.reading.questions import DIRECTORS, FILMS, YEARS
 
 CONFIG = ReadingConfig()
 COUNT = 4000

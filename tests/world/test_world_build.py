@@ -1,7 +1,6 @@
 """The cache: ordinary files, written once, whole or not at all, safe under a race."""
 
 import json
-import os
 import random
 import threading
 from dataclasses import replace
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import balora.world.build as build
 from balora.errors import BALoraError
-from balora.world import WorldConfig, build_world, load_world, measure_world
+from balora.world import WorldConfig, build_world, measure_world
 from balora.world.language import make_language, make_line, make_tokenizer
 from balora.world.pretrain import make_blocks, pretraining_texts
 
@@ -101,16 +100,6 @@ def test_callbacks_see_every_step(tiny_world, tmp_path):
     steps = Steps()
     build_world(replace(tiny_world.config, pretrain_steps=3), tmp_path, [steps])
     assert steps.seen == 3
-
-
-def test_a_world_can_be_moved_and_read_back(tiny_world, tmp_path):
-    moved = tmp_path / "elsewhere"
-    os.symlink(tiny_world.directory, moved)
-    world = load_world(moved)
-    assert world.config == tiny_world.config
-    assert world.train_file.read_bytes() == tiny_world.train_file.read_bytes()
-    with pytest.raises(BALoraError, match="is not a world"):
-        load_world(tmp_path)
 
 
 def test_a_failed_build_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
