@@ -40,7 +40,7 @@ def small(data_dir, tmp_path) -> Path:
 
 @pytest.fixture
 def harness_s_own(monkeypatch):
-    """Of the harness's tasks one folder: reading all of them takes a while."""
+    """Only one folder of the harness's tasks, since reading all of them is slow."""
     folder = Path(lm_eval_tasks.__file__).parent / "wikitext"
     manager = lm_eval_tasks.TaskManager(include_path=folder, include_defaults=False)
     monkeypatch.setattr(harness, "_tasks_of_the_harness", lambda: manager)
@@ -91,7 +91,7 @@ def test_perplexities_of_the_whole_test_set_are_lm_eval_s(model, tokenizer, data
     assert got["wikitext2_local"] == pytest.approx(ours, rel=1e-5)
 
 
-def test_an_adapter_s_figures_are_those_of_what_it_saves(model, models_dir, tokenizer, small, tmp_path):
+def test_adapter_metrics_equal_those_of_the_saved_adapter(model, models_dir, tokenizer, small, tmp_path):
     tasks, settings = ["wikitext2_local"], {"data_dir": small, "limit": 1}
     base = evaluate_with_harness(model, tokenizer, tasks, **settings)
     config = BALoraConfig(method="pissa", r=4, lora_dropout=0.5, target_modules="all-linear")
@@ -184,7 +184,7 @@ def test_local_tasks_ask_as_lm_eval_s_do(data_dir):
     assert math500.doc_to_target(row) == row["answer"]
 
 
-def test_the_caller_s_tokenizer_logging_and_random_states_stay(small):
+def test_caller_s_tokenizer_logging_and_random_states_are_unchanged(small):
     tokenizer, model = word_tokenizer(closes=False), make("gpt2")
     tokenizer.pad_token = None
     seeds = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]

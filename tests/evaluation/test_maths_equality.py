@@ -90,13 +90,13 @@ NOT_EQUAL = [
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_equal(one, other):
+def test_equal_answers(one, other):
     assert same_answer(one, other)
     assert same_answer(other, one)
 
 
 @pytest.mark.parametrize(("one", "other"), NOT_EQUAL)
-def test_not_equal(one, other):
+def test_unequal_answers(one, other):
     assert not same_answer(one, other)
     assert not same_answer(other, one)
 

@@ -16,7 +16,7 @@ SPARED = (0, 1)
 
 
 def embedded(model, ids, kind, level, **settings):
-    """What the first layer is given."""
+    """Return the input of the first layer."""
     seen = []
     handle = model.get_input_embeddings().register_forward_hook(lambda *a: seen.append((a[1][0], a[2])))
     try:
@@ -72,7 +72,7 @@ def test_embeddings_are_shaken_by_their_own_size(llama):
 
 
 @pytest.mark.parametrize("kind", ["token", "embedding"])
-def test_a_row_s_noise_is_its_own_whatever_stands_beside_it(llama, kind):
+def test_noise_of_a_row_does_not_depend_on_its_batch(llama, kind):
     ids = ids_of(rows=3, length=6)
     ids[ids < 2] = 5
     padded = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], 1)
@@ -84,7 +84,7 @@ def test_a_row_s_noise_is_its_own_whatever_stands_beside_it(llama, kind):
 
 
 @pytest.mark.parametrize("kind", ["token", "embedding"])
-def test_student_and_teacher_read_the_same_and_nothing_stays(kind):
+def test_student_and_teacher_get_the_same_noise_and_hooks_are_removed(kind):
     torch.manual_seed(0)
     model = get_balora_model(CAUSAL["llama"](), BALoraConfig(method="pissa", r=2)).eval()
     ids = ids_of(rows=2, length=8)

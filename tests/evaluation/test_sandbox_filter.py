@@ -18,7 +18,7 @@ from balora.evaluation.code.jail import seccomp
     [(0, "x86_64-linux-gnu/asm/unistd_64.h"), (1, "asm-generic/unistd.h")],
     ids=["x86", "generic"],
 )
-def test_numbers_are_the_kernel_s(column, header):
+def test_call_numbers_equal_the_kernel_s(column, header):
     path = Path("/usr/include") / header
     if not path.is_file():
         pytest.skip(f"{path} is absent: it comes with Linux's headers")
@@ -29,7 +29,7 @@ def test_numbers_are_the_kernel_s(column, header):
 
 
 def naive_filter(program: bytes, number: int, convention: int, arguments: list[int]) -> int:
-    """What the kernel does with a filter, instruction by instruction."""
+    """Evaluate a filter as the kernel does, instruction by instruction."""
     data = struct.pack("=iIQ6Q", number, convention, 0, *arguments)
     steps = list(struct.iter_unpack("=HBBI", program))
     at, accumulator = 0, 0

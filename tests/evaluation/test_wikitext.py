@@ -99,7 +99,7 @@ def test_an_adapter_in_training_mode_is_read_in_evaluation_mode(model, tokenizer
     assert abs(changed["bits_per_byte"] - base["bits_per_byte"]) > 1e-3
 
 
-def test_what_cannot_be_read_is_named(tmp_path, model):
+def test_unreadable_files_are_named(tmp_path, model):
     with pytest.raises(BALoraError, match=r"gone\.txt: no such file"):
         read_pages(tmp_path / "gone.txt")
     with pytest.raises(BALoraError, match="cannot be read as UTF-8"):

@@ -57,7 +57,7 @@ def test_the_pretraining_text_is_what_was_trained_on(tiny_world, world_cache):
     assert heldout[:5] == [make_line(make_language(tiny_world.config), "heldout", i) for i in range(5)]
 
 
-def test_a_world_of_before_gets_its_pretraining_text(tiny_world, world_cache):
+def test_a_world_of_an_older_version_gets_its_pretraining_text(tiny_world, world_cache):
     text = tiny_world.pretraining_file.read_bytes()
     tiny_world.pretraining_file.unlink()
     assert build_world(tiny_world.config, world_cache) == tiny_world
@@ -113,7 +113,7 @@ def test_a_failed_build_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_racing_builders_agree(tiny, tmp_path, monkeypatch):
+def test_concurrent_builds_agree(tiny, tmp_path, monkeypatch):
     both_are_in = threading.Barrier(2, timeout=20)
 
     def slow(config, directory, callbacks):
@@ -142,14 +142,14 @@ def test_the_cache_follows_the_environment(tiny, tmp_path, monkeypatch):
     assert build_world(WorldConfig(**tiny)).directory.parent == tmp_path / ".cache" / "balora"
 
 
-def test_a_cache_that_cannot_be_written_is_said_so_before_training(tiny, tmp_path, monkeypatch):
+def test_an_unwritable_cache_raises_before_training(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "pretrain", lambda *_: pytest.fail("trained first"))
     (tmp_path / "file").write_text("")
     with pytest.raises(BALoraError, match="BALORA_CACHE"):
         build_world(WorldConfig(**tiny), tmp_path / "file")
 
 
-def test_trl_takes_the_world_as_it_is(tiny_world, tmp_path):
+def test_trl_trains_on_the_world_s_files(tiny_world, tmp_path):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 

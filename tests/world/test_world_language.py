@@ -38,14 +38,14 @@ def blocks(config):
     return make_blocks(config, language, make_tokenizer(language))
 
 
-def test_text_depends_on_the_seed_alone():
+def test_text_depends_on_the_seed_only():
     assert lines(CONFIG) == lines(CONFIG)
     assert lines(WorldConfig(), count=3) == GOLDEN_LINES
     assert lines(CONFIG) != lines(replace(CONFIG, seed=1))
     assert make_language(CONFIG).capitals != make_language(replace(CONFIG, seed=1)).capitals
 
 
-def test_streams_share_truths_but_no_draws():
+def test_streams_share_facts_but_no_draws():
     pretraining, heldout = lines(CONFIG, count=200), lines(CONFIG, "heldout", count=200)
     assert sum(a == b for a, b in zip(pretraining, heldout, strict=True)) < 10
 
@@ -89,7 +89,7 @@ def test_imbalance_replaces_facts_and_nothing_else():
     assert len(heldout) == 1
 
 
-def test_facts_are_said_as_often_as_their_places_say():
+def test_fact_frequencies_follow_their_ranks():
     config = replace(CONFIG, pretraining_imbalance=16.0)
     said = Counter(line for line in lines(config, count=30_000) if line.startswith("the capital of "))
     places = fact_places(config)

@@ -21,7 +21,7 @@ def counted(prompt):
     return f" {vocabulary.NUMBERS[items.count(target)]}"
 
 
-def test_answers_are_right_but_for_label_noise():
+def test_answers_are_right_except_for_label_noise():
     assert all(row["completion"] == counted(row["prompt"]) for row in rows(CONFIG, "eval"))
     assert all(row["completion"] == counted(row["prompt"]) for row in rows(replace(CONFIG, label_noise=0.0)))
     wrong = [row for row in rows(CONFIG) if row["completion"] != counted(row["prompt"])]

@@ -87,7 +87,7 @@ def stories(models_dir):
 
 
 def greedy(model, tokenizer, text, steps):
-    """By a loop of its own."""
+    """Greedy decoding by a naive loop."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     length = ids.shape[1]
     for _ in range(steps):

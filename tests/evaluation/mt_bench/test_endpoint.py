@@ -51,7 +51,7 @@ def test_cost_is_tokens_by_price():
 
 
 @pytest.mark.parametrize("code", [408, 409, 429, 500, 502, 503, 529])
-def test_what_may_pass_is_asked_again(fake, judge, pauses, code):
+def test_temporary_errors_are_retried(fake, judge, pauses, code):
     fake.in_turn(status(code), status(code), completion("[[3]]"))
     assert judge.ask(MESSAGES).text == "[[3]]"
     assert pauses == [1, 2]
@@ -132,12 +132,12 @@ JSON = st.recursive(
 
 @settings(max_examples=50)
 @given(JSON)
-def test_any_json_is_a_reply_or_none(value):
+def test_any_json_is_parsed_or_gives_none(value):
     reply = read_reply(json.dumps(value))
     assert reply is None or isinstance(reply.text, str)
 
 
-def test_a_judge_that_says_nothing_said_nothing(fake, judge):
+def test_an_empty_reply_has_an_empty_text(fake, judge):
     fake.in_turn(completion(None))
     assert judge.ask(MESSAGES).text == ""
 
@@ -168,7 +168,7 @@ def test_silence_is_a_lost_connection(fake, judge):
     assert len(fake.asked) == 3
 
 
-def test_nobody_there_is_named(judge, fake):
+def test_an_unreachable_endpoint_is_named(judge, fake):
     assert "http://127.0.0.1:9/v1: no reply" in failure(replace(judge, base_url="http://127.0.0.1:9/v1"))
 
 
@@ -242,7 +242,7 @@ def test_a_key_in_place_of_its_name_is_not_repeated(name):
     "address",
     ["", "a/v1", "ftp://a", "https://", "https://me:pass@a/v1", "https://a/v1?key=pass", "https://a b", "https://a:x"],
 )
-def test_an_address_that_is_none_is_an_error_and_not_repeated(address):
+def test_a_malformed_address_raises_without_repeating_it(address):
     with pytest.raises(BALoraError, match=r"^base_url: give an address like") as error:
         JudgeEndpoint(address, "m", api_key_env=None)
     assert "pass" not in str(error.value)
@@ -251,5 +251,5 @@ def test_an_address_that_is_none_is_an_error_and_not_repeated(address):
 @pytest.mark.parametrize(
     "address", ["https://a.b/v1", "http://localhost:8000/v1/", "http://[::1]:80", "http://10.0.0.1"]
 )
-def test_an_address_is_taken(address):
+def test_valid_addresses_are_accepted(address):
     JudgeEndpoint(address, "m", api_key_env=None)

@@ -1,4 +1,4 @@
-"""The whole: asked once, kept at once, gone on with, averaged, and never beyond the bound."""
+"""The score: each request sent once, stored at once, resumed, averaged, and never above the bound."""
 
 import json
 import math
