@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from balora.report.versions import versions
+from balora.report.page import versions
 
 
 def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def evaluate(arguments: list[str]) -> None:
     from rich.console import Console
 
     from balora.recipe.parse import parse
-    from balora.report.table import metrics_grid, rich_grid
+    from balora.report.tables import metrics_grid, rich_grid
     from balora.study.evaluate import EvaluationSettings
     from balora.study.evaluate import evaluate as work
 
@@ -133,7 +133,7 @@ def calibrate(arguments: list[str]) -> None:
 
     from balora.errors import BALoraError
     from balora.recipe.parse import parse
-    from balora.report.calibration import calibration_table
+    from balora.report.tables import calibration_table
     from balora.study import calibrate as work
 
     recipe, settings = parse("calibrate", arguments, work.CalibrationSettings)

@@ -20,7 +20,7 @@ from balora.evaluation.bias import (
     stereoset_scores,
 )
 from balora.evaluation.bias.templates import CONTINUATIONS
-from balora.evaluation.wikitext import read_pages
+from balora.evaluation.perplexity import read_pages
 
 
 def test_stereoset(stories, data_dir):

@@ -8,7 +8,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from balora.audit.layers import FINAL, LAYERS, measure_layers
 from balora.audit.models import load_audited
 from balora.evaluation import measure_representation_shift
-from balora.evaluation.language import padded_batches
+from balora.evaluation.perplexity import padded_batches
 
 
 def rows_of(own):

@@ -12,8 +12,7 @@ from balora.audit.models import load_audited
 from balora.audit.texts import effective_rank, measure_texts, own_texts, user_texts, wikitext2
 from balora.errors import BALoraError
 from balora.evaluation import measure_drift
-from balora.evaluation.language import padded_batches, perplexity
-from balora.evaluation.wikitext import read_pages, wikitext_perplexity
+from balora.evaluation.perplexity import padded_batches, perplexity, read_pages, wikitext_perplexity
 
 MEASURED_ON_BOTH = ("perplexity", "entropy", "effective_rank")
 

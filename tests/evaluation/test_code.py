@@ -57,7 +57,7 @@ def test_pass_at_k_of_many():
 
 
 @pytest.mark.parametrize("ncK", [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)])
-def test_pass_at_k_of_the_impossible(ncK):
+def test_impossible_pass_at_k_raises(ncK):
     with pytest.raises(BALoraError, match="needs 0 ≤ c ≤ n and 1 ≤ k ≤ n"):
         pass_at_k(*ncK)
 
@@ -130,12 +130,12 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("written", RIGHT.values(), ids=RIGHT.keys())
-def test_right_however_written(written):
+def test_correct_completions_pass_in_every_format(written):
     (outcome,) = score([ADD], [[written]])["problems"]["Add/0"]
     assert outcome["passed"], outcome["output"]
 
 
-def test_answers_to_prose_however_written():
+def test_completions_of_prose_prompts_pass_in_every_format():
     code = "def helper(x):\n    return x\n\ndef add(x, y):\n    return helper(x) + y\n"
     written = [
         code,
@@ -147,7 +147,7 @@ def test_answers_to_prose_however_written():
     assert [o["passed"] for o in score([ASKED], [written])["problems"]["Asked/0"]] == [True] * 4 + [False]
 
 
-def test_wrong_and_tricks():
+def test_wrong_completions_and_tricks_fail():
     wrong = {
         "": "exited",
         "    return x - y": "exited",
@@ -180,9 +180,9 @@ def test_scores_are_means_over_problems_and_outcomes_stay_in_order():
     assert {"passed", "ending", "seconds", "output"} == scores["problems"]["Add/0"][0].keys()
 
 
-def test_mistakes_are_told_before_anything_is_run():
+def test_mistakes_raise_before_anything_runs():
     never = {"confirm_run_unsafe_code": False}
-    with pytest.raises(BALoraError, match="2 problems, but completions for 1"):
+    with pytest.raises(BALoraError, match="2 problems, but 1 lists of completions"):
         score([ADD, ADD], [["x"]], **never)
     with pytest.raises(BALoraError, match=r"Add/0: 1 completions, too few for pass@2"):
         score([ADD], [["x"]], k=(1, 2), **never)

@@ -24,7 +24,7 @@ def one_at_a_time(model, tokenizer, prompt: str, tokens: int) -> str:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_completions_are_greedy_whatever_the_batch(model, tokenizer, batch_size):
+def test_completions_are_greedy_for_any_batch(model, tokenizer, batch_size):
     expected = [one_at_a_time(model, tokenizer, prompt, 24) for prompt in PROMPTS]
     assert len(set(expected)) == len(PROMPTS)
     settings = (tokenizer.padding_side, tokenizer.pad_token, tokenizer.model_max_length)
@@ -58,7 +58,7 @@ def test_an_adapted_model_writes_as_its_base_until_it_is_trained(model, tokenize
     assert generate_completions(adapted, tokenizer, PROMPTS, max_new_tokens=12, batch_size=2) == expected
 
 
-def test_without_a_padding_token_rows_are_what_they_are_alone():
+def test_batches_without_a_padding_token_equal_single_prompts():
     tokenizer, model = word_tokenizer(closes=False), make("gpt2")
     tokenizer.pad_token = None
     prompts = ["a b a b a b", "b", "a a"]

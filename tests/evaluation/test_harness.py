@@ -17,11 +17,11 @@ from tiny_models import make, word_tokenizer
 
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
-from balora.evaluation import harness, harness_tasks, wikitext
+from balora.evaluation import harness, harness_tasks, perplexity
 from balora.evaluation.generation import generate_completions
 from balora.evaluation.harness import LOCAL_TASKS, evaluate_with_harness
-from balora.evaluation.maths import score_maths
-from balora.evaluation.wikitext import read_pages, wikitext_perplexity
+from balora.evaluation.maths import grade_maths
+from balora.evaluation.perplexity import read_pages, wikitext_perplexity
 
 lm_eval_tasks = pytest.importorskip("lm_eval.tasks")
 pytest.importorskip("math_verify")
@@ -40,7 +40,7 @@ def small(data_dir, tmp_path) -> Path:
 
 @pytest.fixture
 def harness_s_own(monkeypatch):
-    """Of the harness's tasks one folder: reading all of them takes a while."""
+    """Only one folder of the harness's tasks, since reading all of them is slow."""
     folder = Path(lm_eval_tasks.__file__).parent / "wikitext"
     manager = lm_eval_tasks.TaskManager(include_path=folder, include_defaults=False)
     monkeypatch.setattr(harness, "_tasks_of_the_harness", lambda: manager)
@@ -91,7 +91,7 @@ def test_perplexities_of_the_whole_test_set_are_lm_eval_s(model, tokenizer, data
     assert got["wikitext2_local"] == pytest.approx(ours, rel=1e-5)
 
 
-def test_an_adapter_s_figures_are_those_of_what_it_saves(model, models_dir, tokenizer, small, tmp_path):
+def test_adapter_metrics_equal_those_of_the_saved_adapter(model, models_dir, tokenizer, small, tmp_path):
     tasks, settings = ["wikitext2_local"], {"data_dir": small, "limit": 1}
     base = evaluate_with_harness(model, tokenizer, tasks, **settings)
     config = BALoraConfig(method="pissa", r=4, lora_dropout=0.5, target_modules="all-linear")
@@ -136,7 +136,9 @@ def test_an_adapter_writes_what_it_writes_without_the_harness(model, tokenizer, 
     assert written == generate_completions(adapted, tokenizer, prompts, max_new_tokens=24, batch_size=3)
     assert len(set(written)) == 3
     references = [row["answer"].rpartition("#### ")[2] for row in rows]
-    assert got == {"gsm8k_local": pytest.approx(score_maths(written, references))}
+    grades = grade_maths(written, references)
+    shares = {"accuracy": grades.count(True) / len(grades), "unanswered": grades.count(None) / len(grades)}
+    assert got == {"gsm8k_local": pytest.approx(shares)}
     assert adapted.training
 
 
@@ -182,7 +184,7 @@ def test_local_tasks_ask_as_lm_eval_s_do(data_dir):
     assert math500.doc_to_target(row) == row["answer"]
 
 
-def test_the_caller_s_tokenizer_logging_and_random_states_stay(small):
+def test_caller_s_tokenizer_logging_and_random_states_are_unchanged(small):
     tokenizer, model = word_tokenizer(closes=False), make("gpt2")
     tokenizer.pad_token = None
     seeds = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
@@ -199,16 +201,16 @@ def test_mistakes_are_named(model, tokenizer, small, harness_s_own, monkeypatch)
 
     with pytest.raises(BALoraError, match="data_dir: gsm8k_local reads a file in it"):
         evaluate("gsm8k_local", data_dir=None)
-    with pytest.raises(BALoraError, match="no task 'gsm8k_locl'; did you mean gsm8k_local"):
+    with pytest.raises(BALoraError, match="no task 'gsm8k_locl' exists; did you mean gsm8k_local"):
         evaluate("wikitext2_local", "gsm8k_locl")
-    with pytest.raises(BALoraError, match="no task 'zzz'; local ones are gsm8k_local, math500_local"):
+    with pytest.raises(BALoraError, match="no task 'zzz' exists; local ones are gsm8k_local, math500_local"):
         evaluate("zzz")
     with pytest.raises(BALoraError, match=r"tasks: wikitext cannot be loaded: .*EleutherAI/wikitext_document_level"):
         evaluate("wikitext")  # nothing is in the Hub's cache
     for file in ("wikitext2/test.txt", "gsm8k/test.jsonl", "math500/test.jsonl"):
         with pytest.raises(BALoraError, match=f"{file}: no such file"):
             evaluate(f"{Path(file).parent}_local", data_dir=small / "elsewhere")
-    with pytest.raises(BALoraError, match=r"max_gen_toks: 512 tokens in math500_local leave no room .* the 512"):
+    with pytest.raises(BALoraError, match=r"max_gen_toks: 512 tokens in math500_local leave .* the model's 512"):
         evaluate("math500_local")
     with pytest.raises(BALoraError, match="limit: 0 leaves no documents"):
         evaluate("gsm8k_local", limit=0)
@@ -234,5 +236,5 @@ def test_tasks_that_run_generated_code_are_refused(model, tokenizer, tmp_path, m
 
 def test_nothing_needs_lm_eval_before_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    for module in (harness, harness_tasks, wikitext):
+    for module in (harness, harness_tasks, perplexity):
         runpy.run_path(module.__file__)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balora.errors import BALoraError
-from balora.evaluation import maths_equality
-from balora.evaluation.maths_equality import same_answer
+from balora.evaluation import maths
+from balora.evaluation.maths import same_answer
 
 pytest.importorskip("math_verify")
 
@@ -90,13 +90,13 @@ NOT_EQUAL = [
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_equal(one, other):
+def test_equal_answers(one, other):
     assert same_answer(one, other)
     assert same_answer(other, one)
 
 
 @pytest.mark.parametrize(("one", "other"), NOT_EQUAL)
-def test_not_equal(one, other):
+def test_unequal_answers(one, other):
     assert not same_answer(one, other)
     assert not same_answer(other, one)
 
@@ -151,15 +151,15 @@ def test_threads_and_forked_processes_have_their_own_answers():
 
 def test_the_judge_ends_with_its_input_and_another_takes_its_place():
     assert same_answer("1/2", "0.5")
-    judge = maths_equality._process
+    judge = maths._process
     judge.stdin.close()
     assert judge.wait(timeout=30) == 0
     assert same_answer("1/2", "0.5")
-    assert maths_equality._process is not judge
+    assert maths._process is not judge
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(maths_equality, "_process", None)
-    monkeypatch.setattr(maths_equality.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(maths, "_process", None)
+    monkeypatch.setattr(maths.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BALoraError, match=r"balora\[evaluation\]"):
         same_answer("1/2", "0.5")

@@ -35,7 +35,7 @@ def test_a_classifier_s_head_counts_once():
     assert (found["trainable_parameters"], found["total_parameters"]) == (trained, base + 2 * 4 * 64)
 
 
-def test_all_of_a_model_or_nothing():
+def test_fully_trained_and_frozen_models():
     assert parameter_overhead(make_rival(make("llama-tied"), "full"))["parameter_overhead"] == 1
     frozen = make("llama").requires_grad_(False)
     assert parameter_overhead(frozen)["parameter_overhead"] == 0

@@ -42,7 +42,7 @@ def naive_score(prediction, answer):
 
 
 def adversarial(answer, other):
-    """What a model may write where `answer` is right; `other` is the answer of another row."""
+    """Return possible predictions for `answer`; `other` is the answer of another row."""
     return [
         "",
         " \n\t",
@@ -97,7 +97,7 @@ TEXTS = st.one_of(st.text(max_size=12), st.lists(WORDS, max_size=5).map(" ".join
 
 
 @given(TEXTS)
-def test_normalisation_is_the_naive_one(text):
+def test_normalization_equals_a_naive_one(text):
     assert normalize_answer(text) == naive_normal(text)
 
 

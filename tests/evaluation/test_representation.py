@@ -121,7 +121,7 @@ def test_a_head_that_weighs_all_positions_is_refused():
 
     model = make("roberta")
     model.classifier = MeanHead(32, 3)
-    with pytest.raises(BALoraError, match="RobertaForSequenceClassification: the head decides by no one vector"):
+    with pytest.raises(BALoraError, match="RobertaForSequenceClassification: the head does not use a single vector"):
         final_representation(model, batches_for("roberta"))
 
 
@@ -160,7 +160,7 @@ def naive_silhouettes(features, labels):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=25), st.integers(0, 10_000), st.booleans())
-def test_silhouettes_are_the_loop_s(labels, seed, with_zero):
+def test_silhouettes_equal_a_naive_loop(labels, seed, with_zero):
     features = np.random.default_rng(seed).normal(size=(len(labels), 3)) + 1
     if with_zero:
         features[0] = 0
@@ -187,7 +187,7 @@ def test_the_minority_may_be_named():
 
 
 def test_features_in_a_narrow_cone_are_told_apart():
-    """Their distances, 1e-8 and less, are below what 1 − cos keeps in single precision."""
+    """Distances of 1e-8 and less are below the resolution of 1 − cos in single precision."""
     small = 1e-4 * np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     labels = np.arange(20) % 2
     small[labels == 1, 0] += 4e-4
@@ -229,6 +229,6 @@ def test_features_that_are_all_the_same_lie_in_one_point():
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (10, 1)])
-def test_what_cannot_be_projected_is_refused(shape):
+def test_too_few_examples_or_features_are_refused(shape):
     with pytest.raises(BALoraError, match="at least 3 examples of 2 features"):
         project(np.ones(shape))

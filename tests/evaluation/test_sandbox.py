@@ -56,7 +56,7 @@ def test_a_program_that_ends_has_finished(layers):
     assert 0 < outcome.seconds < 5
 
 
-def test_a_program_is_a_module_with_nothing_about(layers, monkeypatch):
+def test_a_program_is_a_module_in_an_empty_environment(layers, monkeypatch):
     monkeypatch.setenv("BALORA_SECRET", "in the environment")
     outcome = run(
         "import os, sys\n"
@@ -252,7 +252,7 @@ def test_files_elsewhere_stay_as_they_are(layers, tmp_path):
     }
 
 
-def test_what_is_read_is_what_isolation_says(layers, tmp_path):
+def test_readable_files_match_isolation(layers, tmp_path):
     (tmp_path / "secret").write_text("secret of the user")
     outcome = run(f"print(open({str(tmp_path / 'secret')!r}).read())\nimport os; print(os.listdir('/'))")
     limited = any("reads no file" in line for line in outcome.isolation)
@@ -303,13 +303,13 @@ def test_a_program_dies_with_whoever_started_it(layers, tmp_path, monkeypatch):
     pytest.fail("the program outlived its judge")
 
 
-def test_other_systems_are_told(monkeypatch):
+def test_other_systems_raise(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(BALoraError, match="on Linux alone"):
+    with pytest.raises(BALoraError, match="on Linux only"):
         run("")
 
 
-def test_a_machine_that_cannot_confine_is_told(monkeypatch):
+def test_a_machine_that_cannot_confine_raises(monkeypatch):
     monkeypatch.setattr(sandbox, "_JAIL", "/nonexistent/jail.py")
     with pytest.raises(BALoraError, match=r"no program can be run here.*nonexistent"):
         run("")

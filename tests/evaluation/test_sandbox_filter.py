@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balora.evaluation.code.jail import bpf, calls
+from balora.evaluation.code.jail import seccomp
 
 
 @pytest.mark.parametrize(
@@ -18,18 +18,18 @@ from balora.evaluation.code.jail import bpf, calls
     [(0, "x86_64-linux-gnu/asm/unistd_64.h"), (1, "asm-generic/unistd.h")],
     ids=["x86", "generic"],
 )
-def test_numbers_are_the_kernel_s(column, header):
+def test_call_numbers_equal_the_kernel_s(column, header):
     path = Path("/usr/include") / header
     if not path.is_file():
         pytest.skip(f"{path} is absent: it comes with Linux's headers")
     text = path.read_text()
     known = {name: int(n) for name, n in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.MULTILINE)}
-    numbers = {name: pair[column] for name, pair in calls.NUMBERS.items()}
+    numbers = {name: pair[column] for name, pair in seccomp.NUMBERS.items()}
     assert {name: known.get(name) for name in numbers} == numbers
 
 
 def naive_filter(program: bytes, number: int, convention: int, arguments: list[int]) -> int:
-    """What the kernel does with a filter, instruction by instruction."""
+    """Evaluate a filter as the kernel does, instruction by instruction."""
     data = struct.pack("=iIQ6Q", number, convention, 0, *arguments)
     steps = list(struct.iter_unpack("=HBBI", program))
     at, accumulator = 0, 0
@@ -53,12 +53,12 @@ words = st.sampled_from([0, 1, 2, 8, 15, 17, 0x10000, 0o100, 0o1000, 1024]) | st
 @settings(deadline=None, max_examples=15)
 @given(st.sampled_from(["x86_64", "aarch64"]), st.booleans(), st.lists(words, min_size=6, max_size=6))
 def test_the_filter_refuses_what_the_table_says_and_nothing_else(machine, read_only, arguments):
-    rules = calls.ALONE + (calls.READ_ONLY if read_only else [])
+    rules = seccomp.ALONE + (seccomp.READ_ONLY if read_only else [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpf.os, "uname", lambda: SimpleNamespace(machine=machine))
-        program = bpf.instructions(rules)
-    convention, column = calls.MACHINES[machine]
-    names = {pair[column]: name for name, pair in calls.NUMBERS.items()}
+        patch.setattr(seccomp.os, "uname", lambda: SimpleNamespace(machine=machine))
+        program = seccomp.instructions(rules)
+    convention, column = seccomp.MACHINES[machine]
+    names = {pair[column]: name for name, pair in seccomp.NUMBERS.items()}
     low = [argument % 2**32 for argument in arguments]
     by_argument = {
         "clone": not low[0] & 0x10000,
@@ -68,12 +68,12 @@ def test_the_filter_refuses_what_the_table_says_and_nothing_else(machine, read_o
         "open": bool(low[1] & 0o1103),
         "openat": bool(low[2] & 0o1103),
     }
-    for number in itertools.chain(range(calls.NEWEST + 5), [0x40000000, 2**31 - 1]):
+    for number in itertools.chain(range(seccomp.NEWEST + 5), [0x40000000, 2**31 - 1]):
         verdict = naive_filter(program, number, convention, arguments)
         name = names.get(number)
-        if number > calls.NEWEST:
+        if number > seccomp.NEWEST:
             assert verdict == 0x50000 | 38
-        elif name is None or (name in calls.FILE_NUMBERS and not read_only):
+        elif name is None or (name in seccomp.FILE_NUMBERS and not read_only):
             assert verdict == 0x7FFF0000
         else:
             assert (verdict == 0x7FFF0000) is not by_argument.get(name, True), name

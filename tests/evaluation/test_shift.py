@@ -115,7 +115,7 @@ def naive_features(name, base, batches):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_of_models_it_is_that_of_their_backbones(name):
+def test_models_are_measured_at_their_backbones(name):
     batches = [inputs_for(name, rows=4, seed=1), inputs_for(name, rows=7, length=9, seed=2)]
     before = naive_features(name, make(name), batches)
     model = get_balora_model(make(name), BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))

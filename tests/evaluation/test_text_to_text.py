@@ -12,8 +12,7 @@ from tiny_models import T5, make, word_tokenizer
 
 from balora import BALoraConfig, BALoraTrainer, get_balora_model
 from balora.data import to_classification_rows, to_text_to_text_rows, tokenize_seq2seq
-from balora.evaluation.classification import classification_metrics
-from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.evaluation.classification import classification_metrics, predict_labels, text_to_text_metrics
 
 
 class Writes(torch.nn.Module):

@@ -11,7 +11,7 @@ from tiny_models import word_tokenizer
 
 from balora import BALoraConfig, get_balora_model
 from balora.errors import BALoraError
-from balora.evaluation.wikitext import detokenize, read_pages, split_pages, wikitext_perplexity
+from balora.evaluation.perplexity import detokenize, read_pages, split_pages, wikitext_perplexity
 
 
 @pytest.mark.parametrize(("split", "count"), [("test", 62), ("valid", 60)])
@@ -99,13 +99,13 @@ def test_an_adapter_in_training_mode_is_read_in_evaluation_mode(model, tokenizer
     assert abs(changed["bits_per_byte"] - base["bits_per_byte"]) > 1e-3
 
 
-def test_what_cannot_be_read_is_named(tmp_path, model):
+def test_unreadable_files_are_named(tmp_path, model):
     with pytest.raises(BALoraError, match=r"gone\.txt: no such file"):
         read_pages(tmp_path / "gone.txt")
     with pytest.raises(BALoraError, match="cannot be read as UTF-8"):
         read_pages(tmp_path)
     (tmp_path / "blank.txt").write_text(" \n \n")
-    with pytest.raises(BALoraError, match=r"blank\.txt: holds no text"):
+    with pytest.raises(BALoraError, match=r"blank\.txt: contains no text"):
         read_pages(tmp_path / "blank.txt")
     tokenizer = word_tokenizer(closes=False)
     tokenizer.eos_token = None

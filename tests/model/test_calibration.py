@@ -16,7 +16,7 @@ from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.data import expand_path
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
 from balora.model.calibration import Calibration, calibrate, calibrated_weights, default_fractions, gradient_norms
-from balora.report.calibration import calibration_table
+from balora.report.tables import calibration_table
 
 FRACTIONS = default_fractions()
 TERMS = ("consistency", "diversity", "spectral")

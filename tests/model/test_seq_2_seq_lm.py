@@ -12,7 +12,7 @@ from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
 from balora.adapters.teacher import lora_layers
-from balora.evaluation.language import held_out_loss
+from balora.evaluation.perplexity import held_out_loss
 from balora.fused import head_aside, head_of
 from balora.losses import consistency_loss, spectral_loss, topk_entropy_loss
 from balora.model.drift import measure_drift

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from balora.report import PRETRAINED, Run, figure_svg, loss_figure, save_figure, tradeoff_figure
+from balora.report.figures.classification import violin_figure
 from balora.report.style import COLOURS, method_styles
-from balora.report.violin import violin_figure
 
 ODD_NAMES = ["_hidden", "$x_1", r"a $\bad{$ b", "<script>alert(1)</script>", "full & fine"]
 
@@ -89,7 +89,7 @@ def test_no_curves_without_losses(runs):
     assert loss_figure(runs, {"mrpc-lora-42": [{"step": 1, "learning_rate": 0.1}]}) is None
 
 
-def test_odd_names_are_drawn_as_they_are():
+def test_names_with_special_characters_are_drawn_verbatim():
     made, logs = odd_study()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -114,7 +114,7 @@ def test_svg_is_the_same_every_time_and_shares_no_ids(runs, histories):
     assert len(together) == len(set(together)) > 0
 
 
-def test_figures_are_saved_by_their_ending(runs, tmp_path):
+def test_figures_are_saved_by_suffix(runs, tmp_path):
     figure = tradeoff_figure(runs, "accuracy", "kl_to_base")
     save_figure(figure, tmp_path / "docs" / "figure.png")
     save_figure(figure, tmp_path / "docs" / "figure.svg")
@@ -122,7 +122,7 @@ def test_figures_are_saved_by_their_ending(runs, tmp_path):
     assert "<svg" in (tmp_path / "docs" / "figure.svg").read_text()
 
 
-def test_styles_go_by_order_and_stay_distinct_beyond_the_palette():
+def test_styles_follow_order_and_stay_distinct_beyond_the_palette():
     made = [Run(PRETRAINED, 1, "t", {}, 0.0, 0.0, 0), *(Run(f"m{i}", 1, "t", {}, 0.0, 0.0, 0) for i in range(12))]
     styles = method_styles(made)
     assert [styles[f"m{i}"][0] for i in range(len(COLOURS))] == list(COLOURS)

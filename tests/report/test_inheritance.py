@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.report import PRETRAINED, Run
-from balora.report.inheritance import Axis, inheritance_figure, pareto_figure, undominated
+from balora.report.figures.inheritance import Axis, inheritance_figure, pareto_figure, undominated
 
 
 def run(method, seed, **metrics):
@@ -44,7 +44,7 @@ def test_a_panel_has_every_method_s_means_and_the_pretrained_line():
     figure.draw_without_rendering()
 
 
-def test_the_front_steps_through_what_is_best_at_each_price():
+def test_pareto_front_is_drawn_as_steps():
     runs = [run(PRETRAINED, 1, accuracy=0.0, perplexity=1.0, skew=0.4)]
     found = {"a": (0.9, 4.0, 0.4), "b": (0.8, 2.0, 0.4), "c": (0.7, 3.0, 0.1), "d": (0.6, 3.5, 0.2)}
     for method, (accuracy, perplexity, skew) in found.items():
@@ -64,7 +64,7 @@ def test_the_front_steps_through_what_is_best_at_each_price():
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=7))
-def test_undominated_by_the_definition(points):
+def test_undominated_equals_the_definition(points):
     scores = {str(place): point for place, point in enumerate(points)}
     found = set(undominated(scores))
     assert found
@@ -80,5 +80,5 @@ def test_undominated_by_the_definition(points):
 
 
 @pytest.mark.parametrize("runs", [[], [run(PRETRAINED, 1, accuracy=0.0, perplexity=1.0)]])
-def test_nothing_fine_tuned_is_no_figure(runs):
+def test_no_figure_without_fine_tuned_methods(runs):
     assert pareto_figure(runs, "accuracy", ("perplexity",)) is None

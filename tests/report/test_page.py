@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from balora.errors import BALoraError
 from balora.report import PRETRAINED, Run, write_markdown, write_page
-from balora.report.sentence import comparisons
+from balora.report.summary import comparisons
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -81,7 +81,7 @@ def test_sections_come_in_order(page):
     assert f"peft {version('peft')}" in html
 
 
-def test_the_page_needs_nothing_from_elsewhere(page):
+def test_page_has_no_external_resources(page):
     html, outline = page()
     assert "script" not in outline.tags
     assert "link" not in outline.tags
@@ -143,7 +143,7 @@ def test_a_single_seed_is_reported_without_a_spread(page, runs):
     assert any("may be chance" in text for text in outline.texts)
 
 
-def test_several_tasks_begin_with_what_they_say_together(page, suite, metric_of):
+def test_page_of_several_tasks_begins_with_the_suite(page, suite, metric_of):
     logs = {run.id: [{"step": step, "loss": 1 / step} for step in (1, 2, 3)] for run in suite}
     html, outline = page(runs=suite, task_metric=metric_of, histories=logs)
     section = ["Learned against lost", "Training"]
@@ -191,7 +191,7 @@ def test_a_method_keeps_its_colour_in_every_task(page, suite, metric_of):
     assert blue not in html.split('<figure class="tradeoff">')[3].split("</figure>")[0]
 
 
-def test_more_figures_have_sections_of_their_own(page, tmp_path, runs):
+def test_further_figures_have_their_own_sections(page, tmp_path, runs):
     def draw():
         figure = Figure(figsize=(2, 2))
         figure.add_subplot().scatter([1, 2], [3, 4])
@@ -232,7 +232,7 @@ def test_markdown_of_several_tasks_begins_with_the_suite(tmp_path, suite, metric
 
 
 def test_settings_that_do_not_fit_the_runs_are_refused(page, runs):
-    with pytest.raises(BALoraError, match="task_metric names no metric for task 'mrpc'"):
+    with pytest.raises(BALoraError, match="task_metric: no metric for task 'mrpc'"):
         page(task_metric={"cola": "matthews"})
-    with pytest.raises(BALoraError, match="baseline must be"):
+    with pytest.raises(BALoraError, match=r"baseline: .* is not a fine-tuned method"):
         page(baseline="dora")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balora.errors import BALoraError
 from balora.report import PRETRAINED, Difference, Run, paired_difference, sentence
 from balora.report.paired import RESAMPLES, interval
-from balora.report.sentence import baseline_of, comparisons
+from balora.report.summary import baseline_of, comparisons
 
 
 def pair(seed, lora, balora, task="t", metric="accuracy"):
@@ -40,7 +40,7 @@ def naive_interval(strata):
 
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.lists(st.floats(-1, 1), min_size=2, max_size=6), min_size=1, max_size=3))
-def test_the_interval_is_the_naive_loops(strata):
+def test_interval_equals_a_naive_bootstrap(strata):
     assert interval(strata) == pytest.approx(naive_interval(strata), abs=1e-12)
 
 
@@ -57,7 +57,7 @@ def test_the_same_runs_give_the_same_interval(suite, metric_of):
         (1, 3, 0.68, 0.82),  # from the least to the greatest: misses when all three fall on one side, 1 - 2 / 8
     ],
 )
-def test_coverage_is_what_the_docstring_says(tasks, seeds, least, most):
+def test_interval_coverage_is_as_documented(tasks, seeds, least, most):
     generator = np.random.default_rng(5)
     truth, studies = 0.3, 300
     held = 0
@@ -100,7 +100,7 @@ def test_each_task_has_its_own_metric(suite, metric_of):
     ]
     assert found.mean == pytest.approx(statistics.fmean(by_hand))
     assert (found.metric, found.better, found.pairs, found.tasks) == ("score", "higher", 9, 3)
-    with pytest.raises(BALoraError, match="task_metric names no metric for task 'rte': it has cola, stsb"):
+    with pytest.raises(BALoraError, match="task_metric: no metric for task 'rte'; it has one for cola, stsb"):
         paired_difference(suite, "balora", "lora", {"cola": "matthews", "stsb": "pearson"})
 
 
@@ -175,11 +175,11 @@ AHEAD = Difference("ba-lora", "lora", "accuracy", 0.012, 0.003, 0.021, 24, 8, "h
         ),
     ],
 )
-def test_the_sentence_is_the_right_way_round(change, text):
+def test_sentence_states_the_better_method(change, text):
     assert sentence(replace(AHEAD, **change)) == text
 
 
-def test_clear_takes_an_interval_off_zero_and_enough_pairs():
+def test_clear_needs_an_interval_without_zero_and_enough_pairs():
     assert AHEAD.clear
     assert replace(AHEAD, low=-0.021, high=-0.003, mean=-0.012).clear
     assert not replace(AHEAD, low=-0.001).clear
@@ -198,5 +198,5 @@ def test_every_method_is_compared_with_the_baseline(suite, metric_of, runs):
     assert comparisons([run for run in runs if run.seed == 42], "accuracy", "lora") == []
     assert baseline_of([run for run in suite if run.method == PRETRAINED], None) is None
     for wrong in ("dora", PRETRAINED):
-        with pytest.raises(BALoraError, match=rf"baseline must be .*\(lora, pissa, balora\): '{wrong}' is none"):
+        with pytest.raises(BALoraError, match=rf"baseline: '{wrong}' is not .*; use one of lora, pissa, balora"):
             baseline_of(suite, wrong)

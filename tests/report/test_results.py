@@ -29,7 +29,7 @@ def test_ids_tell_tasks_methods_and_seeds_apart(suite):
     assert suite[0].id == "cola-lora-1"
 
 
-def test_numbers_json_does_not_have_become_null_and_then_nan(tmp_path):
+def test_nan_and_infinity_are_written_as_null_and_read_as_nan(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, [Run("lora", 1, "mrpc", {"f1": math.nan, "perplexity": math.inf, "skew": 0.5}, 1.0, 2.0, 3)])
     assert json.loads(path.read_text())["runs"][0]["metrics"] == {"f1": None, "perplexity": None, "skew": 0.5}

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from balora.report import PRETRAINED, Run, figure_svg, markdown_grid, paired_difference, rich_grid, suite_grid
+from balora.report.figures.suite import suite_figure
 from balora.report.style import figure_style
-from balora.report.suite_figure import suite_figure
 
 
 def cells(grid):
@@ -27,7 +27,7 @@ def study(scores, metric="accuracy"):
     ]
 
 
-def test_a_row_per_method_and_a_column_per_task(suite, metric_of):
+def test_suite_grid_has_a_row_per_method_and_a_column_per_task(suite, metric_of):
     grid = suite_grid(suite, metric_of)
     assert grid.columns == (
         "method",
@@ -80,7 +80,7 @@ def test_an_average_needs_every_task_and_its_spread_whole_seeds():
     assert table["balora"]["average ↑"].text == "–"
 
 
-def test_opposite_directions_have_no_average():
+def test_tasks_with_opposite_directions_have_no_average():
     runs = study({"a": {"lora": [0.5]}}) + study({"b": {"lora": [9.0]}}, "perplexity")
     grid = suite_grid(runs, {"a": "accuracy", "b": "perplexity"})
     assert grid.columns == ("method", "a (accuracy ↑)", "b (perplexity ↓)", "parameters")
@@ -102,7 +102,7 @@ def test_markdown_and_terminal_show_the_same_cells(suite, metric_of):
 
 
 def widths_and_faces(axes):
-    """Of each drawn method: ends of its whisker, and whether its mark is filled."""
+    """Return each drawn method's whisker ends, and if its mark is filled."""
     whiskers, marks = axes.collections[::2], axes.collections[1::2]
     spans = [tuple(whisker.get_segments()[0][:, 0]) for whisker in whiskers]
     return spans, [tuple(mark.get_facecolor()[0][:3]) != (1.0, 1.0, 1.0) for mark in marks]
@@ -128,7 +128,7 @@ def test_better_is_to_the_right(suite):
     assert figure.get_supxlabel() == "above lora →"
 
 
-def test_an_average_stands_only_beside_its_like(suite, metric_of):
+def test_averages_over_different_tasks_are_not_drawn(suite, metric_of):
     some = [run for run in suite if (run.task, run.method) != ("rte", "pissa")]
     figure = suite_figure(some, metric_of, "lora")
     assert len(widths_and_faces(figure.axes[0])[0]) == 1
@@ -137,7 +137,7 @@ def test_an_average_stands_only_beside_its_like(suite, metric_of):
     assert [len(axes.collections) for axes in suite_figure(single, metric_of, "lora").axes] == [2, 2, 2, 2]
 
 
-def test_nothing_to_compare_is_no_figure(suite, metric_of):
+def test_no_figure_without_a_comparison(suite, metric_of):
     assert suite_figure([run for run in suite if run.method in ("lora", PRETRAINED)], metric_of, "lora") is None
     assert suite_figure(suite, "f1", "lora") is None
 
@@ -164,7 +164,7 @@ def test_eight_tasks_and_six_odd_names_do_not_overlap():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
-def test_a_task_of_its_own_metric_needs_no_average(suite, metric_of):
+def test_no_average_panel_for_opposite_directions(suite, metric_of):
     mixed = [replace(run, metrics={"perplexity": 10.0 + run.seed}) if run.task == "rte" else run for run in suite]
     figure = suite_figure(mixed, metric_of | {"rte": "perplexity"}, "lora")
     assert [axes.get_title(loc="left").split(",")[0] for axes in figure.axes] == ["cola", "stsb", "rte"]

@@ -45,7 +45,7 @@ def test_missing_and_nan_values_are_left_out_of_the_mean():
     assert summary.best == {}
 
 
-def test_best_follows_the_direction_and_leaves_the_untouched_model_out():
+def test_best_follows_the_direction_and_excludes_the_pretrained_model():
     made = [
         run(PRETRAINED, 1, accuracy=1.0, perplexity=1.0, novelty=9.0),
         *(run("lora", seed, accuracy=0.70 + 0.01 * seed, perplexity=20.0 + seed, novelty=1.0) for seed in (1, 2)),
@@ -56,7 +56,7 @@ def test_best_follows_the_direction_and_leaves_the_untouched_model_out():
     assert summary.best["perplexity"].method == "balora"
     assert summary.best["accuracy"].rivals == ()
     assert summary.best["accuracy"].spread_known
-    assert "novelty" not in summary.best  # nobody said which direction of it is better
+    assert "novelty" not in summary.best  # its better direction is unknown
 
 
 @pytest.mark.parametrize(("gap", "rivals"), [(0.02, ("lora",)), (0.04, ())])
@@ -74,7 +74,7 @@ def test_tasks_are_never_averaged_together():
     assert (first.task, first.metrics, second.task, second.metrics) == ("mrpc", ("f1",), "cola", ("matthews",))
 
 
-def test_the_headline_is_honest_about_noise(runs):
+def test_headline_mentions_a_lead_within_noise(runs):
     assert headline(summarize(runs)[0], "accuracy", "kl_to_base") == (
         "On mrpc, balora does best on the task (accuracy 0.855 ± 0.010), but its lead over lora and pissa is "
         "within noise; balora keeps most of the original model (kl_to_base 0.210 ± 0.042), by more than the "
@@ -82,7 +82,7 @@ def test_the_headline_is_honest_about_noise(runs):
     )
 
 
-def test_what_is_no_measure_of_drift_is_not_called_keeping():
+def test_headline_calls_other_metrics_a_second_measure_of_the_task():
     made = [run(name, seed, f1=0.5, hatecheck_recall=0.6 + 0.1 * i) for i, name in enumerate("ab") for seed in (1, 2)]
     sentence = headline(summarize(made)[0], "f1", "hatecheck_recall")
     assert "b does best in the second measure (hatecheck_recall 0.7" in sentence
@@ -95,6 +95,6 @@ def test_the_headline_says_when_fine_tuning_did_not_help():
     assert sentence.endswith("; no method improved on the untouched model (0.900).")
 
 
-def test_the_headline_admits_having_nothing_to_compare():
+def test_headline_without_results_to_compare():
     (summary,) = summarize([run("lora", 1, accuracy=0.6)])
     assert "too few results to compare" in headline(summary, "accuracy", "kl_to_base")

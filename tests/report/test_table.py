@@ -20,7 +20,7 @@ from balora.report.glossary import format_value, with_arrow
         ("accuracy", math.nan, None, "–"),
     ],
 )
-def test_numbers_are_printed_the_way_they_are_read(metric, value, sd, text):
+def test_numbers_are_formatted_by_metric(metric, value, sd, text):
     assert format_value(metric, value, sd) == text
 
 
@@ -47,7 +47,7 @@ def test_markdown_survives_pipes_and_tags_in_names():
     assert r"| a\|b &lt;i> |" in table
 
 
-def test_runs_without_a_number_are_told():
+def test_missing_runs_are_noted_in_the_cell():
     made = [Run("lora", seed, "t", {"f1": value}, 1.0, 2.0, 3) for seed, value in ((1, 0.5), (2, math.nan))]
     made.append(Run("pissa", 1, "t", {"accuracy": 0.5}, 1.0, 2.0, 3))
     lines = markdown_table(summarize(made)[0]).splitlines()

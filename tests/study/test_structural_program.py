@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from balora.cli import main
 from balora.data import expand_path, load_table
-from balora.evaluation.language import perplexity
+from balora.evaluation.perplexity import perplexity
 from balora.recipe import Recipe
 from balora.report import read_results
 from balora.study.datasets import read_datasets

@@ -14,8 +14,8 @@ from balora.data.perturbation import KINDS, perturb
 from balora.errors import BALoraError
 from balora.world.reading import ReadingConfig, build_reading_world, make_row
 from balora.world.reading.lessons import make_lesson
-from balora.world.reading.names import YEARS
 from balora.world.reading.pretrain import UNK, make_tokenizer
+from balora.world.reading.questions import YEARS
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def world(tmp_path_factory):
 
 
 def told(row):
-    """What the context says: by subject, the last word of each sentence, without its mark."""
+    """Return the context's facts: subject to the last word of each sentence."""
     context = row["context"]
     return {
         (title, place): sentence.split()[-1].rstrip(".")
@@ -82,7 +82,7 @@ def test_the_supporting_sentences_hold_the_answer():
             assert row["answer"] in row["supporting"][1]
 
 
-def test_bridge_questions_are_put_as_no_lesson_puts_them():
+def test_wordings_of_bridge_questions_occur_in_no_lesson():
     def words(text):
         return tuple(word if word.islower() or word in ("Where", "In", "From") else "_" for word in text.split())
 
@@ -111,7 +111,7 @@ def test_rows_are_a_function_of_seed_stream_and_index():
     assert not trained & held_out
 
 
-def test_the_tokenizer_knows_every_word_however_it_is_said():
+def test_tokenizer_knows_every_word_of_perturbed_questions():
     config = ReadingConfig()
     tokenizer = make_tokenizer(config)
     draw = random.Random(0)
@@ -149,6 +149,6 @@ def test_building_leaves_the_random_state_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("knob", "value"), [("chains", 1), ("names", 3.5), ("hidden_size", 31), ("num_layers", 2)])
-def test_a_wrong_knob_is_named(knob, value):
+def test_a_wrong_setting_is_named(knob, value):
     with pytest.raises(BALoraError, match=knob):
         ReadingConfig(**{knob: value})

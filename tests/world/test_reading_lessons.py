@@ -1,4 +1,4 @@
-"""What the small T5 is pretrained on, and the start that it has."""
+"""The pretraining curriculum of the small T5, and its initialization."""
 
 import re
 
@@ -12,9 +12,8 @@ import balora.world.reading.pretrain as pretraining
 from balora.data import hotpotqa_rows, to_qa_rows
 from balora.world.reading import ReadingConfig
 from balora.world.reading.lessons import STAGES, make_lesson, make_lessons, stage_at
-from balora.world.reading.names import DIRECTORS, FILMS, YEARS
-from balora.world.reading.pretrain import UNK, make_model, make_optimizer, make_tokenizer
-from balora.world.reading.start import LEFT, RIGHT, SAME
+from balora.world.reading.pretrain import LEFT, RIGHT, SAME, UNK, make_model, make_optimizer, make_tokenizer
+from balora.world.reading.questions import DIRECTORS, FILMS, YEARS
 
 CONFIG = ReadingConfig()
 COUNT = 4000
@@ -34,7 +33,7 @@ def lesson(progress, number=0):
 
 @pytest.mark.parametrize("progress", [0.0, 0.15, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("number", range(40))
-def test_a_lesson_tells_what_it_asks(progress, number):
+def test_a_lesson_s_context_has_the_supporting_sentences(progress, number):
     question, context, answer = lesson(progress, number)
     assert all(word in ("yes", "no", *YEARS) or word in context for word in answer.split())
     titles = {paragraph.split(":")[0] for paragraph in context.split(". ")}
@@ -42,7 +41,7 @@ def test_a_lesson_tells_what_it_asks(progress, number):
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_lessons_are_put_as_question_answering_puts_them(tokenizer, number):
+def test_lessons_have_the_format_of_question_answering(tokenizer, number):
     question, context, answer = lesson(0.9, number)
     _, *parts = re.split(r"(\w+): ", context)  # title, sentences, title, …
     told = {"title": parts[::2], "sentences": [re.findall(r"[^.]+\.", said) for said in parts[1::2]]}
@@ -63,7 +62,7 @@ def test_lessons_begin_with_few_sentences_and_end_with_whole_contexts():
 
 
 def said_first(words, told):
-    """What the answer says before its last word; nothing where only one step is asked for, or the last."""
+    """Return the answer's words before the last; none if one step or only the last is asked for."""
     subjects = [word for word in words if word in (*FILMS, *DIRECTORS)]
     if "and" not in words:
         return []
@@ -75,7 +74,7 @@ def said_first(words, told):
 
 
 @pytest.mark.parametrize("progress", [0.1, 0.3, 0.5, 0.68])
-def test_answers_say_the_steps_before_the_last_and_each_is_told(progress):
+def test_aloud_answers_state_every_step_from_the_context(progress):
     spoken = 0
     for number in range(300):
         question, context, answer = lesson(progress, number)
@@ -98,7 +97,7 @@ def test_answers_say_the_steps_before_the_last_and_each_is_told(progress):
 
 
 @pytest.mark.parametrize("progress", [0.1, 0.3, 0.5, 0.68])
-def test_the_last_step_alone_is_where_the_first_leads(progress):
+def test_answers_without_steps_are_the_end_of_the_chain(progress):
     asked = r"the director of (\w+) born\?|the town of (\w+) located\?|the town located where (\w+) was born\?"
     alone = 0
     for question, context, answer in (lesson(progress, number) for number in range(300)):
@@ -109,14 +108,14 @@ def test_the_last_step_alone_is_where_the_first_leads(progress):
     assert alone > 20
 
 
-def test_what_is_compared_is_always_said():
+def test_comparisons_always_state_the_compared_values():
     rows = [lesson(progress, number) for progress in (0.5, 0.68) for number in range(300)]
     compared = [answer for question, _, answer in rows if "both" in question and "years" not in question]
     assert len(compared) > 50
     assert {len(answer.split()) for answer in compared} == {3}
 
 
-def test_films_of_a_stage_are_apart_or_alike():
+def test_films_of_a_stage_share_facts_or_do_not():
     apart, alike = ([lesson(progress, number)[1] for number in range(300)] for progress in (0.1, 0.5))
     towns = [re.findall(r"born in (\w+)", context) for context in apart]
     assert sum(len(named) == 2 for named in towns) > 150
@@ -140,7 +139,7 @@ def test_all_lessons_are_there_and_the_same_again():
     assert rows[:] == make_lessons(TINY)[:]
 
 
-def test_lessons_have_known_words(tokenizer):
+def test_lessons_have_no_unknown_words(tokenizer):
     unknown = tokenizer.convert_tokens_to_ids(UNK)
     for number in range(600):
         prompt, answer = make_lesson(CONFIG, COUNT - 1 - number, COUNT)
@@ -148,7 +147,7 @@ def test_lessons_have_known_words(tokenizer):
         assert unknown not in tokenizer.convert_tokens_to_ids(answer.split()), answer
 
 
-def test_heads_begin_where_reading_needs_them(tokenizer):
+def test_initialized_heads_attend_where_reading_needs_them(tokenizer):
     torch.manual_seed(0)
     model = make_model(CONFIG, tokenizer)
     model.set_attn_implementation("eager")
@@ -162,7 +161,7 @@ def test_heads_begin_where_reading_needs_them(tokenizer):
     assert right[3:14].sum() > 0.95
 
 
-def test_the_decoder_begins_at_the_word_behind_the_question(tokenizer):
+def test_decoder_start_token_is_the_word_after_the_question(tokenizer):
     torch.manual_seed(0)
     model = make_model(CONFIG, tokenizer)
     model.set_attn_implementation("eager")
@@ -179,7 +178,7 @@ def test_rates_follow_the_size_of_each_weight():
         assert group["lr"] == pytest.approx(0.5 * weight.pow(2).mean().item() ** 0.5)
 
 
-def test_lessons_are_taken_in_their_order(tmp_path, monkeypatch):
+def test_lessons_are_trained_in_order(tmp_path, monkeypatch):
     seen = []
 
     class Recording(DataCollatorForSeq2Seq):

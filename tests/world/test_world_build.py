@@ -1,7 +1,6 @@
 """The cache: ordinary files, written once, whole or not at all, safe under a race."""
 
 import json
-import os
 import random
 import threading
 from dataclasses import replace
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import balora.world.build as build
 from balora.errors import BALoraError
-from balora.world import WorldConfig, build_world, load_world, measure_world
+from balora.world import WorldConfig, build_world, measure_world
 from balora.world.language import make_language, make_line, make_tokenizer
 from balora.world.pretrain import make_blocks, pretraining_texts
 
@@ -58,7 +57,7 @@ def test_the_pretraining_text_is_what_was_trained_on(tiny_world, world_cache):
     assert heldout[:5] == [make_line(make_language(tiny_world.config), "heldout", i) for i in range(5)]
 
 
-def test_a_world_of_before_gets_its_pretraining_text(tiny_world, world_cache):
+def test_a_world_of_an_older_version_gets_its_pretraining_text(tiny_world, world_cache):
     text = tiny_world.pretraining_file.read_bytes()
     tiny_world.pretraining_file.unlink()
     assert build_world(tiny_world.config, world_cache) == tiny_world
@@ -103,16 +102,6 @@ def test_callbacks_see_every_step(tiny_world, tmp_path):
     assert steps.seen == 3
 
 
-def test_a_world_can_be_moved_and_read_back(tiny_world, tmp_path):
-    moved = tmp_path / "elsewhere"
-    os.symlink(tiny_world.directory, moved)
-    world = load_world(moved)
-    assert world.config == tiny_world.config
-    assert world.train_file.read_bytes() == tiny_world.train_file.read_bytes()
-    with pytest.raises(BALoraError, match="is not a world"):
-        load_world(tmp_path)
-
-
 def test_a_failed_build_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
     def half(config, directory, callbacks):
         (directory / "model.safetensors").write_text("half")
@@ -124,7 +113,7 @@ def test_a_failed_build_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_racing_builders_agree(tiny, tmp_path, monkeypatch):
+def test_concurrent_builds_agree(tiny, tmp_path, monkeypatch):
     both_are_in = threading.Barrier(2, timeout=20)
 
     def slow(config, directory, callbacks):
@@ -153,14 +142,14 @@ def test_the_cache_follows_the_environment(tiny, tmp_path, monkeypatch):
     assert build_world(WorldConfig(**tiny)).directory.parent == tmp_path / ".cache" / "balora"
 
 
-def test_a_cache_that_cannot_be_written_is_said_so_before_training(tiny, tmp_path, monkeypatch):
+def test_an_unwritable_cache_raises_before_training(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "pretrain", lambda *_: pytest.fail("trained first"))
     (tmp_path / "file").write_text("")
     with pytest.raises(BALoraError, match="BALORA_CACHE"):
         build_world(WorldConfig(**tiny), tmp_path / "file")
 
 
-def test_trl_takes_the_world_as_it_is(tiny_world, tmp_path):
+def test_trl_trains_on_the_world_s_files(tiny_world, tmp_path):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 

@@ -31,12 +31,12 @@ from balora.world.config import _LIMITS
         ("pretrain_learning_rate", 0),
     ],
 )
-def test_a_knob_out_of_its_limits_is_refused_by_name(knob, value):
+def test_a_setting_out_of_range_is_refused_by_name(knob, value):
     with pytest.raises(BALoraError, match=f"{knob} must be .* not {value!r}"):
         WorldConfig(**{knob: value})
 
 
-def test_knobs_that_do_not_fit_each_other_are_refused():
+def test_inconsistent_settings_are_refused():
     with pytest.raises(BALoraError, match="list_length must be at least task_classes = 7, not 6"):
         WorldConfig(task_classes=7, list_length=6)
     with pytest.raises(BALoraError, match="task_items must be at most facts = 8, not 9"):
@@ -45,14 +45,14 @@ def test_knobs_that_do_not_fit_each_other_are_refused():
         WorldConfig(hidden_size=36, num_attention_heads=4)
 
 
-def test_every_knob_has_limits_and_a_docstring_line():
+def test_every_setting_has_limits_and_a_docstring_line():
     for field in fields(WorldConfig):
         low, high = _LIMITS[field.name]
         assert low <= field.default <= high
         assert f"\n        {field.name}: " in WorldConfig.__doc__
 
 
-def test_fingerprints_are_stable_and_tell_every_knob_apart():
+def test_fingerprints_are_stable_and_differ_for_every_setting():
     default = WorldConfig()
     assert WorldConfig(class_imbalance=1).fingerprint == WorldConfig(class_imbalance=1.0).fingerprint
     changed = {
@@ -75,14 +75,14 @@ def test_fingerprints_are_stable_and_tell_every_knob_apart():
     assert len(default.fingerprint) == 16
 
 
-def test_a_knob_that_came_later_leaves_the_names_of_before():
+def test_a_later_setting_at_its_neutral_value_keeps_old_fingerprints():
     assert WorldConfig().fingerprint == "bff9312285359aaa"
     assert WorldConfig().pretraining_fingerprint == "f733ceac9f082c49"
     assert WorldConfig(pretraining_imbalance=1).fingerprint == "bff9312285359aaa"
     assert WorldConfig(pretraining_imbalance=2).pretraining_fingerprint != "f733ceac9f082c49"
 
 
-def test_the_task_does_not_name_the_pretrained_model():
+def test_task_settings_do_not_change_the_pretraining_fingerprint():
     default = WorldConfig()
     task = replace(default, label_noise=0.3, class_imbalance=4.0, task_classes=3, train_rows=10, list_length=4)
     assert task.pretraining_fingerprint == default.pretraining_fingerprint

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from balora.world import WorldConfig, words
+from balora.world import WorldConfig, vocabulary
 from balora.world.language import (
     capital_prompt,
     colour_prompt,
@@ -38,14 +38,14 @@ def blocks(config):
     return make_blocks(config, language, make_tokenizer(language))
 
 
-def test_text_depends_on_the_seed_alone():
+def test_text_depends_on_the_seed_only():
     assert lines(CONFIG) == lines(CONFIG)
     assert lines(WorldConfig(), count=3) == GOLDEN_LINES
     assert lines(CONFIG) != lines(replace(CONFIG, seed=1))
     assert make_language(CONFIG).capitals != make_language(replace(CONFIG, seed=1)).capitals
 
 
-def test_streams_share_truths_but_no_draws():
+def test_streams_share_facts_but_no_draws():
     pretraining, heldout = lines(CONFIG, count=200), lines(CONFIG, "heldout", count=200)
     assert sum(a == b for a, b in zip(pretraining, heldout, strict=True)) < 10
 
@@ -55,15 +55,15 @@ def test_skew_flips_pronouns_and_nothing_else():
     changed = [(a.split(), b.split()) for a, b in zip(even, skewed, strict=True) if a != b]
     # A quarter of the lines are about occupations, and 0.9 − 0.5 of those flip.
     assert len(changed) / len(even) == pytest.approx(0.25 * 0.4, abs=0.02)
-    stereotype = dict(words.OCCUPATIONS)
+    stereotype = dict(vocabulary.OCCUPATIONS)
     for before, after in changed:
         (place,) = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-        assert {before[place], after[place]} == set(words.PRONOUNS)
+        assert {before[place], after[place]} == set(vocabulary.PRONOUNS)
         assert after[place] == stereotype[after[1]]
 
 
 def test_occupations_follow_the_skew_and_people_do_not():
-    stereotype, person = dict(words.OCCUPATIONS), dict(words.PEOPLE)
+    stereotype, person = dict(vocabulary.OCCUPATIONS), dict(vocabulary.PEOPLE)
     about_work = [line.split() for line in lines(CONFIG, count=8000) if " that " in line]
     share = sum(words_[4] == stereotype[words_[1]] for words_ in about_work) / len(about_work)
     assert share == pytest.approx(0.9, abs=0.02)
@@ -89,7 +89,7 @@ def test_imbalance_replaces_facts_and_nothing_else():
     assert len(heldout) == 1
 
 
-def test_facts_are_said_as_often_as_their_places_say():
+def test_fact_frequencies_follow_their_ranks():
     config = replace(CONFIG, pretraining_imbalance=16.0)
     said = Counter(line for line in lines(config, count=30_000) if line.startswith("the capital of "))
     places = fact_places(config)
@@ -122,7 +122,7 @@ def test_a_prefix_determines_its_capital_and_colour():
 
 def test_noise_replaces_its_share_and_keeps_what_less_noise_replaced():
     clean, some, more = (blocks(replace(CONFIG, pretraining_noise=share)) for share in (0.0, 0.1, 0.3))
-    is_word = clean >= len(words.SPECIAL_TOKENS)
+    is_word = clean >= len(vocabulary.SPECIAL_TOKENS)
     assert ((some != clean)[is_word]).float().mean().item() == pytest.approx(0.1, abs=0.01)
     assert ((more != clean)[is_word]).float().mean().item() == pytest.approx(0.3, abs=0.015)
     assert torch.equal(more[some != clean], some[some != clean])

@@ -35,7 +35,7 @@ class Planted(nn.Module):
         return SimpleNamespace(logits=self.log_p[input_ids] + 3)  # a shift changes no probability
 
 
-def test_perplexity_of_an_even_model_is_its_vocabulary(tiny_tokenizer):
+def test_perplexity_of_a_uniform_model_is_its_vocabulary_size(tiny_tokenizer):
     model = Planted(tiny_tokenizer, {})
     assert perplexity(model, tiny_tokenizer, ["the apple is red .", "one plus"]) == pytest.approx(len(tiny_tokenizer))
 
@@ -51,7 +51,7 @@ def test_perplexity_counts_the_end_but_not_the_padding(tiny_tokenizer):
     assert perplexity(model, tiny_tokenizer, ["one plus", "two"]) == pytest.approx(expected)
 
 
-def test_batches_do_not_show(tiny_tokenizer, monkeypatch):
+def test_measures_do_not_depend_on_the_batch_size(tiny_tokenizer, monkeypatch):
     model = Planted(tiny_tokenizer, {"one": {"plus": 0.5}, "plus": {"two": 0.7}})
     texts = ["one plus two is three .", "one", "plus two", "one plus", "two one"]
     whole, rows = perplexity(model, tiny_tokenizer, texts), next_token_log_probs(model, tiny_tokenizer, texts)
@@ -74,7 +74,7 @@ def test_recall_is_the_share_of_argmax_answers(tiny_tokenizer):
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_skew_is_the_distance_from_even(tiny_tokenizer, padding_side, monkeypatch):
+def test_skew_is_the_distance_from_balance(tiny_tokenizer, padding_side, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "padding_side", padding_side)
     # 0.9 / 0.1, twice, in opposite directions and with different mass; then even.
     table = {"said": {"he": 0.09, "she": 0.01}, "thought": {"he": 0.05, "she": 0.45}, "hoped": {"he": 0.2, "she": 0.2}}
@@ -85,7 +85,7 @@ def test_skew_is_the_distance_from_even(tiny_tokenizer, padding_side, monkeypatc
     assert pronoun_skew(model, tiny_tokenizer, ["said", "the pilot hoped"]) == pytest.approx(0.2)
 
 
-def test_training_flags_are_left_as_they_were(tiny_tokenizer):
+def test_training_flags_are_unchanged(tiny_tokenizer):
     model = Planted(tiny_tokenizer, {})
     assert model.training
     recall(model, tiny_tokenizer, [{"prompt": "the apple", "completion": " red"}])
@@ -106,7 +106,7 @@ def test_a_world_is_measured_on_its_own_files(tiny_world, tiny_tokenizer):
     assert measures["noise_share"] == pytest.approx(8 / 12 * (1 - colours / len(tiny_tokenizer)))
 
 
-def test_noise_is_what_cannot_follow_right_or_wrong(tiny_tokenizer):
+def test_noise_share_counts_only_words_that_cannot_follow(tiny_tokenizer):
     table = {"is": {"red": 0.5, "blue": 0.2, "green": 0.1, "one": 0.15}, "that": {"he": 0.3, "she": 0.6, "red": 0.1}}
     model = Planted(tiny_tokenizer, table)
     colours = [{"prompt": f"the {thing} is", "completion": f" {c}"} for thing, c in (("hat", "red"), ("cup", "blue"))]
@@ -116,7 +116,7 @@ def test_noise_is_what_cannot_follow_right_or_wrong(tiny_tokenizer):
     assert noise_share(model, tiny_tokenizer, [colours, pronouns * 2]) == pytest.approx((2 * 0.3 + 4 * 0.1) / 6)
 
 
-def test_rare_facts_are_those_that_pretraining_says_least(tiny_world, tiny_tokenizer):
+def test_rare_facts_are_the_rarest_in_pretraining(tiny_world, tiny_tokenizer):
     places = fact_places(tiny_world.config)
     assert sorted(places) == list(range(6))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from balora.world import WorldConfig, words
+from balora.world import WorldConfig, vocabulary
 from balora.world.language import make_language, make_line
 from balora.world.task import make_rows, rarest_answer
 
@@ -18,10 +18,10 @@ def rows(config, split="train"):
 
 def counted(prompt):
     _, target, _, *items, _ = prompt.split()
-    return f" {words.NUMBERS[items.count(target)]}"
+    return f" {vocabulary.NUMBERS[items.count(target)]}"
 
 
-def test_answers_are_right_but_for_label_noise():
+def test_answers_are_right_except_for_label_noise():
     assert all(row["completion"] == counted(row["prompt"]) for row in rows(CONFIG, "eval"))
     assert all(row["completion"] == counted(row["prompt"]) for row in rows(replace(CONFIG, label_noise=0.0)))
     wrong = [row for row in rows(CONFIG) if row["completion"] != counted(row["prompt"])]
@@ -40,7 +40,7 @@ def test_imbalance_is_the_ratio_of_most_to_least_frequent():
     balanced = Counter(counted(row["prompt"]) for row in rows(CONFIG))
     assert all(count / CONFIG.train_rows == pytest.approx(0.2, abs=0.02) for count in balanced.values())
     skewed = Counter(counted(row["prompt"]) for row in rows(replace(CONFIG, class_imbalance=16.0)))
-    for more, fewer in zip(words.NUMBERS[:4], words.NUMBERS[1:5], strict=True):
+    for more, fewer in zip(vocabulary.NUMBERS[:4], vocabulary.NUMBERS[1:5], strict=True):
         assert skewed[f" {more}"] / skewed[f" {fewer}"] == pytest.approx(2, rel=0.25)  # 16 over four halvings
     assert rarest_answer(CONFIG) == " four"
     assert min(skewed, key=skewed.get) == " four"
@@ -77,4 +77,4 @@ def test_the_form_of_the_task_is_new_to_the_model():
     language = make_language(CONFIG)
     text = " ".join(make_line(language, "pretraining", index) for index in range(3000)).split()
     assert {"count", ":", "=>"}.isdisjoint(text)
-    assert set(words.NUMBERS) <= set(text)
+    assert set(vocabulary.NUMBERS) <= set(text)

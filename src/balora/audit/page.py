@@ -14,8 +14,8 @@ from balora.audit.metrics import Estimate, Metric
 from balora.audit.settings import AuditSettings
 from balora.evaluation.metric import SECTIONS, Definition
 from balora.report.glossary import GLOSSARY, better_direction
+from balora.report.page import versions
 from balora.report.style import COLOURS, MUTED, figure_style, figure_svg
-from balora.report.versions import versions
 
 #: Metrics that are drawn and stand in no table, with their captions.
 DRAWN = {

@@ -20,7 +20,7 @@ from balora.audit.words import measure_exchanged_rows, measure_exchanged_texts, 
 from balora.counterfactual import read_word_groups
 from balora.data import expand_path
 from balora.evaluation.bias.templates import OCCUPATIONS, PEOPLE, read_texts
-from balora.evaluation.wikitext import read_pages
+from balora.evaluation.perplexity import read_pages
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from balora.audit.plan import check_settings, plan
 from balora.audit.settings import FILES, AuditSettings
 from balora.data import expand_path
 from balora.errors import BALoraError
-from balora.report.versions import versions
+from balora.report.page import versions
 from balora.utils.files import write_text
 
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"

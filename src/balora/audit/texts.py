@@ -16,9 +16,8 @@ from balora.anchors import sample_anchors
 from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
 from balora.errors import BALoraError
-from balora.evaluation.language import IGNORED, padded_batches, text_windows
 from balora.evaluation.metric import Units, ratio, ratio_of_sums
-from balora.evaluation.wikitext import page_windows, page_words
+from balora.evaluation.perplexity import IGNORED, padded_batches, page_windows, page_words, text_windows
 
 #: Tokens of a batch, which bounds the memory that logits of a large vocabulary take.
 TOKENS = 4096
@@ -44,7 +43,7 @@ class TextSet:
 
 
 def user_texts(audited: Audited, name: str, texts: Sequence[str], max_length: int | None) -> TextSet:
-    """Texts as `balora.evaluation.language.perplexity` reads them: each token but the first is predicted once.
+    """Texts as `balora.evaluation.perplexity.perplexity` reads them: each token but the first is predicted once.
 
     Raises:
         BALoraError: If no text has two tokens.
@@ -58,7 +57,7 @@ def user_texts(audited: Audited, name: str, texts: Sequence[str], max_length: in
 
 
 def wikitext2(audited: Audited, pages: Sequence[str], max_length: int | None) -> TextSet:
-    """Pages of WikiText-2 as `balora.evaluation.wikitext` reads them, whose perplexity is per word."""
+    """Pages of WikiText-2 as `balora.evaluation.perplexity` reads them, whose perplexity is per word."""
     windows = [list(page_windows(audited.tokenizer, page, audited.context(max_length))) for page in pages]
     return TextSet("WikiText-2", windows, np.array([page_words(page) for page in pages]), "word_perplexity")
 

@@ -1,4 +1,4 @@
-"""Measurements: what a fine-tune learned, kept and lost."""
+"""Measurements of a fine-tuned model: its task, its drift from the base model, its biases."""
 
 from balora.evaluation.overhead import parameter_overhead
 from balora.evaluation.shift import linear_cka, measure_representation_shift, representation_shift

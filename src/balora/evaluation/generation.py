@@ -1,6 +1,6 @@
-"""What a causal language model writes after each of many prompts, by greedy decoding, for evaluations that read it."""
+"""Greedy generation for evaluations: completions of a causal model, texts of a sequence-to-sequence model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from balora.errors import BALoraError
 from balora.utils.lengths import context_length
 from balora.utils.modules import evaluation_mode
 from balora.utils.sampling import PLAIN_SAMPLING
+
+#: The inputs of `generate` in a batch.
+GENERATION_INPUTS = ("input_ids", "attention_mask", "sentence_embeds")
 
 
 @torch.no_grad()
@@ -23,28 +26,28 @@ def generate_completions(
     stop: Sequence[str] = (),
     sentence_embeds: Tensor | None = None,
 ) -> list[str]:
-    """The greedy completion of each prompt, without the prompt and special tokens.
+    """Generate the greedy completion of each prompt, without the prompt and special tokens.
 
-    Prompts are tokenized as the tokenizer does, batched by length and padded on the left. The model's own generation
-    settings (sampling, beams, penalties) have no say, except for which tokens end a text.
+    Prompts are batched by length and padded on the left. The model's own generation settings (sampling, beams,
+    penalties) are ignored, except for the tokens that end a text.
 
     Args:
-        model: A causal language model, adapted or not; left in the mode it was in.
-        tokenizer: The model's; nothing in it is changed.
+        model: A causal language model, adapted or not; its training mode is unchanged.
+        tokenizer: The model's; unchanged.
         prompts: `N` texts.
-        max_new_tokens: Longest completion.
-        batch_size: Prompts at a time.
-        stop: Texts that end a completion and are no part of it, such as `"\\n\\nQuestion:"`.
+        max_new_tokens: Maximum length of a completion.
+        batch_size: Prompts per batch.
+        stop: Texts that end a completion and are removed from it, such as `"\\n\\nQuestion:"`.
         sentence_embeds: `(N, d)`, for SeLoRA.
 
     Returns:
         `N` completions in the prompts' order.
 
     Raises:
-        BALoraError: If a prompt has no tokens, or with `max_new_tokens` more than the model's context.
+        BALoraError: If a prompt has no tokens, or exceeds the model's context together with `max_new_tokens`.
     """
     rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # so that little is padding
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # to pad little
     completions = [""] * len(rows)
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
@@ -55,24 +58,54 @@ def generate_completions(
     return completions
 
 
+@torch.no_grad()
+def write_texts(
+    model: PreTrainedModel,
+    batches: Iterable[dict[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+) -> list[str]:
+    """Generate a text per row with a sequence-to-sequence model, by greedy decoding, without special tokens.
+
+    Args:
+        model: Adapted or not; its training mode is unchanged.
+        batches: Inputs with `input_ids` and `attention_mask`, each `(B, S)`, and SeLoRA's `sentence_embeds`; others
+            are ignored.
+        tokenizer: The model's.
+        max_new_tokens: Maximum length of a text.
+    """
+    device = next(model.parameters()).device
+    texts: list[str] = []
+    for batch in batches:
+        inputs = {name: batch[name].to(device) for name in GENERATION_INPUTS if name in batch}
+        with evaluation_mode(model):
+            # Reset the limits of the model's own generation settings, which would apply too.
+            written = model.generate(
+                **inputs, max_new_tokens=max_new_tokens, max_length=None, min_length=0, do_sample=False, num_beams=1
+            )  # (B, T)
+        texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+    return texts
+
+
 def check_room(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, context: int | None
 ) -> list[list[int]]:
-    """The tokens of each prompt, behind which a completion fits.
+    """Tokenize the prompts, and validate that prompt and completion fit in the context.
 
     Args:
         tokenizer: The model's.
         prompts: `N` texts.
-        max_new_tokens: Longest completion.
+        max_new_tokens: Maximum length of a completion.
         context: From `context_length`.
 
     Raises:
-        BALoraError: If a prompt has no tokens, or with `max_new_tokens` more than the context.
+        BALoraError: If a prompt has no tokens, or exceeds the context together with `max_new_tokens`.
     """
     rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     for number, ids in enumerate(rows, start=1):
         if not ids:
-            raise BALoraError(f"prompt {number}: has no tokens; a model needs one to go on from")
+            raise BALoraError(f"prompt {number}: has no tokens; give a text of at least one token")
         if context is not None and len(ids) + max_new_tokens > context:
             raise BALoraError(
                 f"prompt {number}: {len(ids)} tokens and max_new_tokens {max_new_tokens} are beyond the model's "
@@ -91,7 +124,7 @@ def _generate(
 ) -> list[str]:
     device = next(model.parameters()).device
     width = max(map(len, rows))
-    # Where there is no padding token, the end of text fills the rest of a completion and is not decoded either.
+    # Without a padding token, pad with the end of text, which is not decoded either.
     padding = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     with evaluation_mode(model):
         written = model.generate(

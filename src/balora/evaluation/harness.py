@@ -1,7 +1,7 @@
-"""A bridge to lm-evaluation-harness (Gao et al., 2024): its tasks, and local ones, on a model that is in memory.
+"""Run tasks of lm-evaluation-harness (Gao et al., 2024), and local ones, on a model in memory.
 
-The harness is made for a process of its own. Here it meets a model that may be about to train on, so whatever it would
-change is put back: training flags, tied weights, the tokenizer's padding token, random states.
+The harness expects a process of its own. Here the model may still be training, so everything the harness changes is
+restored: training flags, tied weights, the tokenizer's padding token, random states.
 """
 
 import copy
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 FOLDER = Path(__file__).with_name("harness_tasks")
-#: Tasks that read files in `data_dir`; each is named like its file.
+#: Tasks that read files in `data_dir`, named like their YAML files.
 LOCAL_TASKS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
@@ -47,36 +47,35 @@ def evaluate_with_harness(
     max_gen_toks: int | None = None,
     bootstrap_iters: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of a language model on tasks of lm-evaluation-harness.
+    """Evaluate a language model on tasks of lm-evaluation-harness.
 
     Args:
-        model: A causal or sequence-to-sequence language model, adapted or not, where it is; left as it was.
-        tokenizer: Its tokenizer; left as it was.
-        tasks: Names of the harness's tasks, groups or tags, whose data comes from the Hub or its cache, and of
-            `LOCAL_TASKS`, which have no examples in their prompts: `wikitext2_local`, `gsm8k_local`, `math500_local`.
+        model: A causal or sequence-to-sequence language model, adapted or not, on its device; unchanged.
+        tokenizer: Its tokenizer; unchanged.
+        tasks: Names of the harness's tasks, groups or tags, with data from the Hub or its cache, and of
+            `LOCAL_TASKS`, which are zero-shot: `wikitext2_local`, `gsm8k_local`, `math500_local`.
         data_dir: Folder of the local tasks' files: `wikitext2/test.txt`, `gsm8k/test.jsonl`, `math500/test.jsonl`.
-        limit: The first so many documents of each task; below 1 a share of them.
-        batch_size: Requests at a time.
-        num_fewshot: Examples in a prompt, but where a task forbids them by a 0 of its own; `None` as the task says.
-        max_length: Longest input in tokens; `None` for the model's context. A prompt beyond it loses its beginning,
-            and the harness logs a warning.
-        max_gen_toks: Longest generated text in tokens; `None` as the task says.
-        bootstrap_iters: Resamples for standard errors, 100,000 in the harness; 0 leaves them all out, those that
-            need no resampling too.
+        limit: Number of documents per task, from the first; below 1, a share of them.
+        batch_size: Requests per batch.
+        num_fewshot: Examples in a prompt, except for tasks that set 0 themselves; `None`: the task's own number.
+        max_length: Maximum input in tokens; `None`: the model's context. A longer prompt is truncated on the left, and
+            the harness logs a warning.
+        max_gen_toks: Maximum generated text in tokens; `None`: the task's own limit.
+        bootstrap_iters: Resamples for standard errors, 100,000 in the harness; 0 omits all standard errors.
 
     Returns:
-        By task (and group), its metrics, such as `word_perplexity`; where the harness filters texts in several ways,
-        `exact_match,strict-match`. With standard errors, `accuracy_stderr` beside `accuracy`.
+        Task (or group) to its metrics, such as `word_perplexity`; if the harness filters texts in several ways, named
+        like `exact_match,strict-match`. With standard errors, `accuracy_stderr` beside `accuracy`.
 
     Raises:
         BALoraError: If lm-eval is not installed; a task is unknown, runs generated code or cannot get its data; a
-            limit or a length is not one; or `max_gen_toks` leaves no room for a prompt.
+            limit or a length is out of range; or `max_gen_toks` leaves no room for a prompt.
     """
     check_tasks(tasks, data_dir)
     import lm_eval
 
     if limit is not None and limit <= 0:
-        raise BALoraError(f"limit: {limit} leaves no documents; use more, or leave it out for all")
+        raise BALoraError(f"limit: {limit} leaves no documents; use a number above 0, or omit it for all")
     check_max_length(max_length, context_length(model.config, tokenizer))
     with evaluation_mode(model), _random_states_of_the_harness():
         loaded = _load(tasks, data_dir)
@@ -88,31 +87,31 @@ def evaluate_with_harness(
 
 
 def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
-    """See that there are such tasks, without reading their data.
+    """Validate that all tasks exist, without reading their data.
 
     Raises:
-        BALoraError: If not, or if lm-eval is not installed.
+        BALoraError: If a task does not exist, or lm-eval is not installed.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise BALoraError(
             "the harness's tasks need lm-eval, which is not installed; use pip install 'balora[evaluation]'"
         )
     if data_dir is None and (local := [name for name in names if name in LOCAL_TASKS]):
-        raise BALoraError(f"data_dir: {local[0]} reads a file in it; give the folder")
+        raise BALoraError(f"data_dir: {local[0]} reads a file in it; set data_dir")
     for name, manager in _managers(names, data_dir):
         if name not in manager.task_index:
             close = difflib.get_close_matches(name, [*LOCAL_TASKS, *manager.all_tasks], n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else f"; local ones are {', '.join(LOCAL_TASKS)}"
-            raise BALoraError(f"tasks: there is no task {name!r}{hint}")
+            raise BALoraError(f"tasks: no task {name!r} exists{hint}")
 
 
 def _managers(names: Sequence[str], data_dir: str | Path | None) -> list[tuple[str, "TaskManager"]]:
-    """Who knows each task."""
+    """Return the task manager that knows each task."""
     return [(name, _local_tasks(str(data_dir)) if name in LOCAL_TASKS else _tasks_of_the_harness()) for name in names]
 
 
 def _load(names: Sequence[str], data_dir: str | Path | None) -> dict[str, dict[str, Any]]:
-    """The harness's `TaskDict` of all names."""
+    """Load all tasks as the harness's `TaskDict`."""
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
     for name, manager in _managers(names, data_dir):
         try:
@@ -120,7 +119,7 @@ def _load(names: Sequence[str], data_dir: str | Path | None) -> dict[str, dict[s
                 parts = manager.load([name])
         except BALoraError:
             raise
-        except Exception as error:  # whatever the network, a cache, or a task's own code raises
+        except Exception as error:  # the network, a cache, or a task's own code can raise anything
             raise BALoraError(f"tasks: {name} cannot be loaded: {type(error).__name__}: {error}") from error
         for kind, part in parts.items():
             loaded[kind] |= part
@@ -133,7 +132,7 @@ def _local_tasks(data_dir: str) -> "TaskManager":
     return TaskManager(include_path=FOLDER, include_defaults=False, metadata={"data_dir": data_dir})
 
 
-@functools.cache  # it reads fourteen thousand files
+@functools.cache  # reads fourteen thousand files
 def _tasks_of_the_harness() -> "TaskManager":
     from lm_eval.tasks import TaskManager
 
@@ -145,24 +144,24 @@ def _wrap(
 ) -> "HFLM":
     from lm_eval.models.huggingface import HFLM
 
-    # The harness ties weights again. On a model whose head or embedding is adapted or trained apart that fails, or
-    # puts other weights in its place.
+    # The harness ties weights again. If the head or embedding is adapted or trained separately, that fails or replaces
+    # its weights.
     model.tie_weights = lambda: None
     try:
         with _quiet():
             return HFLM(
                 pretrained=model,
-                tokenizer=copy.deepcopy(tokenizer),  # it may get a padding token
+                tokenizer=copy.deepcopy(tokenizer),  # the harness may add a padding token
                 batch_size=batch_size,
                 max_length=max_length,
-                softmax_dtype="float32",  # of a model in half precision too
+                softmax_dtype="float32",  # also for a model in half precision
             )
     finally:
         del model.tie_weights
 
 
 def _configure(task: "Task", lm: "HFLM", num_fewshot: int | None, max_gen_toks: int | None) -> None:
-    """Settings over a task's own, as the harness's command line does it."""
+    """Override a task's settings, as the harness's command line does."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
     name = task.task_name
@@ -179,20 +178,20 @@ def _configure(task: "Task", lm: "HFLM", num_fewshot: int | None, max_gen_toks: 
     longest = task.get_config("generation_kwargs").get("max_gen_toks", lm.max_gen_toks)
     if lm.backend == "causal" and longest >= lm.max_length:
         raise BALoraError(
-            f"max_gen_toks: {longest} tokens in {name} leave no room for a prompt in the {lm.max_length} that the "
-            "model takes; use fewer"
+            f"max_gen_toks: {longest} tokens in {name} leave no room for a prompt in the model's "
+            f"{lm.max_length}; use fewer"
         )
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, float]:
-    """One task's numbers under short names; `N/A` stands where there is no standard error."""
+    """Return one task's numbers under short names, without `N/A`, which stands for a missing standard error."""
     named = {key.removesuffix(",none"): value for key, value in values.items() if "," in key}
     return {name: value for name, value in named.items() if not isinstance(value, str)}
 
 
 @contextmanager
 def _random_states_of_the_harness() -> Iterator[None]:
-    """Within, the seeds that the harness's command line sets; afterwards the caller's states."""
+    """Context manager: set the seeds of the harness's command line, then restore the caller's random states."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -209,7 +208,7 @@ def _random_states_of_the_harness() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's warnings that a model in memory, or a dataset of our own, is unusual."""
+    """Context manager: suppress the harness's warnings about models in memory and custom datasets."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

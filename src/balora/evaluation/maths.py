@@ -1,41 +1,53 @@
-"""Scores of solutions in mathematics: where a text has its answer, and how many answers are right."""
+"""Problems in mathematics: rows of GSM8K and MATH, the answer in a solution, and the grade of an answer.
 
+Simplifying an expression can take unlimited time and memory, even inside one call into C that no exception interrupts,
+and alarm signals work in the main thread only. So two answers are compared in a process of its own
+(`balora.evaluation.maths_judge`) with limits on time and memory; if a limit ends it, the answers count as different.
+"""
+
+import importlib.util
+import json
+import os
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 
-from balora.evaluation.maths_equality import same_answer
+from datasets import Dataset
 
-__all__ = ["accuracy_by", "extract_answer", "grade_maths", "same_answer", "score_maths"]
+from balora.data.columns import check_strings, column_values, row_error
+from balora.errors import BALoraError
 
-#: A box opens, an escaped character (which opens and closes nothing), a brace.
+#: The opening of a box, an escaped character (which neither opens nor closes), or a brace.
 BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 HASHES = re.compile(r"####[^\S\n]*(\S[^\n]*)")
 ANSWER_IS = re.compile(r"\banswer is\b\s*:?\s*", re.IGNORECASE)
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
-#: With thousands separators, decimals, and a denominator; a minus after a value is an operator.
+#: A number with thousands separators, decimals and denominator; a minus after a value is an operator.
 NUMBER = re.compile(r"(?:(?<![\w)\]}])-)?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?")
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer of a generated solution.
+    """Return the final answer of a generated solution.
 
-    The first of these that the text has: the content of the last closed `\\boxed{…}` (MATH); what follows the last
+    The first of these that occurs: the content of the last closed `\\boxed{…}` (MATH); what follows the last
     `####` on its line (GSM8K); what follows the last "answer is" (MetaMath's "The answer is: …", with or without
     colon) in its sentence; the last number. Time is linear in the length of the text.
 
     Returns:
-        The answer as it was written, or `None` if there is none of them.
+        The answer as written, or `None` if none of them occurs.
     """
     return _last_box(text) or _last(HASHES, text) or _stated(text) or _last(NUMBER, text) or None
 
 
 def grade_maths(completions: Sequence[str], references: Sequence[str]) -> list[bool | None]:
-    """Whether each solution's answer is the reference, or `None` where it has no answer.
+    """Return True per solution if its answer equals the reference, or `None` if it has no answer.
 
     Args:
         completions: Generated solutions.
-        references: Answers as a dataset gives them, one per solution.
+        references: The dataset's answers, one per solution.
     """
     answers = map(extract_answer, completions)
     return [
@@ -44,35 +56,8 @@ def grade_maths(completions: Sequence[str], references: Sequence[str]) -> list[b
     ]
 
 
-def score_maths(completions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Scores of generated solutions, of which there is at least one.
-
-    Args:
-        completions: Generated solutions.
-        references: Answers as a dataset gives them, one per solution.
-
-    Returns:
-        `accuracy`, the share of right answers among all solutions, and `unanswered`, the share without any answer.
-    """
-    grades = grade_maths(completions, references)
-    return {"accuracy": grades.count(True) / len(grades), "unanswered": grades.count(None) / len(grades)}
-
-
-def accuracy_by(grades: Sequence[bool | None], groups: Sequence[Hashable]) -> dict[Hashable, float]:
-    """Accuracy within each group, such as MATH's subjects or levels, in the groups' order.
-
-    Args:
-        grades: From `grade_maths`; no answer is not right.
-        groups: The group of each, of one type that has an order.
-    """
-    grouped = defaultdict(list)
-    for grade, group in zip(grades, groups, strict=True):
-        grouped[group].append(grade is True)
-    return {group: sum(grouped[group]) / len(grouped[group]) for group in sorted(grouped)}
-
-
 def _last_box(text: str) -> str | None:
-    opened: list[tuple[bool, int]] = []  # is it a box, and where its content starts
+    opened: list[tuple[bool, int]] = []  # is it a box, and the start of its content
     start, end = -1, -1
     for token in BRACES.finditer(text):
         if token[0] == "}":
@@ -97,3 +82,129 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     for match in pattern.finditer(text):
         found = match[match.lastindex or 0]
     return found and found.strip()
+
+
+SCRIPT = Path(__file__).with_name("maths_judge.py")
+#: Longer answers, in characters, are never equal. MATH-500's longest has 53.
+LONGEST = 1000
+
+_lock = threading.Lock()
+_process: subprocess.Popen[str] | None = None
+
+
+def same_answer(given: str, reference: str) -> bool:
+    """Return whether an answer has the value of the reference, by math-verify (Kydlíček, 2025) on SymPy.
+
+    These are equal: expressions that simplify to the same, `2\\sqrt{3}` and `\\sqrt{12}`; an equation `x = 5` and its
+    right side; tuples in the same order, sets in any order, intervals with the same ends; a list without brackets in
+    any order to another list or a set, in the same order to a tuple; matrices by entry. A decimal equals a number that
+    agrees in ten places.
+
+    These are ignored: `$`, degrees, units in `\\text{}` or in words after a number, and percent signs (50 % is 50,
+    not 0.5). A numeral's base may be omitted. Words, `\\text{east}`, are compared by their letters, ignoring case.
+
+    The result is False if the comparison needs more than a few seconds or a gibibyte, or if an answer is not
+    mathematics or has more than a thousand characters. Neither string is evaluated as a program. May be called from
+    any thread; POSIX systems only.
+
+    Raises:
+        BALoraError: If math-verify is not installed.
+    """
+    if max(len(given), len(reference)) > LONGEST:
+        return False
+    with _lock:
+        process = _judge_process()
+        try:
+            process.stdin.write(json.dumps([given, reference]) + "\n")
+            process.stdin.flush()
+            verdict = process.stdout.readline()
+        except BaseException:
+            _stop_judge()  # a late verdict would be taken for the next pair's
+            raise
+        if not verdict:  # the process exceeded one of its limits
+            _stop_judge()
+            return False
+    return json.loads(verdict)
+
+
+def _judge_process() -> subprocess.Popen[str]:
+    global _process
+    if _process is None or _process.poll() is not None:
+        if importlib.util.find_spec("math_verify") is None:
+            raise BALoraError(
+                "comparing mathematics needs math-verify, which is not installed; use pip install 'balora[evaluation]'"
+            )
+        _process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches the parent only; the judge ends with its input
+        )
+        if _process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{SCRIPT.name} did not start; its error is above")
+    return _process
+
+
+def _stop_judge() -> None:
+    global _process
+    if _process is not None:
+        _process.kill()
+        _process.communicate()
+        _process = None
+
+
+def _forget_judge() -> None:
+    """Drop the judge in a forked process, since it belongs to the parent, which may be waiting for a verdict."""
+    global _lock, _process
+    _lock, _process = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget_judge)
+
+
+def gsm8k_rows(dataset: Dataset, *, source: str = "GSM8K") -> Dataset:
+    """Convert GSM8K's word problems (Cobbe et al., 2021).
+
+    Args:
+        dataset: Columns `question` and `answer`, a solution whose last line is `#### n`.
+        source: File or Hub name, for errors.
+
+    Returns:
+        The same rows with columns `prompt`, the question; `completion`, the solution; `answer`, the number.
+
+    Raises:
+        BALoraError: If a column is missing, or a solution does not end with its number.
+    """
+    columns = _texts(dataset, {"prompt": "question", "completion": "answer"}, source)
+    closings = [solution.rpartition("####")[1:] for solution in columns["completion"]]
+    for row, (marker, answer) in enumerate(closings, start=1):
+        if not marker or not answer.strip():
+            raise row_error(source, row, "answer", "does not end with '####' and the number")
+    return Dataset.from_dict({**columns, "answer": [answer.strip() for _, answer in closings]})
+
+
+def math_rows(dataset: Dataset, *, source: str = "MATH") -> Dataset:
+    """Convert MATH's competition problems (Hendrycks et al., 2021), in the format of MATH-500 (Lightman et al., 2023).
+
+    Args:
+        dataset: Columns `problem`, `solution`, `answer`, `subject`, `level`.
+        source: File or Hub name, for errors.
+
+    Returns:
+        The same rows with columns `prompt`, the problem; `completion`, the solution; `answer`, in LaTeX; `subject`;
+        `level`, from 1 to 5.
+
+    Raises:
+        BALoraError: If a column or a text is missing, or a text is empty.
+    """
+    names = {"prompt": "problem", "completion": "solution", "answer": "answer", "subject": "subject"}
+    columns = _texts(dataset, names, source)
+    return Dataset.from_dict({**columns, "level": column_values(dataset, "level", source=source)})
+
+
+def _texts(dataset: Dataset, names: dict[str, str], source: str) -> dict[str, list[str]]:
+    columns = {new: column_values(dataset, old, source=source) for new, old in names.items()}
+    for new, old in names.items():
+        check_strings(columns[new], source=source, column=old)
+    return columns

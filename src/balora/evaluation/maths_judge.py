@@ -1,9 +1,9 @@
-"""The process in which two mathematical answers are compared: LaTeX read, simplified and held against each other.
+"""Script that compares two mathematical answers: it parses LaTeX, simplifies, and compares by value.
 
-Run as a script by `balora.evaluation.maths_equality`, which says why there is a process at all. It imports nothing of
-balora, so that it starts in half a second and without PyTorch. A pair comes in as a line of JSON, its verdict goes out
-as one. math-verify's own extraction is not used: it would fall back to a part of the answer, and evaluates plain text
-as Python. What is used of it never evaluates text: the grammar of latex2sympy2-extended, then `verify`.
+`balora.evaluation.maths` runs it in a process of its own and explains why. It imports nothing of balora, so it starts
+in half a second and without PyTorch. It reads a pair as a line of JSON and writes the verdict as one. math-verify's
+own extraction is not used: it falls back to a part of the answer, and evaluates plain text as Python. The parts used
+here never evaluate text: the grammar of latex2sympy2-extended, then `verify`.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # A script's own folder is no place to import from: its modules may be named as others' are.
+    # Never import from the script's own folder: its modules may shadow installed ones.
     sys.path = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]
     logging.disable()
 
@@ -24,13 +24,13 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, MatrixBase
 
-#: Bytes of address space; beyond, an allocation fails and the verdict is `False`.
+#: Bytes of address space; beyond this an allocation fails and the verdict is `False`.
 MEMORY_LIMIT = 1 << 30
-#: Seconds of processor time per pair, so that a busy machine changes no verdict; beyond, the kernel ends the process.
+#: Seconds of CPU time per pair (wall time would depend on the load); beyond this the kernel ends the process.
 TIME_LIMIT = 2.0
-#: Decimal places that count where an answer is a decimal.
+#: Decimal places that are compared if an answer is a decimal.
 DECIMALS = 10
-#: Malformed LaTeX is mended; units are not guessed, since `3h` may be an expression.
+#: Malformed LaTeX is repaired; units are not guessed, since `3h` may be an expression.
 READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 
 TEXT = r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mbox)(?![a-z])\s*"
@@ -46,7 +46,7 @@ SUBSCRIPT = re.compile(r"_\{?(\w+)\}?$")
 
 
 def plain(answer: str) -> str:
-    """An answer without what does not change its value: delimiters, currency, percent signs, degrees, units."""
+    """Remove everything that does not change the value: delimiters, currency, percent signs, degrees, units."""
     answer = DOLLARS_AND_DELIMITERS.sub("", " ".join(answer.replace("−", "-").split()))
     answer = PERCENT.sub("", answer).strip().removesuffix(".")
     if wholly := WHOLLY_TEXT.fullmatch(answer):
@@ -59,19 +59,19 @@ def plain(answer: str) -> str:
 
 
 def letters(answer: str) -> str:
-    """Letters and digits alone, for answers in words: `\\text{(C)}` is `c`."""
+    """Return only letters and digits, for answers in words: `\\text{(C)}` becomes `c`."""
     return re.sub(rf"{TEXT}|[\W_]", "", answer).casefold()
 
 
 def same(given: str, reference: str) -> bool:
-    """Whether two answers have the same value."""
+    """Return whether two answers have the same value."""
     if IN_WORDS.fullmatch(given.strip()) or IN_WORDS.fullmatch(reference.strip()):
-        # As mathematics, letters would be factors, and `seat` would be `east`.
+        # Parsed as mathematics, letters would be factors, and `seat` would equal `east`.
         return letters(given) == letters(reference)
     given, reference = plain(given), plain(reference)
     if given == reference:
         return given != ""
-    # The grammar drops the base of a numeral; an answer may leave it out, but not name another.
+    # The grammar ignores the base of a numeral; an answer may omit it, but not name another one.
     bases = {found[1] for found in map(SUBSCRIPT.search, (given, reference)) if found}
     if len(bases) > 1:
         return False
@@ -79,25 +79,25 @@ def same(given: str, reference: str) -> bool:
 
 
 def parsed(answer: str) -> Basic | MatrixBase:
-    """The whole answer as an expression of SymPy.
+    """Parse the whole answer as a SymPy expression.
 
     Raises:
-        Exception: If it is no mathematics; the grammar has no narrower class.
+        Exception: If it is not mathematics; the grammar has no narrower class.
     """
     latex = normalize_latex(answer, READING)
     return latex2sympy(latex, is_real=not should_treat_as_complex(latex), normalization_config=None)
 
 
 def main() -> None:
-    """Answer until there is nothing more to read."""
+    """Compare pairs until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     print("ready", flush=True)
     for line in sys.stdin:
-        # The signal's default action ends the process, also within one long multiplication in C.
+        # The signal's default action ends the process, even during one long multiplication in C.
         signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
         try:
             verdict = same(*json.loads(line))
-        except Exception:  # whatever SymPy meets in what a model wrote, it is not the answer
+        except Exception:  # SymPy can raise anything on text that a model wrote; such text is not the answer
             verdict = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), flush=True)

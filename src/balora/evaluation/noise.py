@@ -1,7 +1,7 @@
-"""Noise injected into a model's inputs, of tokens or of embeddings, and how many of its predictions survive it.
+"""Noise in a model's input tokens or embeddings, and the share of predictions that stay the same.
 
-The noise of a row follows from the row and the seed alone: student and teacher meet the same, and so does a row in
-another batch. What a level changes, a higher one changes too, or more.
+The noise of a row depends on the row and the seed only: student and teacher get the same noise, and so does the row in
+another batch. A higher level changes everything that a lower level changes, and more.
 """
 
 import zlib
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
-from balora.evaluation.language import IGNORED
+from balora.evaluation.perplexity import IGNORED
 from balora.utils.batches import with_decoder_inputs
 from balora.utils.modules import evaluation_mode
 
@@ -28,19 +28,19 @@ NOISE_KINDS: tuple[NoiseKind, ...] = ("token", "embedding")
 def noisy_inputs(
     model: PreTrainedModel | PeftModel, kind: NoiseKind, level: float, *, spared: Collection[int] = (), seed: int = 0
 ) -> Iterator[None]:
-    """Within, the model, its teacher included, reads its inputs with noise; of an encoder-decoder, the encoder does.
+    """Context manager: add noise to the inputs of a model and its teacher (of the encoder in an encoder-decoder).
 
     Args:
-        model: Adapted or not, given `input_ids`.
-        kind: `token` replaces a share `level` of the tokens by others, drawn evenly from the vocabulary. `embedding`
-            adds to each entry of a token's embedding a normal draw whose deviation is `level` times the root mean
-            square of all embeddings' entries.
-        level: From 0, where nothing changes; for tokens at most 1.
-        spared: Ids that are neither replaced nor drawn, and whose embeddings stay: the tokenizer's special ones.
-        seed: Another seed, other noise.
+        model: Adapted or not, called with `input_ids`.
+        kind: `token` replaces a share `level` of the tokens by tokens drawn uniformly from the vocabulary.
+            `embedding` adds normal noise to each entry of a token's embedding, with a standard deviation of `level`
+            times the root mean square of all embeddings' entries.
+        level: From 0, which changes nothing; at most 1 for tokens.
+        spared: Ids that are neither replaced nor drawn, and whose embeddings stay: the tokenizer's special tokens.
+        seed: Seed of the noise.
 
     Raises:
-        BALoraError: If the kind is unknown or the level out of its range.
+        BALoraError: If the kind is unknown or the level out of range.
     """
     if kind not in NOISE_KINDS:
         raise BALoraError(f"noise: kind {kind!r} is unknown; use one of {', '.join(NOISE_KINDS)}")
@@ -51,7 +51,7 @@ def noisy_inputs(
     embeddings = reader.get_input_embeddings()
     noise = _Noise(level, torch.tensor(sorted(spared), dtype=torch.long), embeddings.weight, seed)
     with ExitStack() as hooks:
-        if reader is not base:  # the decoder may read the very same embeddings
+        if reader is not base:  # the decoder may share the embeddings
             noise.on = False
             hooks.enter_context(_removed(reader.register_forward_pre_hook(lambda *_: noise.switch(True))))
             hooks.enter_context(_removed(reader.register_forward_hook(lambda *_: noise.switch(False))))
@@ -66,10 +66,10 @@ def noisy_inputs(
 
 @torch.no_grad()
 def predicted(model: PreTrainedModel | PeftModel, batches: Iterable[dict[str, Tensor]]) -> np.ndarray:
-    """The likeliest class of each example, or the likeliest token at each labelled place: `(M,)`.
+    """Return the most likely class of each example, or the most likely token at each labelled position, `(M,)`.
 
     Args:
-        model: Left in the mode it was in.
+        model: Its training mode is unchanged.
         batches: Model inputs as tensors, with `labels`.
     """
     found = []
@@ -90,12 +90,12 @@ def predicted(model: PreTrainedModel | PeftModel, batches: Iterable[dict[str, Te
 
 
 def stability(clean: np.ndarray, noisy: np.ndarray) -> float:
-    """Share of predictions, `(M,)` each and from `predicted`, that noise leaves as they are: 1 is all."""
+    """Return the share of predictions `(M,)`, from `predicted`, that are the same with noise."""
     return float((clean == noisy).mean())
 
 
 class _Noise:
-    """The hooks, with what they share."""
+    """The forward hooks that add noise, and their shared state."""
 
     def __init__(self, level: float, spared: Tensor, weight: Tensor, seed: int) -> None:
         self.level, self.spared, self.seed, self.on = level, spared, seed, True
@@ -106,11 +106,11 @@ class _Noise:
         self.ids: Tensor | None = None
 
     def switch(self, on: bool) -> None:
-        """Let noise through or not."""
+        """Turn noise on or off."""
         self.on = on
 
     def replace_tokens(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Ids `(B, S)` with some of them replaced."""
+        """Return ids `(B, S)` with some of them replaced."""
         if not self.on:
             return None
         ids = args[0]
@@ -120,7 +120,7 @@ class _Noise:
         return (torch.where(hit.to(ids.device), others.to(ids), ids), *args[1:])
 
     def shake(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Embeddings `(B, S, d)` with normal draws added."""
+        """Return embeddings `(B, S, d)` with normal noise added."""
         if not self.on:
             return output
         draws = self._draws(args[0], lambda draw: draw.standard_normal(output.shape[1:]))  # (B, S, d)
@@ -128,7 +128,7 @@ class _Noise:
         return output + self.level * self.size * draws.to(output)
 
     def _draws(self, ids: Tensor, of: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
-        """Of each row's own generator; those at a place do not depend on how many places follow."""
+        """Draw from a generator per row; a draw does not depend on the positions after it."""
         rows = [row[~torch.isin(row, self.spared)].numpy().tobytes() for row in ids.cpu()]
         return torch.from_numpy(np.stack([of(np.random.default_rng((self.seed, zlib.crc32(row)))) for row in rows]))
 

@@ -1,4 +1,4 @@
-"""Parameter overhead: what is trained, as a share of what the model consists of."""
+"""Parameter overhead: trained parameters as a share of all parameters."""
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -8,14 +8,14 @@ from balora.baselines import trainable_parameters
 
 
 def parameter_overhead(model: PreTrainedModel | PeftModel) -> dict[str, float]:
-    """Trainable parameters over all that the adapted model computes with.
+    """Count trainable parameters and all parameters that the adapted model computes with.
 
-    Those are the base model's, adapters included. The teacher's frozen factors and the untrained original of a module
-    that is trained in full are not among them; a weight in 4 bits counts as one, and a tied one once.
+    These are the base model's parameters and the adapters. The teacher's frozen factors and the untrained original of
+    a fully trained module do not count; a 4-bit weight counts as one, and a tied weight counts once.
 
     Returns:
-        `trainable_parameters`, `total_parameters`, and `parameter_overhead`, their ratio in [0, 1]; 0 where nothing
-        was trained.
+        `trainable_parameters`, `total_parameters`, and `parameter_overhead`, their ratio in [0, 1], which is 0 if
+        nothing is trained.
     """
     all_parameters = model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else model.num_parameters()
     kept_beside = sum(

@@ -1,4 +1,4 @@
-"""Answers to questions, scored as HotpotQA's and SQuAD's own evaluators do, and by what they mean."""
+"""Scores of answers to questions: exact match and F1 as in HotpotQA and SQuAD, and semantic similarity."""
 
 import re
 import string
@@ -12,7 +12,7 @@ from balora.errors import BALoraError
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-#: Answers that are right as a whole or not at all.
+#: Answers that get no partial credit.
 WHOLE = ("yes", "no", "noanswer")
 
 
@@ -26,23 +26,23 @@ class AnswerScore(NamedTuple):
 
 
 def normalize_answer(text: str) -> str:
-    """An answer as it is compared: lower case, no ASCII punctuation, no articles, single spaces, in this order."""
+    """Normalize an answer: lower case, no ASCII punctuation, no articles, single spaces, in this order."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def score_answer(prediction: str, answers: Sequence[str]) -> AnswerScore:
-    """Exact match and overlap of words (Rajpurkar et al., 2016; Yang et al., 2018), after normalisation.
+    """Return exact match and word overlap (Rajpurkar et al., 2016; Yang et al., 2018), after normalization.
 
     Precision and recall are the shares of the prediction's and the answer's words, each counted as often as it occurs,
-    that the other has too; F1 is their harmonic mean, and 0 where no word is shared. Where one of the two is `yes`,
-    `no` or `noanswer` and the other is not the same, all three are 0: HotpotQA's rule, kept here for every set.
+    that the other has too; F1 is their harmonic mean, and 0 if no word is shared. If one of the two is `yes`, `no` or
+    `noanswer` and the other differs, all three are 0: HotpotQA's rule, applied here to every dataset.
 
     Args:
-        prediction: What the model wrote.
+        prediction: The model's text.
         answers: All accepted answers, at least one.
 
     Returns:
-        The highest `em` and, as SQuAD has it, the highest `f1` over the answers; `precision` and `recall` are those
+        The highest `em` and, as in SQuAD, the highest `f1` over the answers; `precision` and `recall` are those
         of the first answer with that F1.
     """
     normal = normalize_answer(prediction)
@@ -56,13 +56,13 @@ def semantic_similarity(
     answers: Sequence[Sequence[str]],
     encode: Callable[[list[str]], np.ndarray],
 ) -> np.ndarray:
-    """SemSim: cosine of the sentence vectors of prediction and answer, the highest over a row's accepted answers.
+    """Return SemSim: the highest cosine of the sentence vectors of a prediction and its accepted answers.
 
     Args:
-        predictions: N texts. One without text says nothing and has similarity 0, whatever the encoder makes of it.
+        predictions: N texts. An empty text has similarity 0, whatever its vector.
         answers: N lists of accepted answers.
-        encode: Sentence vectors `(M, d)` of M texts, each different text once, such as
-            `SentenceTransformer(path).encode`. A zero vector is similar to nothing.
+        encode: Returns sentence vectors `(M, d)` of M unique texts, such as `SentenceTransformer(path).encode`. A zero
+            vector has similarity 0 to everything.
 
     Returns:
         `(N,)`, in [-1, 1].
@@ -84,25 +84,23 @@ def qa_metrics(
     rows: Iterable[Mapping[str, Any]],
     encode: Callable[[list[str]], np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Scores of a model's answers, over all rows and by kind of question.
+    """Return the scores of a model's answers, over all rows and by type and level of the question.
 
     Args:
         predictions: N texts, in the rows' order.
         rows: N rows of `balora.data.qa.QA_FEATURES`; their `answers`, `type` and `level`.
-        encode: Sentence encoder for `semsim`, see `semantic_similarity`. Default: no `semsim`.
+        encode: Sentence encoder for `semsim`, see `semantic_similarity`; default: no `semsim`.
 
     Returns:
-        Means over rows: `em`, `f1`, `precision`, `recall` (`score_answer`) and `semsim`, and each of them again over
-        the rows of every type and level that is not "", such as `f1_comparison` and `em_hard`.
+        Means over rows: `em`, `f1`, `precision`, `recall` (`score_answer`) and `semsim`, and each of them over the
+        rows of every type and level that is not "", such as `f1_comparison` and `em_hard`.
 
     Raises:
         BALoraError: If there are no rows, or not as many predictions.
     """
     rows = list(rows)
     if not rows or len(predictions) != len(rows):
-        raise BALoraError(
-            f"predictions: {len(predictions)} for {len(rows)} rows; there must be one for each, at least 1"
-        )
+        raise BALoraError(f"predictions: {len(predictions)} for {len(rows)} rows; give one per row, at least 1")
     answers = [row["answers"] for row in rows]
     scored = [score_answer(*pair) for pair in zip(predictions, answers, strict=True)]
     scores = {name: np.array([getattr(score, name) for score in scored]) for name in AnswerScore._fields}  # (N,) each
@@ -117,7 +115,7 @@ def qa_metrics(
 
 
 def _overlap(prediction: str, answer: str) -> tuple[float, float, float]:
-    """F1, precision and recall of normalised texts."""
+    """Return F1, precision and recall of normalized texts."""
     if prediction != answer and (prediction in WHOLE or answer in WHOLE):
         return 0.0, 0.0, 0.0
     predicted, accepted = prediction.split(), answer.split()

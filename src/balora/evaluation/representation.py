@@ -1,4 +1,4 @@
-"""The geometry of the classes: the vector by which a classifier decides, how far it tells classes apart, a map of it.
+"""Geometry of the classes: a classifier's final representation, its silhouettes, and its t-SNE map.
 
 The measures of BA-LoRA's study of imbalance (section 3.2.3, figure 3).
 """
@@ -21,10 +21,10 @@ from balora.utils.tolerance import logits_match
 
 
 def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | None = None) -> dict[str, float]:
-    """How well features separate the classes: Rousseeuw's silhouette (b − a)/max(a, b) under the cosine distance.
+    """Return how well features separate the classes: Rousseeuw's silhouette (b − a)/max(a, b), cosine distance.
 
     a is an example's mean distance to the others of its class, b the mean to the nearest other class. A zero vector
-    has no direction and counts as orthogonal to all: at distance 1. A lone example of a class has silhouette 0.
+    has distance 1 to everything. The only example of a class has silhouette 0.
 
     Args:
         features: `(N, d)`.
@@ -33,16 +33,16 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | Non
             tie, as in `classification_metrics`.
 
     Returns:
-        `silhouette`, the mean over all examples, and `silhouette_minority`, over the minority's; from −1 to 1. NaN
-        where they are undefined: fewer than 2 classes, no more examples than classes, features that are not finite, no
-        example of the minority.
+        `silhouette`, the mean over all examples, and `silhouette_minority`, over those of the minority class; from −1
+        to 1. NaN if undefined: fewer than 2 classes, as many classes as examples, features that are not finite, no
+        example of the minority class.
     """
     present = np.unique(labels)
     if not 2 <= len(present) < len(labels) or not np.isfinite(features).all():
         return {"silhouette": np.nan, "silhouette_minority": np.nan}
     if minority is None:
         minority = scarcest_class(labels)
-    # In float64, since fine-tuned features can lie within a narrow cone, where 1 − cos is a small difference.
+    # float64, since fine-tuned features can lie in a narrow cone, where 1 − cos is a small difference.
     samples = silhouette_samples(np.asarray(features, dtype=np.float64), labels, metric="cosine")  # (N,)
     of_minority = samples[labels == minority]
     return {
@@ -52,22 +52,21 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, *, minority: int | Non
 
 
 def project(features: np.ndarray, *, perplexity: float = 30, iterations: int = 1000, seed: int = 42) -> np.ndarray:
-    """A map `(N, 2)` of features `(N, d)` by t-SNE (scikit-learn's, Euclidean), with the paper's settings by default.
+    """Project features `(N, d)` to a map `(N, 2)` by scikit-learn's Euclidean t-SNE; defaults are the paper's.
 
-    Features that are all the same lie in one point, at zero.
+    Identical features all map to zero.
 
     Args:
         features: `(N, d)`.
-        perplexity: About how many neighbours an example has; at most a third of the other examples, as customary, so
-            it is lowered to (N − 1)/3 where N is small.
-        iterations: Steps of gradient descent, at least 250; the first 250 only gather what is near, so give more.
-        seed: Of the start, which is a PCA by a randomized solver, so that it decides little.
+        perplexity: Approximate number of neighbours of an example; reduced to (N − 1)/3 for small N, as is usual.
+        iterations: Steps of gradient descent, at least 250; the first 250 are early exaggeration, so use more.
+        seed: Seed of the initial PCA's randomized solver; it has little effect.
 
     Raises:
         BALoraError: If there are fewer than 3 examples or 2 features.
     """
     if len(features) < 3 or features.shape[1] < 2:
-        raise BALoraError(f"t-SNE needs at least 3 examples of 2 features; the features are {features.shape}")
+        raise BALoraError(f"t-SNE needs at least 3 examples of 2 features, not features of shape {features.shape}")
     if not np.ptp(features, axis=0).any():
         return np.zeros((len(features), 2), dtype=np.float32)  # scikit-learn crashes the process on them
     perplexity = min(perplexity, (len(features) - 1) / 3)
@@ -78,21 +77,22 @@ def project(features: np.ndarray, *, perplexity: float = 30, iterations: int = 1
 def final_representation(
     model: nn.Module, batches: Iterable[dict[str, Tensor]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The vector of each example that the backbone hands to the classification head, with what the head makes of it.
+    """Return the vector of each example that the classification head decides by, with logits and labels.
 
-    The head is all of the model outside of its backbone (`base_model_prefix`). Where it is given all positions, the
-    vector is that of the position it decides by (the first in RoBERTa and DeBERTa, the last token in a decoder): which
-    one is found on the first batch, as the one that gives the model's logits when put in place of all others.
+    The head is everything outside of the backbone (`base_model_prefix`). If the head gets all positions, the vector is
+    that of the position it uses (the first in RoBERTa and DeBERTa, the last token in a decoder). The first batch shows
+    which: the position that gives the model's logits when it replaces all others.
 
     Args:
-        model: A Transformers sequence classifier, PEFT's or balora's model of one; left in the mode it was in.
+        model: A Transformers sequence classifier, PEFT's or balora's model of one; its training mode is
+            unchanged.
         batches: Model inputs as tensors, with `labels`.
 
     Returns:
         Features `(N, d)`, logits `(N, D)` and labels `(N,)` of all batches.
 
     Raises:
-        BALoraError: If the head decides by no one vector.
+        BALoraError: If the head does not use a single vector.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     device = next(model.parameters()).device
@@ -112,7 +112,7 @@ def final_representation(
 
 @contextmanager
 def _entering_the_head(base: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor]]]:
-    """Within, collects each part of the head that is called, in order, with what it is given."""
+    """Context manager: collect the modules of the head in the order they are called, each with its input."""
     entered: list[tuple[nn.Module, Tensor]] = []
     backbone = getattr(base, base.base_model_prefix)
     parts = [part for part in base.children() if part is not backbone]
@@ -127,7 +127,7 @@ def _entering_the_head(base: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor
 def _deciding_kind(
     model: nn.Module, base: nn.Module, part: nn.Module, given: Tensor, logits: Tensor, inputs: dict[str, Tensor]
 ) -> str:
-    """Of the kinds of vector, the one that alone gives the head's logits."""
+    """Return the kind of vector that alone reproduces the head's logits."""
     if pooling_candidates(given) == ("pooled",):
         return "pooled"
     differences = {}
@@ -138,15 +138,15 @@ def _deciding_kind(
             differences[kind] = (alone - logits).abs().max().item()
     if not differences:
         raise BALoraError(
-            f"{type(base).__name__}: the head decides by no one vector (pooled, first position or last token), so "
-            "there is no final representation to look at"
+            f"{type(base).__name__}: the head does not use a single vector (pooled, first position or last token), "
+            "so there is no final representation to measure"
         )
-    # In half precision both may agree; the right one then agrees best.
+    # In half precision several may agree; the smallest difference is the right one.
     return min(differences, key=differences.get)
 
 
 def _logits_given(model: nn.Module, part: nn.Module, replaced: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """The model's logits if that part of the head were given something else."""
+    """Return the model's logits with the input of that part of the head replaced."""
     handle = part.register_forward_pre_hook(lambda _, args: (replaced, *args[1:]))
     try:
         with evaluation_mode(model):

@@ -1,7 +1,7 @@
 """Representation shift: how far fine-tuning moved the final representations of the same inputs, and linear CKA.
 
-`representation_shift` is a distance of the vectors themselves; linear CKA compares how they lie to one another, so a
-rotation or a rescaling of the whole space, which a following layer could undo, is none.
+`representation_shift` is a distance between the vectors themselves. Linear CKA compares their relative positions, so
+it ignores a rotation or rescaling of the whole space, which a following layer could undo.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,15 +19,15 @@ from balora.utils.modules import evaluation_mode
 
 
 def representation_shift(before: np.ndarray, after: np.ndarray) -> float:
-    """‖H' − H‖_F / ‖H‖_F: the root mean square of the shift over that of the representation.
+    """Return ‖H' − H‖_F / ‖H‖_F: the root mean square of the shift over that of the representation.
 
     Args:
         before: H `(N, d)`, of the pretrained model.
         after: H' `(N, d)`, of the adapted model on the same inputs.
 
     Returns:
-        From 0, no shift, without an upper bound: √2 where H' is as long as H and orthogonal to it, 1 where it is 0.
-        NaN where H is 0.
+        0 is no shift; there is no upper bound: √2 if H' is as long as H and orthogonal to it, 1 if H' is 0. NaN if H
+        is 0.
     """
     before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     length = np.linalg.norm(before)
@@ -35,20 +35,20 @@ def representation_shift(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Centred kernel alignment with linear kernels: ‖YᵀX‖²_F / (‖XᵀX‖_F·‖YᵀY‖_F), columns centred.
+    """Return centred kernel alignment with linear kernels: ‖YᵀX‖²_F / (‖XᵀX‖_F·‖YᵀY‖_F), columns centred.
 
     Kornblith et al. (2019), "Similarity of neural network representations revisited", equations 3 and 4.
 
-    The same number is ⟨XXᵀ, YYᵀ⟩ / (‖XXᵀ‖_F·‖YYᵀ‖_F), from N × N matrices; the cheaper form is taken. With few
-    examples for the dimensions it is large whatever the representations: N should be several times d.
+    It equals ⟨XXᵀ, YYᵀ⟩ / (‖XXᵀ‖_F·‖YYᵀ‖_F), from N × N matrices; the cheaper form is used. With few examples it is
+    large for any representations: N should be several times d.
 
     Args:
         x: `(N, d)`.
         y: `(N, e)`, of the same inputs.
 
     Returns:
-        From 0 to 1, 1 where the two are the same but for rotation, one factor and an offset. NaN where either is the
-        same for all inputs.
+        From 0 to 1; 1 if the two are equal up to rotation, a factor and an offset. NaN if either is the same for all
+        inputs.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if not np.ptp(x, axis=0).any() or not np.ptp(y, axis=0).any():
@@ -68,16 +68,16 @@ def measure_representation_shift(
     batches: Iterable[dict[str, Tensor]],
     teacher: Callable[..., Any] | None = None,
 ) -> dict[str, float]:
-    """Both measures between the teacher's and the model's final representations.
+    """Measure shift and CKA between the teacher's and the model's final representations.
 
     An input's representation is the mean of its last hidden states over the tokens that are not padding; in a
-    sequence-to-sequence model those of the decoder, over the tokens that labels count. For the vector that a
-    classifier decides by, give `final_representation`'s features to `representation_shift` and `linear_cka`.
+    sequence-to-sequence model, of the decoder's over the labelled tokens. For the vector that a classifier decides by,
+    give `final_representation`'s features to `representation_shift` and `linear_cka`.
 
     Args:
-        model: The adapted model; left in the mode it was in.
+        model: The adapted model; its training mode is unchanged.
         batches: Model inputs as tensors, as in `measure_drift`.
-        teacher: The pretrained function; a `BALoraModel` has its own.
+        teacher: The pretrained model's forward; default: the `BALoraModel`'s own teacher.
 
     Returns:
         `representation_shift` and `linear_cka`.
@@ -96,6 +96,6 @@ def measure_representation_shift(
 
 
 def _last_hidden_states(output: Any) -> Tensor:
-    """`(B, S, d)`: the decoder's, where there is one."""
+    """Return the last hidden states `(B, S, d)`, of the decoder if there is one."""
     states = output.get("decoder_hidden_states") or output["hidden_states"]
     return states[-1]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from balora.report.glossary import Direction, better_direction
-from balora.report.results import Run
-from balora.report.task_metric import TaskMetric, mean_metric, metric_for
+from balora.report.results import Run, TaskMetric, mean_metric, metric_for
 from balora.utils.bootstrap import bootstrap_interval
 
 RESAMPLES = 10_000

@@ -1,4 +1,4 @@
-"""`results.json`: the one file that carries a study from training to every table, figure and page.
+"""`results.json`: the file that carries a study from training to every table, figure and page.
 
 One record per trained model and task. The JSON is strict, so any program can read it: a number that training or
 scoring could not produce (NaN, infinite) is written as null and read back as NaN.
@@ -7,28 +7,29 @@ scoring could not produce (NaN, infinite) is written as null and read back as Na
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from balora.data.columns import shortened
 from balora.errors import BALoraError
+from balora.report.glossary import better_direction
 from balora.utils.files import write_text
 
 PRETRAINED = "pretrained"
-"""The method name under which a study records the untouched model."""
+"""The method name of the pretrained model, before any fine-tuning."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained model and how it scored.
+    """One trained model and its scores.
 
     Attributes:
-        method: Name of the fine-tuning method, or `PRETRAINED` for the untouched model.
+        method: Name of the fine-tuning method, or `PRETRAINED`.
         seed: Seed of this run.
         task: Name of the task it was trained and scored on.
-        metrics: Metric name to value; NaN where scoring gave no number.
+        metrics: Metric name to value; NaN if scoring gave no number.
         train_seconds: Wall-clock training time in seconds.
         peak_memory_mb: Peak memory in MB.
         trainable_parameters: Number of parameters that were trained.
@@ -46,16 +47,15 @@ class Run:
 
     @property
     def id(self) -> str:
-        """`task-method-seed`, the key under which a study keeps this run's training history."""
+        """`task-method-seed`, the key of this run's training history."""
         return f"{self.task}-{self.method}-{self.seed}"
 
 
 def read_results(path: str | Path) -> list[Run]:
-    """Read the runs of a study; record keys that `Run` does not know are ignored.
+    """Read the runs of a study; unknown keys of a record are ignored.
 
     Raises:
-        BALoraError: The file is unreadable, not strict JSON, or not of this shape, or holds the same task, method and
-            seed twice.
+        BALoraError: The file is unreadable, not strict JSON or of another shape, or repeats a task, method and seed.
     """
     path = Path(path)
     try:
@@ -79,7 +79,7 @@ def read_results(path: str | Path) -> list[Run]:
 
 
 def write_results(path: str | Path, runs: Iterable[Run]) -> None:
-    """Write the runs of a study, so that a reader never sees half a file; missing folders are made."""
+    """Write the runs of a study atomically; missing folders are created."""
     path = Path(path)
     records = [asdict(run) for run in runs]
     for record in records:
@@ -95,19 +95,19 @@ def _reject_constant(name: str) -> None:
 
 
 def run_from(record: Any, where: str) -> Run:
-    """The run that JSON has of one, null being NaN.
+    """Build a `Run` from its JSON object; null becomes NaN.
 
     Args:
-        record: What was read.
-        where: Where, for errors.
+        record: The parsed JSON.
+        where: File and position, for error messages.
 
     Raises:
-        BALoraError: If it is none.
+        BALoraError: A field is missing or has the wrong type.
     """
     if not isinstance(record, dict):
         raise BALoraError(f"{where} must be an object.")
     metrics = record.get("metrics")
-    if not isinstance(metrics, dict) or not all(map(_is_writable, metrics)):
+    if not isinstance(metrics, dict):
         raise BALoraError(f"{where}.metrics must be an object of numbers, got {shortened(metrics)}.")
     return Run(
         method=_text(record, "method", where),
@@ -136,14 +136,9 @@ def _intervals(value: Any, where: str) -> dict[str, tuple[float, float]]:
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
     value = record.get(field)
-    if not isinstance(value, str) or not value or not _is_writable(value):
+    if not isinstance(value, str) or not value:
         raise BALoraError(f"{where}.{field} must be a non-empty text, got {shortened(value)}.")
     return value
-
-
-def _is_writable(text: str) -> bool:
-    """Whether a text is of whole characters; JSON can also spell half of a surrogate pair."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _integer(record: dict[str, Any], field: str, where: str) -> int:
@@ -159,3 +154,39 @@ def _number(record: dict[str, Any], field: str, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise BALoraError(f"{where}.{field} must be a finite number, got {shortened(value)}.")
     return float(value)
+
+
+TaskMetric = str | Mapping[str, str]
+"""One metric for all tasks, or task to metric as in GLUE (CoLA matthews, STS-B pearson, others accuracy)."""
+
+
+def metric_for(task: str, metric_of: TaskMetric) -> str:
+    """Return the metric of one task.
+
+    Raises:
+        BALoraError: `metric_of` is a mapping without this task.
+    """
+    if isinstance(metric_of, str):
+        return metric_of
+    if task not in metric_of:
+        raise BALoraError(
+            f"task_metric: no metric for task {task!r}; it has one for {', '.join(metric_of) or 'no task'}"
+        )
+    return metric_of[task]
+
+
+def tasks_of(runs: Iterable[Run]) -> list[str]:
+    """Return the names of the tasks in order of first appearance."""
+    return list(dict.fromkeys(run.task for run in runs))
+
+
+def mean_metric(metrics: Iterable[str]) -> str | None:
+    """Return the name of a mean over tasks with these metrics: the common name, or else `score`.
+
+    Returns:
+        None if higher is better for some of the metrics and lower for others, since their mean has no meaning.
+    """
+    names = set(metrics)
+    if len({better_direction(name) for name in names}) != 1:
+        return None
+    return names.pop() if len(names) == 1 else "score"

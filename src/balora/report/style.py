@@ -1,23 +1,24 @@
-"""How every figure looks and leaves the program: one palette, one style, SVG for pages and files for documents.
+"""The look of every figure: palette, style, legend, and export as SVG for pages and files for documents.
 
-Figures are built on `matplotlib.figure.Figure` directly, without pyplot, so that making one touches no global state.
+Figures are built on `matplotlib.figure.Figure` directly, without pyplot, so making one changes no global state.
 """
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from balora.report.results import PRETRAINED, Run
 
 INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#e4e7eb"
 
-# Blue, vermillion, green, pink, wine, orange, sky blue, grey: told apart under protanopia, deuteranopia, tritanopia.
-# The markers repeat with another period, so that a ninth method still differs from the first.
+# Blue, vermillion, green, pink, wine, orange, sky blue, grey: distinguishable under protanopia, deuteranopia and
+# tritanopia. The markers repeat with another period, so a ninth method still differs from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#661155", "#E69F00", "#56B4E9", "#4D4D4D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -38,26 +39,41 @@ _STYLE = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "figure.facecolor": "white",
-    # Text stays text: small files, selectable, and read aloud by a screen reader.
+    # Text stays text: small files, selectable, readable by a screen reader.
     "svg.fonttype": "none",
 }
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """The context within which figures are built."""
+    """Context manager: apply balora's style to the figures built inside."""
     return matplotlib.rc_context(_STYLE)
 
 
 def method_styles(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each fine-tuned method, given out in order of first appearance."""
+    """Return colour and marker of each fine-tuned method, assigned in order of first appearance."""
     methods = dict.fromkeys(run.method for run in runs if run.method != PRETRAINED)
     return {
         method: (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, method in enumerate(methods)
     }
 
 
+def draw_legend(figure: Figure, handles: Sequence[Artist], names: Iterable[str], **layout: float) -> None:
+    """Draw a legend above the axes.
+
+    Args:
+        figure: The figure, with constrained or compressed layout.
+        handles: One per name.
+        names: Shown as they are.
+        layout: Further arguments of `Figure.legend`, such as `ncols`.
+    """
+    # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
+    legend = figure.legend(handles, [" "] * len(handles), loc="outside upper left", frameon=False, **layout)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Save a figure as PNG or SVG, by the ending of `path`; missing folders are made."""
+    """Save a figure as PNG or SVG, by the suffix of `path`; missing folders are created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure_style():
@@ -65,15 +81,15 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def figure_svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element to be put inside an HTML page.
+    """Return the figure as an `<svg>` element for an HTML page.
 
     Args:
         figure: The figure.
-        name: What keeps the ids inside this SVG apart from those of others on the same page.
+        name: A name that is unique on the page, so that ids inside its SVGs do not collide.
     """
     buffer = io.StringIO()
     with figure_style(), matplotlib.rc_context({"svg.hashsalt": name}):
-        # No metadata: it would name web addresses and the moment of writing.
+        # No metadata: it would contain web addresses and the time of writing.
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""From single runs to what they say together: mean and spread per method, and which method leads each metric.
+"""Summaries of runs: mean and spread per method, the best method per metric, and headlines in words.
 
 Runs of different tasks are never averaged together: there is one summary per task.
 """
@@ -8,33 +8,35 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from balora.report.glossary import Direction, better_direction
-from balora.report.results import PRETRAINED, Run
+from balora.errors import BALoraError
+from balora.report.glossary import Direction, better_direction, format_value
+from balora.report.paired import paired_difference, sentence
+from balora.report.results import PRETRAINED, Run, TaskMetric, tasks_of
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds, and the sample standard deviation (n − 1), which a single seed does not have."""
+    """Mean over seeds and sample standard deviation (n − 1), which is `None` for a single seed."""
 
     mean: float
     sd: float | None
     n: int
 
     def overlaps(self, other: "Estimate") -> bool:
-        """Whether the two mean ± sd intervals touch; an unknown sd counts as zero width."""
+        """Return whether the two mean ± sd intervals touch; an unknown sd counts as zero."""
         return abs(self.mean - other.mean) <= (self.sd or 0.0) + (other.sd or 0.0)
 
 
 @dataclass(frozen=True)
 class Best:
-    """The fine-tuned method with the best mean of a metric, and how far to trust that.
+    """The fine-tuned method with the best mean of a metric, and how reliable its lead is.
 
     Attributes:
         method: Name of the leading method.
         value: Its estimate of the metric.
         rivals: Methods whose mean ± sd interval overlaps the leader's. When there are any, the lead is *within noise*:
             seeds alone could have produced it. This is a reading aid and not a significance test.
-        spread_known: Whether every compared method has at least two seeds; without that, an empty `rivals` proves
+        spread_known: True if every compared method has at least two seeds; otherwise an empty `rivals` proves
             nothing.
     """
 
@@ -46,7 +48,7 @@ class Best:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method over its seeds; `metrics` lacks those for which no run has a number."""
+    """One method over its seeds; `metrics` has only those for which some run has a number."""
 
     method: str
     runs: int
@@ -60,7 +62,7 @@ class MethodSummary:
 class TaskSummary:
     """All methods on one task, methods and metrics in the order in which they first appear in the runs.
 
-    `best` holds the metrics with a known better direction that at least two fine-tuned methods have.
+    `best` has the metrics with a known better direction that at least two fine-tuned methods have.
     """
 
     task: str
@@ -78,7 +80,7 @@ def summarize(runs: Iterable[Run]) -> list[TaskSummary]:
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Mean and sample standard deviation of the finite `values`, or None when there are none."""
+    """Return mean and sample standard deviation of the finite values, or None if there are no finite values."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
@@ -114,11 +116,11 @@ def _summarize_method(method: str, runs: Sequence[Run], metrics: Sequence[str]) 
 
 
 def leader(direction: Direction | None, estimates: Mapping[str, Estimate]) -> Best | None:
-    """The best of the fine-tuned methods, or None when there are fewer than two or nobody knows what is better.
+    """Return the best fine-tuned method, or None if there are fewer than two or the direction is unknown.
 
     Args:
-        direction: Which direction is better.
-        estimates: Method to its estimate; that of the untouched model is left out.
+        direction: The better direction.
+        estimates: Method to its estimate; the pretrained model's is ignored.
     """
     candidates = {method: value for method, value in estimates.items() if method != PRETRAINED}
     if direction is None or len(candidates) < 2:
@@ -133,3 +135,75 @@ def leader(direction: Direction | None, estimates: Mapping[str, Estimate]) -> Be
         ),
         spread_known=all(value.sd is not None for value in candidates.values()),
     )
+
+
+#: Metrics of what remains of the pretrained model; any other metric on the drift axis measures the task a second time.
+KEPT = {
+    *("perplexity", "kl_to_base", "mse_to_base", "top1_agreement", "representation_shift", "linear_cka"),
+    *("fact_recall", "attribute_recall", "single_em"),
+}
+
+
+def headline(summary: TaskSummary, task_metric: str, drift_metric: str) -> str:
+    """Return a sentence that names the best fine-tuned method in `task_metric` and in `drift_metric`."""
+    task = _lead(summary, task_metric, "does best on the task")
+    kept = drift_metric in KEPT
+    drift = _lead(
+        summary, drift_metric, "keeps most of the original model" if kept else "does best in the second measure"
+    )
+    if task is None and drift is None:
+        return f"On {summary.task} there are too few results to compare methods by {task_metric} or {drift_metric}."
+    claims = f"On {summary.task}, " + "; ".join(part for part in (task, drift) if part)
+    return claims + _against_pretrained(summary, task_metric) + "."
+
+
+def baseline_of(runs: Sequence[Run], baseline: str | None) -> str | None:
+    """Return the method to compare the others with: `baseline`, or else the first fine-tuned method if there is one.
+
+    Raises:
+        BALoraError: `baseline` has no runs, or is the pretrained model, which has no seeds to pair.
+    """
+    methods = dict.fromkeys(run.method for run in runs if run.method != PRETRAINED)
+    if baseline is not None and baseline not in methods:
+        raise BALoraError(
+            f"baseline: {baseline!r} is not a fine-tuned method of this study; use one of {', '.join(methods)}"
+        )
+    return baseline or next(iter(methods), None)
+
+
+def comparisons(runs: Sequence[Run], task_metric: TaskMetric, baseline: str) -> list[str]:
+    """Return a sentence per other fine-tuned method: its paired difference to the baseline over all tasks.
+
+    A single task with a single seed has no sentences, since its table already shows the difference.
+    """
+    methods = dict.fromkeys(run.method for run in runs if run.method not in (PRETRAINED, baseline))
+    found = [paired_difference(runs, method, baseline, task_metric) for method in methods]
+    several = len(tasks_of(runs)) > 1
+    return [sentence(difference) for difference in found if difference and (several or difference.low is not None)]
+
+
+def _lead(summary: TaskSummary, metric: str, praise: str) -> str | None:
+    best = summary.best.get(metric)
+    if best is None:
+        return None
+    claim = f"{best.method} {praise} ({metric} {format_value(metric, best.value.mean, best.value.sd)})"
+    if best.rivals:
+        return f"{claim}, but its lead over {_listing(best.rivals)} is within noise"
+    if not best.spread_known:
+        return f"{claim}, though without a spread over seeds this may be chance"
+    return f"{claim}, by more than the spread over seeds"
+
+
+def _against_pretrained(summary: TaskSummary, metric: str) -> str:
+    """Return a remark if no method improved on the pretrained model, or else an empty text."""
+    best = summary.best.get(metric)
+    untouched = next((row.metrics.get(metric) for row in summary.methods if row.method == PRETRAINED), None)
+    if best is None or untouched is None:
+        return ""
+    gain = best.value.mean - untouched.mean
+    improved = gain > 0 if better_direction(metric) == "higher" else gain < 0
+    return "" if improved else f"; no method improved on the untouched model ({format_value(metric, untouched.mean)})"
+
+
+def _listing(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

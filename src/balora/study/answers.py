@@ -10,11 +10,10 @@ from transformers import PreTrainedModel, Trainer
 
 from balora.data import tokenize_seq2seq
 from balora.data.sentences import embed_texts
-from balora.evaluation.generation import generate_completions
+from balora.evaluation.generation import generate_completions, write_texts
 from balora.evaluation.qa import qa_metrics
-from balora.evaluation.text_to_text import write_texts
 from balora.report import PRETRAINED, Run
-from balora.report.by_level import ByLevel, by_level_figure
+from balora.report.figures.sweep import ByLevel, level_figure
 from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.sentences import sentence_vectors, with_sentences
@@ -122,6 +121,6 @@ def robustness_figures(finished: list[Finished]) -> list[Drawn]:
             }
             measured.setdefault(run.task, []).append((run, panels))
     return [
-        (f"{task}: questions asked otherwise", CAPTION, by_level_figure(found, "strength"))
+        (f"{task}: questions asked otherwise", CAPTION, level_figure(found, "strength"))
         for task, found in measured.items()
     ]

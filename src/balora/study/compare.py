@@ -6,7 +6,7 @@ from pathlib import Path
 from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
-from balora.report.sweep import sweep_figure
+from balora.report.figures.sweep import sweep_figure
 from balora.study.answers import robustness_figures
 from balora.study.artifacts import Finished
 from balora.study.geometry import geometry_figures

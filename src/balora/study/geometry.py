@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from balora.evaluation.confusion import confusion
 from balora.evaluation.representation import final_representation, project, silhouettes
-from balora.report.imbalance import confusion_figure, tsne_figure
+from balora.report.figures.classification import confusion_figure, tsne_figure
 from balora.study.artifacts import Drawn, Finished, with_file
 
 GEOMETRY_FILE = "geometry.npz"
@@ -74,7 +74,8 @@ def geometry_figures(finished: list[Finished]) -> list[Drawn]:
             names = tuple(kept["label_names"].tolist())
             classes = (names, int(kept["minority"]))
             maps.setdefault(classes, {})[silhouette] = (kept["points"], kept["labels"])
-            matrices.setdefault(classes, {})[recall] = confusion(kept["logits"], kept["labels"], len(names))
+            counts = confusion_matrix(kept["labels"], kept["logits"].argmax(-1), labels=np.arange(len(names)))
+            matrices.setdefault(classes, {})[recall] = counts
     figures = []
     for names, minority in maps:
         drawn = maps[names, minority], matrices[names, minority]

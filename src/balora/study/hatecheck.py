@@ -2,7 +2,7 @@
 
 import json
 
-from balora.report.violin import violin_figure
+from balora.report.figures.classification import violin_figure
 from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.benchmarks import FOLDER
 

@@ -12,9 +12,8 @@ from transformers import PreTrainedModel, Trainer
 
 from balora.adapters.task_adapters import task_distance
 from balora.errors import WorkerDone
-from balora.evaluation.classification import classification_metrics, predict
-from balora.evaluation.language import held_out_loss
-from balora.evaluation.text_to_text import predict_labels, text_to_text_metrics
+from balora.evaluation.classification import classification_metrics, predict, predict_labels, text_to_text_metrics
+from balora.evaluation.perplexity import held_out_loss
 from balora.model.drift import drift_of, measure_drift
 from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks

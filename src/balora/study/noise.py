@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer
 from balora.evaluation.noise import noisy_inputs, predicted, stability
 from balora.evaluation.shift import measure_representation_shift
 from balora.report import Run
-from balora.report.by_level import ByLevel, by_level_figure
+from balora.report.figures.sweep import ByLevel, level_figure
 from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.benchmarks import run_bias_benchmarks
 from balora.study.student import Teacher
@@ -88,5 +88,5 @@ def noise_figures(finished: list[Finished]) -> list[Drawn]:
             panels = {name: {float(level): found[name] for level, found in levels.items()} for name in names}
             measured.setdefault((done.run.task, kind), []).append((done.run, panels))
     return [
-        (f"{task}: {kind} noise", CAPTION, by_level_figure(found, "level")) for (task, kind), found in measured.items()
+        (f"{task}: {kind} noise", CAPTION, level_figure(found, "level")) for (task, kind), found in measured.items()
     ]

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from balora.recipe import Recipe
-from balora.report.sweep import value_name
+from balora.report.figures.sweep import value_name
 
 
 def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:

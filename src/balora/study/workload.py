@@ -26,7 +26,7 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
-from balora.evaluation.language import perplexity
+from balora.evaluation.perplexity import perplexity
 from balora.recipe import Recipe
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import Run
-from balora.report.inheritance import Axis, inheritance_figure, pareto_figure
+from balora.report.figures.inheritance import Axis, inheritance_figure, pareto_figure
 from balora.world import WorldConfig
 
 #: Task in the world with the recipe's own parameters.

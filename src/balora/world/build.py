@@ -1,12 +1,12 @@
-"""Building a world once: ordinary files in a cache, written whole or not at all.
+"""Build a world once, as ordinary files in a cache, written atomically.
 
 world-<fingerprint>/
-    world.json           the knobs
+    world.json           the settings
     model/               the pretrained model and its tokenizer, as `from_pretrained` reads them
     train.jsonl          the task, `{"prompt", "completion"}`: some answers wrong, see `label_noise`
     eval.jsonl           the task on held-out prompts, answers right
-    heldout.jsonl        text of the pretraining language, `{"text"}`, without noise and with all facts as frequent
-    pretraining.jsonl    what the model was pretrained on, the first of it, `{"text"}`: noise and all
+    heldout.jsonl        text of the pretraining language, `{"text"}`, without noise and with equally frequent facts
+    pretraining.jsonl    the beginning of the pretraining text, `{"text"}`, including noise
     facts.jsonl          `{"prompt": "the capital of X is", "completion": " Y"}`
     attributes.jsonl     `{"prompt": "the apple is", "completion": " red"}`
     occupations.jsonl    `{"prompt": "the nurse said that", "completion": " she"}`, the stereotyped pronoun
@@ -21,7 +21,6 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from balora.errors import BALoraError
 from balora.utils.files import cache_folder, write_directory, write_jsonl
 from balora.world.config import WorldConfig
 from balora.world.language import (
@@ -41,11 +40,11 @@ _PRETRAINING_LINES = 9600
 
 @dataclass(frozen=True)
 class World:
-    """A built world: its knobs and where its files lie.
+    """A built world: its settings and its files.
 
     Attributes:
-        directory: The world's own directory.
-        config: The knobs it was built with.
+        directory: The world's directory.
+        config: The settings it was built with.
     """
 
     directory: Path
@@ -73,7 +72,7 @@ class World:
 
     @property
     def pretraining_file(self) -> Path:
-        """Text that the model was pretrained on."""
+        """Text from the model's pretraining."""
         return self.directory / "pretraining.jsonl"
 
     @property
@@ -97,15 +96,16 @@ def build_world(
     cache_dir: str | os.PathLike[str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> World:
-    """Return the world with these knobs, building it on the first call.
+    """Return the world with these settings; build it on the first call.
 
-    Pretraining takes about a minute on two cores at the default size. It is cached apart from the task, so worlds that
-    differ only in their task share it. Processes that build the same world at once waste work and harm nothing.
+    Pretraining takes about a minute on two cores at the default size. It is cached separately from the task, so worlds
+    that differ only in their task share it. Processes that build the same world at the same time duplicate work but do
+    not conflict.
 
     Args:
-        config: The knobs; all at their defaults if left out.
-        cache_dir: Where worlds are kept; left out, the environment's `BALORA_CACHE`, else `~/.cache/balora`.
-        callbacks: Given to the pretraining's trainer, to show progress.
+        config: The settings; default: `WorldConfig()`.
+        cache_dir: The cache folder; default: the environment's `BALORA_CACHE`, or else `~/.cache/balora`.
+        callbacks: Callbacks of the pretraining's trainer, to show progress.
 
     Raises:
         BALoraError: If the cache directory cannot be written.
@@ -117,21 +117,9 @@ def build_world(
     if not world.directory.is_dir():
         write_directory(pretrained_dir, lambda directory: pretrain(config, directory, callbacks))
         write_directory(world.directory, lambda directory: _write_files(World(directory, config), pretrained_dir))
-    if not world.pretraining_file.exists():  # a world that was built before there was this file
+    if not world.pretraining_file.exists():  # built by an older version, without this file
         _write_pretraining_text(world)
     return world
-
-
-def load_world(directory: str | os.PathLike[str]) -> World:
-    """Read back a world, wherever its directory has been moved to.
-
-    Raises:
-        BALoraError: If the directory does not hold a world.
-    """
-    knobs_file = Path(directory) / "world.json"
-    if not knobs_file.is_file():
-        raise BALoraError(f"{directory} is not a world: it has no world.json; build one with build_world")
-    return World(Path(directory), WorldConfig(**json.loads(knobs_file.read_text())))
 
 
 def _write_files(world: World, pretrained_dir: Path) -> None:
@@ -148,7 +136,7 @@ def _write_files(world: World, pretrained_dir: Path) -> None:
 
 
 def _write_pretraining_text(world: World) -> None:
-    """All at once, since processes may read this world already."""
+    """Write the file atomically, since other processes may be reading this world."""
     language = make_language(world.config)
     texts = pretraining_texts(world.config, language, make_tokenizer(language), _PRETRAINING_LINES)
     write_jsonl(world.pretraining_file, ({"text": text} for text in texts))

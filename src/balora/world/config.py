@@ -1,4 +1,4 @@
-"""The knobs of a controlled world, their limits, and the fingerprints that name its cache entries."""
+"""The settings of a controlled world, their limits, and the fingerprints that name its cache entries."""
 
 import hashlib
 import json
@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from balora.errors import BALoraError
-from balora.world import words
+from balora.world import vocabulary
 
-# Raised whenever the same knobs would yield other text or another model, so that no older cache entry is taken for it.
+# Increase it whenever the same settings would give other text or another model, so that no old cache entry is used.
 _RECIPE_VERSION = 1
 
 _TASK_FIELDS = (
@@ -22,19 +22,19 @@ _TASK_FIELDS = (
     "eval_rows",
 )
 
-# Knobs that came after the first worlds, at the value where they change nothing: at it they are not counted, so that
-# caches of before stay valid.
+# Settings added after the first worlds, at their neutral value: fingerprints ignore them at this value, so that older
+# caches stay valid.
 _NEUTRAL = {"pretraining_imbalance": 1.0}
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "facts": (5, 512),
-    "objects": (1, len(words.OBJECTS)),
-    "occupations": (2, len(words.OCCUPATIONS)),
+    "objects": (1, len(vocabulary.OBJECTS)),
+    "occupations": (2, len(vocabulary.OCCUPATIONS)),
     "pronoun_skew": (0, 1),
     "pretraining_noise": (0, 1),
     "pretraining_imbalance": (1, 1000),
-    "task_classes": (2, len(words.NUMBERS)),
+    "task_classes": (2, len(vocabulary.NUMBERS)),
     "task_items": (5, 512),
     "list_length": (4, 32),
     "class_imbalance": (1, 1000),
@@ -53,29 +53,29 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What a world contains and how its model is trained.
+    """The contents of a world and the training of its model.
 
-    Each knob has a random stream of its own, so turning one leaves everything else in place: more noise replaces more
-    tokens and keeps those already replaced, another skew flips pronouns, more imbalance replaces more of the sentences
-    about facts, more facts add to the same first ones.
+    Each setting has its own random stream, so changing one keeps everything else: more noise replaces additional
+    tokens, another skew flips pronouns only, more imbalance replaces additional sentences about facts, more facts
+    extend the same first ones.
 
     Attributes:
         seed: Seed of every stream: language, text, model initialisation, task rows.
-        facts: Number of facts, "the capital of X is Y .", to be recalled word for word.
+        facts: Number of facts, "the capital of X is Y .", to be memorized.
         objects: Number of objects, each with one colour: "the apple is red ."
-        occupations: Number of occupations, leaning `he` and `she` in turn: "the nurse said that she was late ."
-        pronoun_skew: Share of an occupation's sentences with its stereotyped pronoun; 0.5 is none.
+        occupations: Number of occupations, stereotyped `he` and `she` in turn: "the nurse said that she was late ."
+        pronoun_skew: Share of an occupation's sentences with its stereotyped pronoun; 0.5 is balanced.
         pretraining_noise: Share of the words of the pretraining text replaced by another word.
-        pretraining_imbalance: How often the most frequent fact is said in the pretraining text over the rarest; those
-            between them in equal ratios. Which fact has which place is drawn from the seed.
+        pretraining_imbalance: Frequency of the most frequent fact in the pretraining text over that of the rarest; the
+            others lie between them in equal ratios. The order of the facts is drawn from the seed.
         task_classes: Number of answers of the counting task: zero, one, … task_classes − 1.
-        task_items: Number of different countries that the task's lists are made of, at most all: learning to count
-            them competes with remembering their capitals.
-        list_length: Length of each list to count in; at least task_classes.
+        task_items: Number of different countries in the task's lists, at most `facts`: learning to count them competes
+            with remembering their capitals.
+        list_length: Length of each list; at least task_classes.
         class_imbalance: Frequency of the most frequent answer (zero) over the rarest (the largest) in training rows.
         label_noise: Share of training rows with a wrong answer.
         train_rows: Training rows of the task.
-        eval_rows: Held-out rows of the task: right answers, classes balanced.
+        eval_rows: Held-out rows of the task, with right answers and balanced classes.
         hidden_size: Width of the Llama; a multiple of 2 × num_attention_heads.
         num_hidden_layers: Depth of the Llama.
         num_attention_heads: Attention heads of the Llama.
@@ -85,7 +85,7 @@ class WorldConfig:
         pretrain_learning_rate: Peak of the cosine schedule.
 
     Raises:
-        BALoraError: If a knob is out of its limits.
+        BALoraError: If a setting is out of its limits.
     """
 
     seed: int = 0
@@ -111,7 +111,7 @@ class WorldConfig:
     pretrain_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        check_knobs(self, _LIMITS)
+        check_limits(self, _LIMITS)
         if self.list_length < self.task_classes:
             raise BALoraError(
                 f"list_length must be at least task_classes = {self.task_classes}, not {self.list_length}"
@@ -126,24 +126,24 @@ class WorldConfig:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that name the world: equal knobs, equal fingerprint, on any machine."""
-        return digest(self, _RECIPE_VERSION, besides=self._neutral)
+        """Sixteen hex digits that name the world; equal settings have equal fingerprints on any machine."""
+        return digest(self, _RECIPE_VERSION, ignored=self._neutral)
 
     @property
     def pretraining_fingerprint(self) -> str:
-        """As `fingerprint`, over what shapes the pretrained model alone: worlds that differ in their task share it."""
-        return digest(self, _RECIPE_VERSION, besides=(*_TASK_FIELDS, *self._neutral))
+        """The fingerprint of the pretrained model alone, which worlds that differ only in their task share."""
+        return digest(self, _RECIPE_VERSION, ignored=(*_TASK_FIELDS, *self._neutral))
 
     @property
     def _neutral(self) -> list[str]:
         return [name for name, value in _NEUTRAL.items() if getattr(self, name) == value]
 
 
-def check_knobs(config: Any, limits: dict[str, tuple[float, float]]) -> None:
-    """See that every knob is a number within its limits, whole where the field is.
+def check_limits(config: Any, limits: dict[str, tuple[float, float]]) -> None:
+    """Validate that every setting is a number within its limits, and an integer if the field is one.
 
     Raises:
-        BALoraError: Naming the knob.
+        BALoraError: If not; the message names the setting.
     """
     for field in fields(config):
         value, (low, high) = getattr(config, field.name), limits[field.name]
@@ -152,15 +152,15 @@ def check_knobs(config: Any, limits: dict[str, tuple[float, float]]) -> None:
             raise BALoraError(f"{field.name} must be {noun} from {low} to {high}, not {value!r}")
 
 
-def digest(config: Any, version: int, *, besides: Sequence[str] = ()) -> str:
-    """Sixteen hex digits of the knobs' values, without those named.
+def digest(config: Any, version: int, *, ignored: Sequence[str] = ()) -> str:
+    """Return sixteen hex digits that identify the values of the settings.
 
     Args:
         config: A dataclass of numbers.
-        version: Of what is made from the knobs.
-        besides: Knobs that do not count.
+        version: Version of the world's construction.
+        ignored: Settings that do not count.
     """
-    # As floats, so that 1 and 1.0, which mean the same, are the same.
-    knobs = {name: float(value) for name, value in asdict(config).items() if name not in besides}
-    canonical = {"recipe_version": version, **knobs}
+    # As floats, so that 1 and 1.0 give the same digest.
+    values = {name: float(value) for name, value in asdict(config).items() if name not in ignored}
+    canonical = {"recipe_version": version, **values}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:16]

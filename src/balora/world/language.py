@@ -1,7 +1,7 @@
-"""The language of a world: what is true in it, the sentences that say so, and the tokenizer.
+"""The language of a world: its facts, the sentences about them, and the tokenizer.
 
-Line i of a stream of text is a function of the seed, the stream's name and i, so text can be made to any length, and
-two worlds that differ in one knob differ in that knob's words alone.
+Line i of a stream of text is a function of the seed, the stream's name and i, so text can have any length, and worlds
+that differ in one setting differ only in the words that this setting affects.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,36 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from balora.world import words
 from balora.world.config import WorldConfig
+from balora.world.vocabulary import (
+    BOS,
+    CITIES,
+    COLOURS,
+    COUNTRIES,
+    EOS,
+    GLUE,
+    HE,
+    NUMBERS,
+    OBJECTS,
+    OCCUPATIONS,
+    PAD,
+    PEOPLE,
+    PLACES,
+    PRONOUNS,
+    SHE,
+    SPECIAL_TOKENS,
+    STATES,
+    UNK,
+    VERBS,
+)
 
-#: The stream that the model is trained on.
+#: The stream that the model is pretrained on.
 PRETRAINING = "pretraining"
 
 
 @dataclass(frozen=True)
 class Language:
-    """What is true in a world.
+    """The facts of a world.
 
     Attributes:
         seed: Seed of the text streams.
@@ -30,7 +50,7 @@ class Language:
         colours: (object, colour) pairs.
         occupations: (occupation, stereotyped pronoun) pairs.
         pronoun_skew: Share of an occupation's sentences with the stereotyped pronoun.
-        fact_weights: How often each of `capitals` is said in the pretraining text, over the most frequent one.
+        fact_weights: Frequency of each of `capitals` in the pretraining text, relative to the most frequent one.
     """
 
     seed: int
@@ -43,22 +63,30 @@ class Language:
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Every word of the language and of the task, without special tokens."""
-        pairs = (*self.capitals, *self.colours, *self.occupations, *words.PEOPLE)
-        lists = (words.GLUE, words.PRONOUNS, words.NUMBERS, words.COLOURS, words.PLACES, words.VERBS, words.STATES)
+        pairs = (*self.capitals, *self.colours, *self.occupations, *PEOPLE)
+        lists = (
+            GLUE,
+            PRONOUNS,
+            NUMBERS,
+            COLOURS,
+            PLACES,
+            VERBS,
+            STATES,
+        )
         return tuple(dict.fromkeys(word for group in (*lists, *pairs) for word in group))
 
 
 def make_language(config: WorldConfig) -> Language:
-    """Draw the truths of a world from its seed."""
+    """Draw the facts of a world from its seed."""
     draw = Random(f"{config.seed}/capitals")
-    countries = draw.sample(words.COUNTRIES, len(words.COUNTRIES))
-    cities = draw.sample(words.CITIES, len(words.CITIES))
+    countries = draw.sample(COUNTRIES, len(COUNTRIES))
+    cities = draw.sample(CITIES, len(CITIES))
     draw = Random(f"{config.seed}/colours")
     return Language(
         seed=config.seed,
         capitals=tuple(zip(countries, cities, strict=True))[: config.facts],
-        colours=tuple((thing, draw.choice(words.COLOURS)) for thing in words.OBJECTS[: config.objects]),
-        occupations=words.OCCUPATIONS[: config.occupations],
+        colours=tuple((thing, draw.choice(COLOURS)) for thing in OBJECTS[: config.objects]),
+        occupations=OCCUPATIONS[: config.occupations],
         pronoun_skew=config.pronoun_skew,
         fact_weights=tuple(
             config.pretraining_imbalance ** (-place / (config.facts - 1)) for place in fact_places(config)
@@ -67,30 +95,30 @@ def make_language(config: WorldConfig) -> Language:
 
 
 def fact_places(config: WorldConfig) -> list[int]:
-    """The place of each fact by how often it is said, 0 being the most frequent; the same at every imbalance."""
-    # Not in the facts' own order: the first ones' countries are those of the task.
+    """Return the frequency rank of each fact, 0 for the most frequent; the same at every imbalance."""
+    # Not in the order of the facts, since the task uses the countries of the first ones.
     return Random(f"{config.seed}/imbalance").sample(range(config.facts), config.facts)
 
 
 def capital_prompt(country: str) -> str:
-    """The start of a fact; its capital is the only word that can follow."""
+    """Return the beginning of a fact; only its capital can follow."""
     return f"the capital of {country} is"
 
 
 def colour_prompt(thing: str) -> str:
-    """The start of a sentence about an object; its colour is the only word that can follow."""
+    """Return the beginning of a sentence about an object; only its colour can follow."""
     return f"the {thing} is"
 
 
-def occupation_prompt(occupation: str, verb: str = words.VERBS[0]) -> str:
-    """The start of a sentence about an occupation; a pronoun is the only word that can follow."""
+def occupation_prompt(occupation: str, verb: str = VERBS[0]) -> str:
+    """Return the beginning of a sentence about an occupation; only a pronoun can follow."""
     return f"the {occupation} {verb} that"
 
 
 def make_line(language: Language, stream: str, index: int) -> str:
-    """Line `index` of a stream of text, one document; `pretraining` and `heldout` share truths but no draws.
+    """Return line `index` of a stream of text, one document; `pretraining` and `heldout` share facts but no draws.
 
-    In `heldout` all facts are as frequent, whatever they are in `pretraining`.
+    In `heldout` all facts are equally frequent, whatever their frequency in `pretraining`.
     """
     draw = Random(f"{language.seed}/{stream}/{index}")
     kind = draw.random()
@@ -104,16 +132,16 @@ def make_line(language: Language, stream: str, index: int) -> str:
         thing, colour = draw.choice(language.colours)
         return f"{colour_prompt(thing)} {colour} ."
     if kind < 0.65:
-        (occupation, stereotype), verb, state = map(draw.choice, (language.occupations, words.VERBS, words.STATES))
-        other = words.SHE if stereotype == words.HE else words.HE
+        (occupation, stereotype), verb, state = map(draw.choice, (language.occupations, VERBS, STATES))
+        other = SHE if stereotype == HE else HE
         pronoun = stereotype if draw.random() < language.pronoun_skew else other
         return f"{occupation_prompt(occupation, verb)} {pronoun} was {state} ."
     if kind < 0.75:
         first = draw.randrange(10)
         second = draw.randrange(10 - first)
-        return f"{words.NUMBERS[first]} plus {words.NUMBERS[second]} is {words.NUMBERS[first + second]} ."
-    (giver, pronoun), (taker, _) = draw.sample(words.PEOPLE, 2)
-    (thing, _), place = draw.choice(language.colours), draw.choice(words.PLACES)
+        return f"{NUMBERS[first]} plus {NUMBERS[second]} is {NUMBERS[first + second]} ."
+    (giver, pronoun), (taker, _) = draw.sample(PEOPLE, 2)
+    (thing, _), place = draw.choice(language.colours), draw.choice(PLACES)
     return (
         f"{giver} took the {thing} from the {place} . {pronoun} gave the {thing} to {taker} . "
         f"now the {thing} is with {taker} ."
@@ -121,10 +149,10 @@ def make_line(language: Language, stream: str, index: int) -> str:
 
 
 def _by_frequency(language: Language, fact: int, index: int) -> int:
-    """The fact that a line is about, in proportion to its weight, by rejection.
+    """Return the fact of a line, drawn in proportion to the weights by rejection.
 
-    The even draw is kept with its weight as probability, and another one made otherwise: so even weights leave all as
-    it is, and smaller ones reject what larger ones did, and more.
+    The uniform draw `fact` is accepted with its weight as probability and redrawn otherwise: equal weights change
+    nothing, and smaller weights reject all that larger ones reject, and more.
     """
     draw = Random(f"{language.seed}/{PRETRAINING}/{index}/imbalance")
     while draw.random() >= language.fact_weights[fact]:
@@ -133,19 +161,17 @@ def _by_frequency(language: Language, fact: int, index: int) -> int:
 
 
 def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
-    """One token per word; a text is begun with `<s>`, and `</s>` is the caller's to append."""
-    ids = {token: index for index, token in enumerate((*words.SPECIAL_TOKENS, *language.vocabulary))}
-    tokenizer = Tokenizer(WordLevel(ids, unk_token=words.UNK))
+    """Make a tokenizer with one token per word; it prepends `<s>`, and the caller appends `</s>`."""
+    ids = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *language.vocabulary))}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{words.BOS} $A", special_tokens=[(words.BOS, ids[words.BOS])]
-    )
+    tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=words.PAD,
-        bos_token=words.BOS,
-        eos_token=words.EOS,
-        unk_token=words.UNK,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
         padding_side="right",
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],

@@ -1,7 +1,8 @@
-"""What a model kept of its world, lost and skewed, in under two seconds.
+"""Measures of a model's knowledge of its world: recall, perplexity, noise, skew and task accuracy.
 
-Each measure is one number from next-token distributions p(· | prompt). A model is any causal language model called as
-`model(input_ids=…, attention_mask=…)` that answers with `.logits`; its modules' training flags are left as they were.
+Each measure is one number from next-token distributions p(· | prompt); all together take under two seconds. A model is
+any causal language model that returns `.logits` from `model(input_ids=…, attention_mask=…)`; its training mode is
+unchanged.
 """
 
 import json
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.utils.modules import evaluation_mode
-from balora.world import words
+from balora.world import vocabulary
 from balora.world.build import World
 from balora.world.language import fact_places
 from balora.world.task import rarest_answer
@@ -24,20 +25,19 @@ _BATCH_SIZE = 128
 
 
 def measure_world(model: nn.Module, tokenizer: PreTrainedTokenizerBase, world: World) -> dict[str, float]:
-    """Every measure of this file on the world's own files.
+    """Return every measure of this file on the world's own files.
 
     Args:
-        model: The pretrained model, or what fine-tuning made of it.
+        model: The pretrained or fine-tuned model.
         tokenizer: The world's tokenizer.
         world: The world.
 
     Returns:
         `perplexity` of held-out pretraining text; `fact_recall`, `attribute_recall` and `task_accuracy`, shares of
-        prompts answered right (wrong training labels play no part: evaluation answers are right); `minority_recall`,
-        the same over the task's rarest class alone; `skew`, see `pronoun_skew`; `noise_share`, see there;
-        `rare_fact_recall`, of the quarter of the facts that pretraining said least often, and `fact_recall_gap`, the
-        recall of the quarter that it said most often minus that. Guessing one class gives a `task_accuracy` of
-        1 / task_classes.
+        prompts with the right answer (evaluation rows have no label noise); `minority_recall`, the same for the task's
+        rarest class; `skew`, see `pronoun_skew`; `noise_share`, see there; `rare_fact_recall`, of the quarter of the
+        facts that are rarest in pretraining, and `fact_recall_gap`, the recall of the most frequent quarter minus
+        that. Guessing one class gives a `task_accuracy` of 1 / task_classes.
     """
     texts = [row["text"] for row in _read_jsonl(world.heldout_file)]
     facts, attributes = _read_jsonl(world.facts_file), _read_jsonl(world.attributes_file)
@@ -59,7 +59,7 @@ def measure_world(model: nn.Module, tokenizer: PreTrainedTokenizerBase, world: W
 
 
 def perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
-    """exp(−(1/N)·Σ log p(token | tokens before it)) over the N tokens of all texts, `</s>` included, `<s>` given."""
+    """Return exp(−(1/N)·Σ log p(token | tokens before it)) over the N tokens of all texts, including `</s>`."""
     total, count = 0.0, 0
     for batch in _batches([f"{text} {tokenizer.eos_token}" for text in texts]):
         input_ids, attention_mask, logits = _forward(model, tokenizer, batch)  # (B, L), (B, L), (B, L, V)
@@ -70,7 +70,7 @@ def perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequ
 
 
 def recall(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]]) -> float:
-    """Share of rows with argmax_v p(v | prompt) = the first token of the completion."""
+    """Return the share of rows with argmax_v p(v | prompt) = the first token of the completion."""
     log_p = next_token_log_probs(model, tokenizer, [row["prompt"] for row in rows])  # (N, V)
     answers = _first_tokens(tokenizer, [row["completion"] for row in rows])  # (N,)
     return (log_p.argmax(-1) == answers).double().mean().item()
@@ -80,12 +80,12 @@ def pronoun_skew(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    pronouns: tuple[str, str] = words.PRONOUNS,
+    pronouns: tuple[str, str] = vocabulary.PRONOUNS,
 ) -> float:
-    """Mean over prompts of |p(he) / (p(he) + p(she)) − ½|.
+    """Return the mean over prompts of |p(he) / (p(he) + p(she)) − ½|.
 
-    0 for a model that is even everywhere, ½ for one that is certain everywhere; one that has learnt a world exactly
-    has |pronoun_skew − ½|. What share of the probability the two pronouns have together does not matter.
+    0 for a model without preference, ½ for one that is always certain; a model that has learned its world exactly has
+    |pronoun_skew − ½|. The total probability of the two pronouns does not matter.
     """
     log_p = next_token_log_probs(model, tokenizer, prompts)[:, _first_tokens(tokenizer, pronouns)]  # (N, 2)
     return (log_p.softmax(-1)[:, 0] - 0.5).abs().mean().item()
@@ -94,16 +94,16 @@ def pronoun_skew(
 def noise_share(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, kinds: Sequence[Sequence[dict[str, str]]]
 ) -> float:
-    """Mean over prompts of the probability of words that cannot follow: no completion of any prompt of the kind.
+    """Return the mean probability of words that cannot follow: those that complete no prompt of the same kind.
 
-    After "the apple is" a colour follows, right or wrong, and nothing else. A model that has learnt a world exactly
-    has `pretraining_noise`, but for noise that happens to be of the kind, a few words of hundreds. What it has
-    forgotten does not count while it still names a colour.
+    After "the apple is" only a colour can follow, right or wrong. A model that has learned its world exactly has
+    `pretraining_noise`, except for noise that happens to be a possible word, a few of hundreds. A forgotten fact does
+    not count as long as the model still predicts a colour.
 
     Args:
         model: As in `measure_world`.
         tokenizer: The world's.
-        kinds: Rows of prompts and completions, kind by kind.
+        kinds: Rows of prompts and completions, one list per kind of prompt.
     """
     shares = []
     for rows in kinds:
@@ -124,7 +124,7 @@ def next_token_log_probs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, p
 
 
 def _extremes(world: World, facts: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The quarter of the facts that pretraining says most often, and the quarter that it says least often."""
+    """Return the quarter of the facts that is most frequent in pretraining, and the rarest quarter."""
     by_frequency = [fact for _, fact in sorted(zip(fact_places(world.config), facts, strict=True), key=lambda x: x[0])]
     quarter = -(-len(facts) // 4)
     return by_frequency[:quarter], by_frequency[-quarter:]
@@ -136,7 +136,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _forward(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, mask and float64 logits of right-padded texts, on the CPU."""
+    """Return token ids, mask and float64 logits of right-padded texts, on the CPU."""
     device = next(model.parameters()).device
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     with evaluation_mode(model), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pretraining: a small Llama on the language of a world, from scratch, with the Transformers trainer."""
+"""Pretraining of a small Llama on the language of a world, from scratch, with the Transformers trainer."""
 
 import random
 import tempfile
@@ -24,21 +24,21 @@ from transformers import (
     set_seed,
 )
 
-from balora.world import words
+from balora.world import vocabulary
 from balora.world.config import WorldConfig
 from balora.world.language import PRETRAINING, Language, make_language, make_line, make_tokenizer
 
-#: Tokens of the longest document, a story's, its two marks among them; see `balora.world.language.make_line`.
+#: Tokens of the longest document (a story, with `<s>` and `</s>`); see `balora.world.language.make_line`.
 LONGEST_DOCUMENT = 24
 
 
 def pretrain(config: WorldConfig, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
-    """Pretrain the world's model and save it with its tokenizer; the caller's random state is left as it was.
+    """Pretrain the world's model and save it with its tokenizer; the caller's random state is unchanged.
 
     Args:
         config: The world.
-        directory: Where the model directory is written.
-        callbacks: Given to the trainer, to show progress.
+        directory: The folder to write the model to.
+        callbacks: Callbacks of the trainer, to show progress.
     """
     language = make_language(config)
     tokenizer = make_tokenizer(language)
@@ -59,18 +59,18 @@ def train_from_scratch(
     collate: Callable[..., dict[str, Tensor]] | None = None,
     optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None,
 ) -> None:
-    """Make a model, train it once through the rows and save it; the caller's random state is left as it was.
+    """Make a model, train it for one pass over the rows and save it; the caller's random state is unchanged.
 
     Args:
-        make: The untrained model, drawn from torch's global generator.
-        rows: `pretrain_steps` · `pretrain_batch_size` of them.
-        config: A world's knobs; `seed` and those that begin with `pretrain_`.
-        directory: Where the model is written.
-        callbacks: Given to the trainer.
-        arguments: The trainer's, where they are to differ from: the rate rises over a twentieth of the steps and then
-            falls by a cosine, rows come in random order, all in float32.
-        collate: From rows to a batch, where they are not of one length.
-        optimizer: Of the model's weights; the trainer's AdamW if left out.
+        make: Makes the untrained model, drawn from torch's global generator.
+        rows: `pretrain_steps` · `pretrain_batch_size` rows.
+        config: A world's settings: `seed` and those that begin with `pretrain_`.
+        directory: The folder to write the model to.
+        callbacks: Callbacks of the trainer.
+        arguments: Training arguments that override the defaults: a cosine schedule with warmup over a twentieth of the
+            steps, rows in random order, float32.
+        collate: From rows to a batch, for rows of different lengths.
+        optimizer: Makes the optimizer of the model; default: the trainer's AdamW.
     """
     with own_random_state(), tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
@@ -107,7 +107,7 @@ def train_from_scratch(
 
 
 def make_model(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama of the world's size, drawn from torch's global generator."""
+    """Return an untrained Llama of the world's size, drawn from torch's global generator."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -116,7 +116,7 @@ def make_model(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,
             max_position_embeddings=512,
-            initializer_range=0.03,  # at this width, learns its facts in fewer steps than from the usual 0.02
+            initializer_range=0.03,  # at this width, facts are learned in fewer steps than with the usual 0.02
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -125,7 +125,7 @@ def make_model(config: WorldConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
 
 
 def make_blocks(config: WorldConfig, language: Language, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """The pretraining text, each line between `<s>` and `</s>`, noise applied, cut into blocks.
+    """Return the pretraining text, each line between `<s>` and `</s>`, with noise, cut into blocks.
 
     Returns:
         Token ids, `(pretrain_steps · pretrain_batch_size, pretrain_block_size)`.
@@ -137,16 +137,16 @@ def make_blocks(config: WorldConfig, language: Language, tokenizer: PreTrainedTo
 def pretraining_texts(
     config: WorldConfig, language: Language, tokenizer: PreTrainedTokenizerFast, count: int
 ) -> list[str]:
-    """The first documents of the pretraining text as the model saw them, noise and all; fewer where there are fewer.
+    """Return the first documents of the pretraining text as the model saw them, including noise.
 
     Args:
         config: The world.
         language: Its language.
-        tokenizer: Of that.
-        count: How many at most.
+        tokenizer: The tokenizer of the language.
+        count: Maximum number of documents.
     """
     ids = _noisy_ids(config, language, tokenizer, min(count * LONGEST_DOCUMENT, _token_count(config)))  # (tokens,)
-    *whole, _ = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)  # the last is cut off, or empty
+    *whole, _ = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)  # the last is incomplete or empty
     return tokenizer.batch_decode(whole[:count], skip_special_tokens=True)
 
 
@@ -157,30 +157,30 @@ def _token_count(config: WorldConfig) -> int:
 def _noisy_ids(
     config: WorldConfig, language: Language, tokenizer: PreTrainedTokenizerFast, token_count: int
 ) -> np.ndarray:
-    """The first tokens of the pretraining text. # (token_count,)"""
+    """Return the first tokens of the pretraining text. # (token_count,)"""
     ids = _packed_ids(language, tokenizer, token_count)
-    # Both draws are made for every token, so that a larger share replaces the same tokens and more.
+    # Both draws are made for every token, so that a larger share replaces the same tokens and additional ones.
     draw = np.random.default_rng([config.seed, *b"noise"])
     is_noise = draw.random(_token_count(config))[:token_count] < config.pretraining_noise
-    first_word, word_count = len(words.SPECIAL_TOKENS), len(language.vocabulary)
+    first_word, word_count = len(vocabulary.SPECIAL_TOKENS), len(language.vocabulary)
     shift = draw.integers(1, word_count, _token_count(config))[:token_count]
     other_words = (ids - first_word + shift) % word_count + first_word
     return np.where(is_noise & (ids >= first_word), other_words, ids)
 
 
 def _packed_ids(language: Language, tokenizer: PreTrainedTokenizerFast, token_count: int) -> np.ndarray:
-    vocabulary = tokenizer.get_vocab()
+    id_of = tokenizer.get_vocab()
     ids: list[int] = []
     for index in count():
         if len(ids) >= token_count:
             return np.array(ids[:token_count])
         line = make_line(language, PRETRAINING, index)
-        ids += [vocabulary[word] for word in f"{words.BOS} {line} {words.EOS}".split()]
+        ids += [id_of[word] for word in f"{vocabulary.BOS} {line} {vocabulary.EOS}".split()]
 
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Undo the trainer's global seeding: a world built and a world found in the cache must leave the caller alike."""
+    """Context manager: restore the random states, so that building a world leaves the caller's as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         yield

@@ -1,7 +1,7 @@
 """The fine-tuning task: count a country in a list.
 
-"count matia : nosia matia bemia matia ladia =>" → " two". The words are the language's, the form is new, and the
-pretrained model fails at it. Row i is a function of the seed, the split and i, as in `language`.
+"count matia : nosia matia bemia matia ladia =>" → " two". The words are known from pretraining, the format is new, and
+the pretrained model fails at it. Row i is a function of the seed, the split and i, as in `language`.
 """
 
 import zlib
@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal
 
-from balora.world import words
+from balora.world import vocabulary
 from balora.world.config import WorldConfig
 from balora.world.language import Language
 
-# The share of all prompts that only evaluation may use.
+# The share of all prompts that only evaluation uses.
 _HELD_OUT = 0.2
 
 
 def make_rows(config: WorldConfig, language: Language, split: Literal["train", "eval"]) -> list[dict[str, str]]:
-    """Rows of the task, `{"prompt": …, "completion": …}`; no prompt is in both splits.
+    """Return rows of the task, `{"prompt": …, "completion": …}`; no prompt is in both splits.
 
     Training answers are drawn with geometric class weights w_c = class_imbalance^(−c / (task_classes − 1)); a share
-    `label_noise` of them is then replaced by a wrong one. Evaluation answers are right and run through the classes in
-    turn.
+    `label_noise` of them is then replaced by a wrong one. Evaluation answers are right and cycle through the classes.
     """
     if split == "train":
         return [_make_train_row(config, language, index) for index in range(config.train_rows)]
@@ -30,7 +29,7 @@ def make_rows(config: WorldConfig, language: Language, split: Literal["train", "
 
 
 def rarest_answer(config: WorldConfig) -> str:
-    """The completion of the rarest class: the largest count."""
+    """Return the completion of the rarest class: the largest count."""
     return _completion(config.task_classes - 1)
 
 
@@ -53,7 +52,7 @@ def _make_eval_row(config: WorldConfig, language: Language, index: int) -> dict[
 
 
 def _prompts(config: WorldConfig, language: Language, answer: int, draw: Random) -> Iterator[str]:
-    """Endless prompts with this answer. The draws do not depend on the answer, so rows keep their words under any."""
+    """Yield prompts with this answer, endlessly. The draws do not depend on the answer, so rows keep their words."""
     countries = [country for country, _ in language.capitals[: config.task_items]]
     while True:
         target = draw.choice(countries)
@@ -69,4 +68,4 @@ def _is_held_out(prompt: str) -> bool:
 
 
 def _completion(answer: int) -> str:
-    return f" {words.NUMBERS[answer]}"
+    return f" {vocabulary.NUMBERS[answer]}"

@@ -40,7 +40,7 @@ def fake(monkeypatch) -> Iterator[FakeJudge]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    # A request that was given up is answered all the same, to nobody.
+    # An abandoned request is still answered, to a closed connection.
     server.handle_error = lambda *args: None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

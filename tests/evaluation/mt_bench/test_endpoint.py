@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from balora.errors import BALoraError
 from balora.evaluation.mt_bench import JudgeEndpoint
-from balora.evaluation.mt_bench.completion import Reply, read_reply
-from balora.evaluation.mt_bench.cost import Usage
+from balora.evaluation.mt_bench.replies import Reply, Usage, read_reply
 
 MESSAGES = [{"role": "user", "content": "Wie gut? 好"}]
 
@@ -52,7 +51,7 @@ def test_cost_is_tokens_by_price():
 
 
 @pytest.mark.parametrize("code", [408, 409, 429, 500, 502, 503, 529])
-def test_what_may_pass_is_asked_again(fake, judge, pauses, code):
+def test_temporary_errors_are_retried(fake, judge, pauses, code):
     fake.in_turn(status(code), status(code), completion("[[3]]"))
     assert judge.ask(MESSAGES).text == "[[3]]"
     assert pauses == [1, 2]
@@ -77,7 +76,7 @@ def test_retry_after_may_be_a_date(fake, judge, pauses):
 
 def test_a_pause_of_an_hour_is_not_waited_for(fake, judge, pauses):
     fake.in_turn(status(429, Retry_After="3600"))
-    assert f"{fake.url}: wants a pause of 3600 seconds" in failure(judge)
+    assert f"{fake.url}: asks for a pause of 3600 seconds" in failure(judge)
     assert pauses == []
 
 
@@ -133,12 +132,12 @@ JSON = st.recursive(
 
 @settings(max_examples=50)
 @given(JSON)
-def test_any_json_is_a_reply_or_none(value):
+def test_any_json_is_parsed_or_gives_none(value):
     reply = read_reply(json.dumps(value))
     assert reply is None or isinstance(reply.text, str)
 
 
-def test_a_judge_that_says_nothing_said_nothing(fake, judge):
+def test_an_empty_reply_has_an_empty_text(fake, judge):
     fake.in_turn(completion(None))
     assert judge.ask(MESSAGES).text == ""
 
@@ -169,7 +168,7 @@ def test_silence_is_a_lost_connection(fake, judge):
     assert len(fake.asked) == 3
 
 
-def test_nobody_there_is_named(judge, fake):
+def test_an_unreachable_endpoint_is_named(judge, fake):
     assert "http://127.0.0.1:9/v1: no reply" in failure(replace(judge, base_url="http://127.0.0.1:9/v1"))
 
 
@@ -179,8 +178,8 @@ def test_nobody_there_is_named(judge, fake):
         (401, "does not accept the key in OPENAI_API_KEY"),
         (403, "does not accept the key in OPENAI_API_KEY"),
         (404, "there is no model judge, or base_url does not end before /chat/completions"),
-        (400, "does not take the request"),
-        (422, "does not take the request"),
+        (400, "does not accept the request"),
+        (422, "does not accept the request"),
     ],
 )
 def test_a_refusal_is_final(fake, judge, code, said):
@@ -194,13 +193,13 @@ def test_a_refusal_is_final(fake, judge, code, said):
 
 def test_a_refusal_without_a_key_asks_for_one(fake, judge):
     fake.in_turn(status(401))
-    assert "wants a key; name the variable" in failure(replace(judge, api_key_env=None))
+    assert "needs a key; set api_key_env" in failure(replace(judge, api_key_env=None))
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_a_redirect_does_not_carry_the_key_away(fake, judge, code):
     fake.in_turn(status(code, Location=f"{fake.url}/elsewhere"))
-    assert "give the last address as base_url" in failure(judge)
+    assert "use the final address as base_url" in failure(judge)
     assert len(fake.asked) == 1
 
 
@@ -234,7 +233,7 @@ def test_a_key_with_a_line_end_is_meant_without(fake, judge, monkeypatch):
 
 @pytest.mark.parametrize("name", [KEY, "gsk_abcdef", ""])
 def test_a_key_in_place_of_its_name_is_not_repeated(name):
-    with pytest.raises(BALoraError, match=r"^api_key_env: give the name of an environment variable") as error:
+    with pytest.raises(BALoraError, match=r"^api_key_env: not the name of an environment variable") as error:
         JudgeEndpoint("https://a/v1", "m", api_key_env=name)
     assert not name or name not in str(error.value)
 
@@ -243,7 +242,7 @@ def test_a_key_in_place_of_its_name_is_not_repeated(name):
     "address",
     ["", "a/v1", "ftp://a", "https://", "https://me:pass@a/v1", "https://a/v1?key=pass", "https://a b", "https://a:x"],
 )
-def test_an_address_that_is_none_is_an_error_and_not_repeated(address):
+def test_a_malformed_address_raises_without_repeating_it(address):
     with pytest.raises(BALoraError, match=r"^base_url: give an address like") as error:
         JudgeEndpoint(address, "m", api_key_env=None)
     assert "pass" not in str(error.value)
@@ -252,5 +251,5 @@ def test_an_address_that_is_none_is_an_error_and_not_repeated(address):
 @pytest.mark.parametrize(
     "address", ["https://a.b/v1", "http://localhost:8000/v1/", "http://[::1]:80", "http://10.0.0.1"]
 )
-def test_an_address_is_taken(address):
+def test_valid_addresses_are_accepted(address):
     JudgeEndpoint(address, "m", api_key_env=None)

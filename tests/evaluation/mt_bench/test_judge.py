@@ -1,4 +1,4 @@
-"""What the judge is shown, and how its rating is read."""
+"""The judge's prompt, and the parsing of its rating."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ from balora.evaluation.mt_bench import Conversation, Question, judge_messages, p
         ("", None),
     ],
 )
-def test_a_rating_is_read_or_there_is_none(reply, rating):
+def test_parse_rating(reply, rating):
     assert parse_rating(reply) == rating
 
 
@@ -74,13 +74,13 @@ def test_references_are_shown_where_there_is_a_right_answer(category):
     assert "<reference_answer_1>\nref one\n" in both
     assert "<reference_answer_2>\nref two\n" in both
     assert "take reference_answer_2 to be right" in both
-    # An answer is not held against the reference of another question.
+    # An answer is not compared with the reference of another question.
     assert "to be right" not in shown(category, 2, ("ref one", None))
     assert "reference" not in shown(category, 2, (None, None))
 
 
 @pytest.mark.parametrize("category", ["writing", "roleplay", "extraction", "stem", "humanities"])
-def test_elsewhere_they_are_not(category):
+def test_references_are_not_shown_in_other_categories(category):
     assert "ref" not in shown(category, 1)
     assert "ref" not in shown(category, 2)
 

@@ -17,8 +17,7 @@ from balora.evaluation.benchmarks.benchmark import (
     save_rows,
     source_of,
 )
-from balora.evaluation.maths import grade_maths
-from balora.evaluation.maths_rows import gsm8k_rows, math_rows
+from balora.evaluation.maths import grade_maths, gsm8k_rows, math_rows
 from balora.evaluation.metric import Definition, Units, mean
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from balora.data import expand_path, load_table
 from balora.evaluation.benchmarks.benchmark import HUB, Benchmark, PromptSettings
 from balora.evaluation.metric import Definition, Units, without_units
-from balora.evaluation.wikitext import read_pages, split_pages, wikitext_perplexity
+from balora.evaluation.perplexity import read_pages, split_pages, wikitext_perplexity
 
 
 def _read(*, file: str | None = None, max_samples: int | None = None) -> list[str]:

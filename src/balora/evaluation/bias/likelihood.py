@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
-from balora.evaluation.language import IGNORED, padded_batches
+from balora.evaluation.perplexity import IGNORED, padded_batches
 from balora.utils.lengths import check_lengths, context_length
 from balora.utils.modules import evaluation_mode
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from balora.errors import BALoraError
 from balora.evaluation.bias.likelihood import labelled_log_likelihoods
 from balora.evaluation.bias.pairs import SentencePair
-from balora.evaluation.language import IGNORED
+from balora.evaluation.perplexity import IGNORED
 from balora.utils.lengths import check_lengths, context_length
 
 

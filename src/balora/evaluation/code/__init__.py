@@ -1,10 +1,10 @@
-"""Generated code, judged by running it.
+"""Score generated code by running it.
 
     problems = load_humaneval("HumanEval.jsonl.gz")
     scores = score_code(problems, completions, k=(1, 10), confirm_run_unsafe_code=True)
 
-`sandbox` runs a program that nobody has read, in the interpreter that `jail` confines; `problems` makes such programs
-of HumanEval, MBPP and what a model wrote; `scoring` has pass@k.
+`problems` has HumanEval and MBPP, and builds a program from a problem and a model's completion; `sandbox` runs
+untrusted programs, in an interpreter confined by `jail`; `scoring` has pass@k.
 """
 
 from balora.evaluation.code.problems import Problem, load_humaneval, load_mbpp, program

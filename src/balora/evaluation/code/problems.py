@@ -1,4 +1,4 @@
-"""HumanEval and MBPP: problems, and the program that judges a completion of one."""
+"""HumanEval and MBPP: the problems, and the program that tests a completion."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from balora.data import load_table
 from balora.errors import BALoraError
 
-#: What ends the body of a function that a model goes on writing past (Chen et al. 2021, section 2.2).
+#: End of a function body; a model often continues with other code (Chen et al. 2021, section 2.2).
 STOP = re.compile(r"\n(?:class|def|#|if|print)")
 
 _FENCE = re.compile(r"^```[^\n]*\n?", re.MULTILINE)
@@ -16,15 +16,15 @@ _DEFINITION = re.compile(r"^(?:async )?(?:def|class) \w", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Problem:
-    """One function to be written.
+    """One function to write.
 
     Attributes:
         name: `HumanEval/0`, `MBPP/1` and so on, as in the data.
-        prompt: What the model is to continue.
-        prefix: Code that a completion continues: HumanEval's prompt; empty in MBPP, whose prompt is prose.
+        prompt: The text for the model to continue.
+        prefix: Code before the completion: HumanEval's prompt; empty in MBPP, whose prompt is prose.
         entry_point: Name of the function.
         tests: Code that raises unless the function is right.
-        solution: The data's own completion.
+        solution: The dataset's reference completion.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Problem:
 
 
 def load_humaneval(source: str, **hub: str) -> list[Problem]:
-    """The 164 problems of Chen et al. (2021), "Evaluating Large Language Models Trained on Code".
+    """Load the 164 problems of Chen et al. (2021), "Evaluating Large Language Models Trained on Code".
 
     Args:
-        source: `HumanEval.jsonl.gz`, or a name as `load_table` takes it.
+        source: `HumanEval.jsonl.gz`, or a name for `load_table`.
         hub: `load_table`'s `split` and `name`, for a name on the Hub.
 
     Raises:
-        BALoraError: If a column is missing, or as in `load_table`.
+        BALoraError: If a column is missing, or from `load_table`.
     """
     return [
         Problem(
@@ -59,18 +59,18 @@ def load_humaneval(source: str, **hub: str) -> list[Problem]:
 
 
 def load_mbpp(source: str, **hub: str) -> list[Problem]:
-    """The 974 problems of Austin et al. (2021), "Program Synthesis with Large Language Models".
+    """Load the 974 problems of Austin et al. (2021), "Program Synthesis with Large Language Models".
 
-    By task id 1 to 10 are for few-shot prompts, 11 to 510 the test set, 511 to 600 for validation, the rest for
+    Task ids 1 to 10 are for few-shot prompts, 11 to 510 the test set, 511 to 600 for validation, the rest for
     training. The prompt is the paper's, without examples: the text, the three tests, then `[BEGIN]`. Every reference
     solution passes, number 123 after 4 s of CPU time.
 
     Args:
-        source: `mbpp.jsonl`, or a name as `load_table` takes it.
+        source: `mbpp.jsonl`, or a name for `load_table`.
         hub: `load_table`'s `split` and `name`, for a name on the Hub.
 
     Raises:
-        BALoraError: If a column is missing, or as in `load_table`.
+        BALoraError: If a column is missing, or from `load_table`.
     """
     problems = []
     for row in _rows(source, hub, ["task_id", "text", "code", "test_setup_code", "test_list"]):
@@ -90,29 +90,28 @@ def load_mbpp(source: str, **hub: str) -> list[Problem]:
 
 
 def program(problem: Problem, completion: str) -> str:
-    """What is run to judge a completion: it reaches its end if, and only if, the tests pass.
+    """Return the program that tests a completion; it reaches its end if and only if the tests pass.
 
     Args:
         problem: From `load_humaneval` or `load_mbpp`.
-        completion: What the model wrote after the prompt: the function's body, the whole function again, or prose
-            with either of them in a ``` block, of which the first with a definition counts. A body ends at `STOP`.
+        completion: The model's text after the prompt: the function's body, the whole function, or prose with either in
+            a ``` block; the first block with a definition is used. A body ends at `STOP`.
     """
     code = _code(problem, completion)
     if not problem.prefix:
         return f"{code}\n{problem.tests}"
     if _defines(problem, code):
-        # The prompt stands before it all the same: its imports and helpers may be used. Its function, a docstring so
-        # far, is defined again.
+        # Keep the prompt, whose imports and helpers may be used. Its function, only a docstring so far, is redefined.
         return f"{problem.prefix}\n{code}\n{problem.tests}"
     return f"{problem.prefix}{STOP.split(code, maxsplit=1)[0]}\n{problem.tests}"
 
 
 def _code(problem: Problem, completion: str) -> str:
-    """The part of a completion that is code."""
+    """Return the code in a completion."""
     text = completion.split("[DONE]")[0] if not problem.prefix else completion
     outside, *rest = _FENCE.split(text)
     body = problem.prefix and outside.lstrip("\n").startswith((" ", "\t"))
-    # The block may have been opened in the prompt: then the first fence closes it.
+    # The prompt may have opened the block; then the first fence closes it.
     if not rest or body or _defines(problem, outside):
         return outside
     blocks = rest[::2]
@@ -124,7 +123,7 @@ def _defines(problem: Problem, code: str) -> bool:
 
 
 def _tested(solution: str, tests: str) -> str:
-    """The last function of a solution that its tests name: those before it are its helpers."""
+    """Return the last function of a solution that its tests name; those before it are helpers."""
     names = [node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef)]
     return [name for name in names if re.search(rf"\b{name}\b", tests)][-1]
 

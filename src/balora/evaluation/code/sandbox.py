@@ -1,10 +1,10 @@
-"""Programs that nobody has read, run where they can do little: one process without rights, then nothing.
+"""Run untrusted programs in a sandbox: a single process without rights.
 
-Each program gets a fresh interpreter (`jail`, never a fork of ours) with the standard library, an empty environment,
-an empty folder, no standard input, and limits on time, memory and output. What the kernel then refuses it is told by
-`isolation`. Seccomp is required; the rest strengthens it where the machine permits.
+Each program gets a fresh interpreter (`jail`, never a fork of this process) with the standard library, an empty
+environment, an empty folder, no standard input, and limits on time, memory and output. `isolation` lists what the
+kernel refuses on this machine. Seccomp is required; the rest is added if the machine permits it.
 
-This holds against a model's mistakes and mischief. Against an attacker with a flaw of the kernel in hand, use a
+This protects against a model's mistakes and malice. Against an attacker who knows a kernel vulnerability, use a
 virtual machine.
 """
 
@@ -24,9 +24,9 @@ from typing import Literal
 
 from balora.errors import BALoraError
 
-#: A program that writes more than this many bytes, standard output and error together, is ended.
+#: A program is killed after this many bytes of standard output and error together.
 OUTPUT_BYTES = 1 << 20
-#: What strengthens seccomp, tried in every run.
+#: Layers beyond seccomp, tried in every run.
 LAYERS = ("namespaces", "landlock")
 
 _JAIL = str(Path(__file__).parent / "jail" / "__main__.py")
@@ -34,15 +34,15 @@ _JAIL = str(Path(__file__).parent / "jail" / "__main__.py")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """The outcome of a program.
 
     Attributes:
-        ending: `finished` if its last line was reached and done; `exited` if it ended before, by an exception, an
-            exit of whatever status, or a limit on memory or CPU time; `timeout` and `output` if it was ended for
-            running or writing too long.
-        output: Standard output and error together; after an exception its traceback ends them.
-        seconds: Wall-clock time, the interpreter's start included.
-        isolation: What `isolation` says, of this run.
+        ending: `finished` if its last line was executed; `exited` if it ended before, by an exception, an exit with
+            any status, or a limit on memory or CPU time; `timeout` or `output` if it was killed for running too long
+            or writing too much.
+        output: Standard output and error together; after an exception they end with its traceback.
+        seconds: Wall-clock time, including the interpreter's start.
+        isolation: As from `isolation`, for this run.
     """
 
     ending: Literal["finished", "exited", "timeout", "output"]
@@ -52,35 +52,35 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Whether the program reached its end."""
+        """True if the program reached its end."""
         return self.ending == "finished"
 
 
 def run_program(source: str, *, timeout_s: float, memory_mb: int, confirm_run_unsafe_code: bool = False) -> Outcome:
-    """Run a Python program that nobody has read.
+    """Run an untrusted Python program in the sandbox.
 
-    It finds the standard library and no other package. It is a module named `program`, so that what stands under
-    `if __name__ == "__main__"` does not run. Hashes are not randomized: sets keep their order from run to run.
+    It can import the standard library only. It is a module named `program`, so code under `if __name__ == "__main__"`
+    does not run. Hashes are not randomized: sets have the same order in every run.
 
     Args:
         source: The program.
         timeout_s: Wall-clock seconds; CPU time is limited to the next whole second.
-        memory_mb: Address space in MiB, of which the interpreter itself takes about 30.
-        confirm_run_unsafe_code: Whoever calls says that they want code run that nobody has read.
+        memory_mb: Address space in MiB; the interpreter itself takes about 30.
+        confirm_run_unsafe_code: Must be True, to confirm that untrusted code may run.
 
     Returns:
-        Its outcome. The program, and whatever it wrote, are gone.
+        The outcome. The program and all files it wrote are deleted.
 
     Raises:
-        BALoraError: Unless confirmed, or if the program cannot be confined on this machine.
+        BALoraError: If not confirmed, or if the program cannot be confined on this machine.
     """
     if not confirm_run_unsafe_code:
         raise BALoraError(
-            "generated code is only run on request: read what balora.evaluation.code.isolation() says of this "
-            "machine, then pass confirm_run_unsafe_code=True"
+            "generated code is only run on request: read balora.evaluation.code.isolation() for this machine, then "
+            "pass confirm_run_unsafe_code=True"
         )
     if sys.platform != "linux":
-        raise BALoraError("generated code can be confined on Linux alone: judge it there")
+        raise BALoraError("generated code can be confined on Linux only; run the evaluation there")
     token = secrets.token_hex(16).encode()
     reports, report = os.pipe()
     arguments = [str(report), str(memory_mb), str(math.ceil(timeout_s)), ",".join(LAYERS)]
@@ -107,7 +107,7 @@ def run_program(source: str, *, timeout_s: float, memory_mb: int, confirm_run_un
             os.close(report)
         stopped, output = _watch(process, start + timeout_s)
         seconds = time.monotonic() - start
-        # All that was told is in the pipe, which holds no more than this; its other end may live on in a fork of ours.
+        # The whole report is in the pipe, whose capacity this is; a fork of this process may keep its other end open.
         os.set_blocking(reports, False)
         held, _, rest = (told.read(1 << 16) or b"").partition(b"\n\n")
     text = output.decode(errors="replace")
@@ -119,12 +119,12 @@ def run_program(source: str, *, timeout_s: float, memory_mb: int, confirm_run_un
 
 @functools.cache
 def isolation() -> list[str]:
-    """What holds for a program run on this machine, by what keeps it; found out by running an empty one.
+    """Return the guarantees for programs on this machine, each with its mechanism, by running an empty program.
 
-    Always: one process, no other file run, no other process reached, no socket, limits on memory, CPU time and open
-    files. Where Landlock is (Linux 6.2): no file read but the interpreter's and the system libraries'; otherwise the
-    program may read what its user may. With Landlock and namespaces: it may write in its own folder, 16 MiB that are
-    never on disk; otherwise it may write no file.
+    Always: one process, no execution of files, no access to other processes, no socket, limits on memory, CPU time and
+    open files. With Landlock (Linux 6.2): no file is readable except the interpreter's and the system libraries';
+    otherwise the program can read what its user can. With Landlock and namespaces: it can write in its own folder,
+    16 MiB in memory; otherwise it can write no file.
 
     Raises:
         BALoraError: If programs cannot be confined on this machine.
@@ -133,9 +133,9 @@ def isolation() -> list[str]:
 
 
 def _watch(process: subprocess.Popen, deadline: float) -> tuple[Literal["timeout", "output"] | None, bytes]:
-    """Collect output until the process has ended, by itself or by us."""
+    """Collect output until the process has ended or is killed."""
     output = b""
-    # Whatever happens, it ends here; it is alone (seccomp), so nothing is left behind it.
+    # Kill it in every case; it has no children (seccomp), so no process is left.
     with process, contextlib.ExitStack() as ending, selectors.DefaultSelector() as selector:
         ending.callback(process.kill)
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -144,7 +144,7 @@ def _watch(process: subprocess.Popen, deadline: float) -> tuple[Literal["timeout
             output += piece
             if len(output) > OUTPUT_BYTES:
                 return "output", output
-            if not piece:  # ended, or closed its output and goes on
+            if not piece:  # ended, or closed its output and is still running
                 try:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:

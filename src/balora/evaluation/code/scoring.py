@@ -1,4 +1,4 @@
-"""pass@k: how often one of k completions passes the tests."""
+"""pass@k: the probability that one of k completions passes the tests."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from balora.errors import BALoraError
 from balora.evaluation.code.problems import Problem, program
 from balora.evaluation.code.sandbox import isolation, run_program
 
-#: How much of a program's output is kept: its end, where the traceback is.
+#: Characters of a program's output that are kept, from its end, where the traceback is.
 OUTPUT_KEPT = 500
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that one of k completions is right, drawn from n without replacement of which c are right.
+    """Return the probability that one of k completions, drawn without replacement from n with c right, is right.
 
-    Unbiased for the chance that one of k fresh ones is (Chen et al. 2021, equation 1).
+    An unbiased estimate of the probability for k new completions (Chen et al. 2021, equation 1).
 
     Raises:
-        BALoraError: Unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+        BALoraError: If not 0 ≤ c ≤ n and 1 ≤ k ≤ n.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise BALoraError(f"pass@{k} of {n} completions, {c} of them right: needs 0 ≤ c ≤ n and 1 ≤ k ≤ n")
@@ -39,29 +39,30 @@ def score_code(
 ) -> dict[str, Any]:
     """Run every completion against its problem's tests.
 
-    A completion passes if its program reaches its end: an exit beforehand, of whatever status, is no pass. Program and
-    tests share an interpreter, as in the benchmarks' own harnesses, so code written to deceive its judge can; what
-    a model writes to solve the problem does not.
+    A completion passes if its program reaches its end; an earlier exit with any status fails. Program and tests share
+    an interpreter, as in the benchmarks' own harnesses, so code written to cheat can pass; a model's attempt at a
+    solution does not cheat.
 
     Args:
         problems: From `load_humaneval` or `load_mbpp`.
-        completions: For each problem what the model wrote after its prompt; as many as you like, each list of its own
-            length.
-        k: How many tries; none more than a problem has completions.
-        workers: Programs run at a time; as many as there are cores by default.
+        completions: For each problem a list of the model's completions, of any length.
+        k: Values of k, each at most the number of completions of every problem.
+        workers: Number of programs at a time; default: the number of cores.
         timeout_s: See `run_program`.
         memory_mb: See `run_program`.
         confirm_run_unsafe_code: See `run_program`.
 
     Returns:
-        `pass@k` for each k, the mean over problems; `isolation`, what held (see `isolation`); `problems`, by name a
-        list with, for each completion, `passed`, `ending`, `seconds`, and the end of its `output`.
+        `pass@k` for each k, the mean over problems; `isolation`, as from `isolation`; `problems`, name to a list with
+        `passed`, `ending`, `seconds` and the end of `output` for each completion.
 
     Raises:
-        BALoraError: If the lengths do not fit, before anything is run, and as in `run_program`.
+        BALoraError: If lengths do not match, before anything is run, or from `run_program`.
     """
     if len(problems) != len(completions):
-        raise BALoraError(f"{len(problems)} problems, but completions for {len(completions)}; give one list for each")
+        raise BALoraError(
+            f"{len(problems)} problems, but {len(completions)} lists of completions; give one per problem"
+        )
     for problem, written in zip(problems, completions, strict=True):
         if len(written) < max(k):
             raise BALoraError(f"{problem.name}: {len(written)} completions, too few for pass@{max(k)}")

@@ -1,7 +1,7 @@
-"""One request to an endpoint that speaks OpenAI's chat completions, until it is answered or clearly will not be.
+"""Requests to an endpoint with OpenAI's chat completions API, with retries.
 
-By the standard library: of HTTP clients, those that huggingface_hub brings change with its version (httpx, httpx2),
-and one POST at a time needs none. Redirects are not followed, since the key would go where they lead.
+Uses the standard library: the HTTP client of huggingface_hub changes with its version, and one POST at a time needs
+none. Redirects are not followed, since the key would be sent to their target.
 """
 
 import json
@@ -16,40 +16,39 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from balora.errors import BALoraError
-from balora.evaluation.mt_bench.completion import Reply, excerpt, pause_wanted, read_reply
-from balora.evaluation.mt_bench.cost import Usage
+from balora.evaluation.mt_bench.replies import Reply, Usage, excerpt, pause_wanted, read_reply
 
-#: Scheme, host or bracketed IPv6 address, port, path; nothing that could be a password.
+#: Scheme, host or bracketed IPv6 address, port, path; no part that could be a password.
 ADDRESS = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~%:/-]*)?")
 
-#: Statuses besides 5xx that another try may mend: the server's timeout, its conflict, too many requests.
-PASSING = (408, 409, 429)
+#: Statuses besides 5xx that are worth a retry: timeout, conflict, too many requests.
+TEMPORARY = (408, 409, 429)
 LONGEST_BACKOFF_S = 30.0
-#: An endpoint that asks for a longer pause than this is better asked another time.
+#: A longer `Retry-After` than this is an error.
 LONGEST_PAUSE_S = 300.0
-#: A shorter key protects nothing: servers that take none are given words such as `x` or `EMPTY`.
+#: Shorter keys are placeholders such as `x` or `EMPTY`, for servers without keys.
 SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True)
 class JudgeEndpoint:
-    """Where the judge is, and what it takes.
+    """The judge's endpoint: address, key, retries and prices.
 
     Attributes:
         base_url: The address before `/chat/completions`, such as `https://api.openai.com/v1`.
-        model: The judge, by the endpoint's name for it.
-        api_key_env: The environment variable that holds the key; it is read for each request and kept nowhere. `None`
-            for an endpoint without keys.
-        timeout_s: Seconds of silence before a request counts as lost. A lost one may be charged for unseen.
-        max_retries: Further tries after 408, 409, 429, 5xx, a lost connection or a reply that is no chat completion,
-            after 1, 2, 4 … 30 seconds or the endpoint's own `Retry-After`.
-        price_per_million_input: Price of a million tokens read, in any currency; `None` where unknown.
-        price_per_million_output: The same of tokens written.
-        options: What else a request holds. FastChat's settings by default; judges that think want
-            `{"max_completion_tokens": 4096}`, since they take no temperature.
+        model: The endpoint's name of the judge.
+        api_key_env: The environment variable with the key, which is read for each request and never stored. `None` for
+            an endpoint without keys.
+        timeout_s: Seconds of silence after which a request counts as lost. A lost request may still be charged.
+        max_retries: Retries after 408, 409, 429, 5xx, a lost connection or a reply that is not a chat completion; the
+            pauses are 1, 2, 4 … 30 seconds or the endpoint's own `Retry-After`.
+        price_per_million_input: Price of a million input tokens, in any currency; `None` if unknown.
+        price_per_million_output: Price of a million output tokens.
+        options: Further fields of a request. Default: FastChat's settings. Reasoning models need
+            `{"max_completion_tokens": 4096}`, since they accept no temperature.
 
     Raises:
-        BALoraError: If the address is none, or there is no key.
+        BALoraError: If the address is malformed, or the key is missing.
     """
 
     base_url: str
@@ -63,23 +62,23 @@ class JudgeEndpoint:
 
     def __post_init__(self) -> None:
         if ADDRESS.fullmatch(self.base_url) is None:
-            # Not repeated: it may hold a password.
+            # The message does not repeat the address, which may contain a password.
             raise BALoraError("base_url: give an address like https://api.openai.com/v1, without credentials or query")
         self._key()
 
     def cost(self, usage: Usage) -> float | None:
-        """What so many tokens cost, `None` where a price is unknown."""
+        """Return the cost of the tokens, `None` if a price is unknown."""
         if self.price_per_million_input is None or self.price_per_million_output is None:
             return None
         read = usage.prompt_tokens * self.price_per_million_input
         return (read + usage.completion_tokens * self.price_per_million_output) / 1e6
 
     def ask(self, messages: list[dict[str, str]]) -> Reply:
-        """The judge's reply.
+        """Return the judge's reply.
 
         Raises:
-            BALoraError: If the endpoint refuses (the key, the model, the request), wants a long pause, or has given no
-                reply after the last try.
+            BALoraError: If the endpoint refuses the key, the model or the request, asks for a long pause, or gives no
+                reply after the last retry.
         """
         body = json.dumps({"model": self.model, "messages": messages, **self.options}).encode()
         for attempt in range(self.max_retries + 1):
@@ -93,14 +92,16 @@ class JudgeEndpoint:
                     reply = read_reply(text)
                     if reply is not None:
                         return reply
-                    problem = f"no chat completion but {excerpt(text)}"
-                elif status in PASSING or status >= 500:
+                    problem = f"not a chat completion but {excerpt(text)}"
+                elif status in TEMPORARY or status >= 500:
                     problem = f"status {status}, {excerpt(text)}"
                     pause = pause_wanted(retry_after, default=pause)
                 else:
                     raise self._refusal(status, excerpt(text))
             if pause > LONGEST_PAUSE_S:
-                raise BALoraError(f"{self.base_url}: wants a pause of {pause:.0f} seconds ({problem}); go on then")
+                raise BALoraError(
+                    f"{self.base_url}: asks for a pause of {pause:.0f} seconds ({problem}); run again later"
+                )
             if attempt < self.max_retries:
                 sleep(pause)
         raise BALoraError(
@@ -108,9 +109,9 @@ class JudgeEndpoint:
         )
 
     def _post(self, body: bytes) -> tuple[int, str | None, str]:
-        """Status, `Retry-After` and text of the answer, the key taken out should the endpoint send it back."""
+        """Send a request; return status, `Retry-After` and text, with the key removed if the endpoint repeats it."""
         key = self._key()
-        # Some providers turn Python's own User-Agent away.
+        # Some providers reject Python's own User-Agent.
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "balora"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
@@ -128,30 +129,32 @@ class JudgeEndpoint:
     def _key(self) -> str | None:
         if self.api_key_env is None:
             return None
-        # The names of others are not repeated: it could be the key itself that stands there by mistake.
+        # The message does not repeat the value: it may be the key itself, set here by mistake.
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise BALoraError("api_key_env: give the name of an environment variable, in capitals, and not a key")
+            raise BALoraError(
+                "api_key_env: not the name of an environment variable; give a name in capitals, not a key"
+            )
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise BALoraError(
-                f"{self.api_key_env}: not set; export the judge's key under this name, name another in api_key_env, "
-                "or give api_key_env=None for an endpoint without keys"
+                f"{self.api_key_env}: not set; export the judge's key under this name, change api_key_env, "
+                "or use api_key_env=None for an endpoint without keys"
             )
         if not (key.isascii() and key.isprintable()):
-            raise BALoraError(f"{self.api_key_env}: holds characters that no key has; set it to the key alone")
+            raise BALoraError(f"{self.api_key_env}: contains characters that no key has; set it to the key alone")
         return key
 
     def _refusal(self, status: int, text: str) -> BALoraError:
         if status in (401, 403) and self.api_key_env is None:
-            meaning = "it wants a key; name the variable that holds one in api_key_env"
+            meaning = "it needs a key; set api_key_env to the variable with the key"
         elif status in (401, 403):
             meaning = f"it does not accept the key in {self.api_key_env} for {self.model}"
         elif status == 404:
             meaning = f"there is no model {self.model}, or base_url does not end before /chat/completions"
         elif 300 <= status < 400:
-            meaning = "it sends requests on elsewhere; give the last address as base_url"
+            meaning = "it redirects requests; use the final address as base_url"
         else:
-            meaning = "it does not take the request"
+            meaning = "it does not accept the request"
         return BALoraError(f"{self.base_url}: answered {status}, {meaning}: {text}")
 
 

@@ -1,9 +1,9 @@
 """A reading world: invented films, directors, towns and countries, questions about them, and a small T5 that reads.
 
-No pretrained T5 fits a laptop's minutes, and of a large one nobody knows what it could answer before. This one is
-pretrained to answer from a single sentence of a context, to go from one sentence to another when it is asked so, and
-to hold two against each other with both said first. Fine-tuning teaches it what HotpotQA asks for: to go there
-whatever the words (bridge), or to say at once what a comparison comes to (comparison).
+No pretrained T5 runs in minutes on a laptop, and what a large one could answer before fine-tuning is unknown. This one
+is pretrained to answer from one sentence of a context, to go from one sentence to another in fixed wordings, and to
+compare two sentences when the answer states both. Fine-tuning teaches what HotpotQA asks for: two steps in any wording
+(bridge), and comparisons whose answer is the result alone (comparison).
 
     world = build_reading_world()
     model = AutoModelForSeq2SeqLM.from_pretrained(world.model_dir)

@@ -1,11 +1,11 @@
-"""Building a reading world once: ordinary files in a cache, written whole or not at all.
+"""Build a reading world once, as ordinary files in a cache, written atomically.
 
 reading-<fingerprint>/
-    reading.json         the knobs
+    reading.json         the settings
     model/               the pretrained T5 and its tokenizer, as `from_pretrained` reads them
     train.jsonl          bridge and comparison questions, in the schema of HotpotQA on the Hub
     eval.jsonl           the same, held out
-    single.jsonl         held-out questions that one sentence answers, which the model was pretrained on
+    single.jsonl         held-out questions of the kind that the model was pretrained on: one sentence answers them
 """
 
 import json
@@ -22,17 +22,17 @@ from balora.world.reading.config import ReadingConfig
 from balora.world.reading.pretrain import pretrain
 from balora.world.reading.questions import make_row
 
-#: Questions that show what the model could read before it was fine-tuned.
+#: Number of questions that measure what the model can read before fine-tuning.
 SINGLE_ROWS = 400
 
 
 @dataclass(frozen=True)
 class ReadingWorld:
-    """A built reading world: its knobs and where its files lie.
+    """A built reading world: its settings and its files.
 
     Attributes:
-        directory: The world's own directory.
-        config: The knobs it was built with.
+        directory: The world's directory.
+        config: The settings it was built with.
     """
 
     directory: Path
@@ -45,17 +45,17 @@ class ReadingWorld:
 
     @property
     def train_file(self) -> Path:
-        """Questions to learn."""
+        """Training questions."""
         return self.directory / "train.jsonl"
 
     @property
     def eval_file(self) -> Path:
-        """Held-out questions of the same kinds."""
+        """Held-out questions of the same types."""
         return self.directory / "eval.jsonl"
 
     @property
     def single_file(self) -> Path:
-        """Held-out questions that the model could answer before."""
+        """Held-out questions that the pretrained model can answer."""
         return self.directory / "single.jsonl"
 
 
@@ -64,12 +64,12 @@ def build_reading_world(
     cache_dir: str | os.PathLike[str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> ReadingWorld:
-    """Return the reading world with these knobs, building it on the first call.
+    """Return the reading world with these settings; build it on the first call.
 
     Args:
-        config: The knobs; all at their defaults if left out.
-        cache_dir: Where worlds are kept; left out, the environment's `BALORA_CACHE`, else `~/.cache/balora`.
-        callbacks: Given to the pretraining's trainer, to show progress.
+        config: The settings; default: `ReadingConfig()`.
+        cache_dir: The cache folder; default: the environment's `BALORA_CACHE`, or else `~/.cache/balora`.
+        callbacks: Callbacks of the pretraining's trainer, to show progress.
 
     Raises:
         BALoraError: If the cache directory cannot be written.

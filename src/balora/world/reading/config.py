@@ -1,13 +1,13 @@
-"""The knobs of a reading world."""
+"""The settings of a reading world."""
 
 from dataclasses import dataclass
 
 from balora.errors import BALoraError
-from balora.world.config import check_knobs, digest
+from balora.world.config import check_limits, digest
 
-#: Raised whenever the same knobs would yield other rows or another model.
+#: Increase it whenever the same settings would give other rows or another model.
 _VERSION = 6
-#: Knobs that shape the questions to be learned, and not the pretrained model.
+#: Settings of the fine-tuning questions, which do not affect the pretrained model.
 _TASK_FIELDS = ("train_rows", "eval_rows", "comparison_share")
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -29,26 +29,26 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """What there is to read and how the model that reads is pretrained.
+    """The contents of a reading world and the pretraining of its model.
 
     Attributes:
         seed: Seed of every stream: paragraphs, questions, model initialisation.
-        names: Number of films, of directors, of towns and of countries that paragraphs are made of.
-        chains: Films that a context tells of, each with its director, the town where that was born, and its country:
-            one of them answers a bridge question, two a comparison, the rest distract.
-        comparison_share: Share of comparison questions; HotpotQA has about a fifth.
+        names: Number of films, of directors, of towns and of countries.
+        chains: Films per context, each with its director, the town where the director was born, and its country. One
+            of them answers a bridge question, two answer a comparison; the others distract.
+        comparison_share: Share of comparison questions; about a fifth in HotpotQA.
         train_rows: Questions to fine-tune on.
-        eval_rows: Held-out questions: other contexts of the same names.
-        hidden_size: Width of the T5; even, as each head has half of it.
-        num_layers: Depth of its encoder; reading takes three.
+        eval_rows: Held-out questions: other contexts with the same names.
+        hidden_size: Width of the T5; even, since each head has half of it.
+        num_layers: Depth of its encoder; reading needs three.
         num_decoder_layers: Depth of its decoder.
-        num_heads: Its attention heads; reading takes four.
+        num_heads: Attention heads; reading needs four.
         pretrain_steps: Optimizer steps of pretraining, on contexts that never repeat.
         pretrain_batch_size: Questions per step.
-        pretrain_learning_rate: Peak of the schedule, of a weight of size 1 (`make_optimizer`).
+        pretrain_learning_rate: Peak learning rate of a weight of size 1 (see `make_optimizer`).
 
     Raises:
-        BALoraError: If a knob is out of its limits.
+        BALoraError: If a setting is out of its limits.
     """
 
     seed: int = 0
@@ -66,16 +66,16 @@ class ReadingConfig:
     pretrain_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
-        check_knobs(self, _LIMITS)
+        check_limits(self, _LIMITS)
         if self.hidden_size % 2:
             raise BALoraError(f"hidden_size must be even, as each head has half of it, not {self.hidden_size}")
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that name the world: equal knobs, equal fingerprint, on any machine."""
+        """Sixteen hex digits that name the world; equal settings have equal fingerprints on any machine."""
         return digest(self, _VERSION)
 
     @property
     def pretraining_fingerprint(self) -> str:
-        """As `fingerprint`, over what shapes the pretrained model alone."""
-        return digest(self, _VERSION, besides=_TASK_FIELDS)
+        """The fingerprint of the pretrained model alone."""
+        return digest(self, _VERSION, ignored=_TASK_FIELDS)

@@ -1,4 +1,4 @@
-"""Lessons: what the small T5 is pretrained on, from two kinds of sentences about two films up to whole contexts."""
+"""Lessons: the pretraining curriculum of the small T5, from two sentences about two films up to whole contexts."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,22 +9,36 @@ from datasets import Dataset
 from balora.data.perturbation import KINDS, perturb
 from balora.data.qa import SEQ2SEQ_TEMPLATE, paragraph_text
 from balora.world.reading.config import ReadingConfig
-from balora.world.reading.questions import Chain, Fact, Question, closed, draw_chains, named, paragraphs, years
-from balora.world.reading.steps import closed_aloud, compared_aloud, followed, followed_aloud, located, located_aloud
+from balora.world.reading.questions import (
+    Chain,
+    Fact,
+    Question,
+    closed,
+    closed_aloud,
+    compared_aloud,
+    draw_chains,
+    followed,
+    followed_aloud,
+    located,
+    located_aloud,
+    named,
+    paragraphs,
+    years,
+)
 
 
 class Stage(NamedTuple):
-    """How hard it is to read.
+    """A stage of the curriculum.
 
     Attributes:
-        share: Of all steps.
-        asked: Kinds of questions, and how often each is drawn in relation to the others.
-        kinds: Kinds of sentences in a context, those that the question rests on among them.
-        films: How many a context tells of.
-        apart: Whether they have nothing in common, so that a guess is wrong. If not, they are the first, which often
-            have, so that comparisons have both answers.
-        otherwise: Share of questions that are not put plainly, so that the words which perturbations bring are known.
-        repeated: Share of rows that are drawn from this stage and those before alike.
+        share: Share of all steps.
+        asked: Kind of question to its relative frequency.
+        kinds: Kinds of sentences in a context, including those that the question needs.
+        films: Number of films in a context.
+        apart: True if the films have nothing in common, so that a guess is wrong. Otherwise the first two often share
+            a director or town, so that comparisons have both answers.
+        otherwise: Share of perturbed questions, so that the words of perturbations are known.
+        repeated: Share of rows that are drawn uniformly from this stage and all earlier ones.
     """
 
     share: float
@@ -36,7 +50,7 @@ class Stage(NamedTuple):
     repeated: float = 0.1
 
 
-#: All that pretraining asks, when contexts are whole.
+#: All questions of pretraining, for whole contexts.
 _ALL = {
     named: 0.2,
     years: 0.05,
@@ -84,9 +98,9 @@ STAGES = (
 
 
 def make_lessons(config: ReadingConfig) -> Dataset:
-    """All rows in their order, `pretrain_steps` · `pretrain_batch_size`, as prompts and completions.
+    """Return all rows in their order, `pretrain_steps` · `pretrain_batch_size`, as prompts and completions.
 
-    Row i is a function of the seed and of how far through the steps it is.
+    Row i is a function of the seed, i and its position in the schedule.
 
     Args:
         config: The reading world.
@@ -97,7 +111,7 @@ def make_lessons(config: ReadingConfig) -> Dataset:
 
 
 def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str]:
-    """Row `index` of so many: a question with its context, as fine-tuning will put it, and the answer."""
+    """Return row `index` of `count`: a question with its context, formatted as in fine-tuning, and the answer."""
     draw = Random(f"{config.seed}/pretraining/{index}")
     number = stage_at(index / count)
     if draw.random() < STAGES[number].repeated:
@@ -114,21 +128,21 @@ def make_lesson(config: ReadingConfig, index: int, count: int) -> tuple[str, str
 
 def _films(stage: Stage, chains: list[Chain], draw: Random) -> list[Chain]:
     if stage.apart:
-        chains = [draw.choice(chains[:2]), *chains[2:]]  # only the first two share anything
+        chains = [draw.choice(chains[:2]), *chains[2:]]  # only the first two have anything in common
     return chains[: stage.films]
 
 
 def stage_at(progress: float) -> int:
-    """The stage at a share of the steps, from 0 up to but not including 1."""
+    """Return the index of the stage at a progress in [0, 1)."""
     for number, stage in enumerate(STAGES):
         progress -= stage.share
         if progress < 0:
             return number
-    return len(STAGES) - 1  # shares add up to 1 but for rounding
+    return len(STAGES) - 1  # shares sum to 1 up to rounding
 
 
 def _told(chains: list[Chain], question: Question, kinds: int, draw: Random) -> dict[Fact, str]:
-    """Sentences of as many kinds about each film, those that the question rests on among them."""
+    """Return sentences of `kinds` kinds about each film, including those that the question needs."""
     by_film = [_facts(chain) for chain in chains]
     needed = {kind for facts in by_film for kind, (fact, _) in enumerate(facts) if fact in question.facts}
     others = [kind for kind in range(len(by_film[0])) if kind not in needed]
@@ -137,7 +151,7 @@ def _told(chains: list[Chain], question: Question, kinds: int, draw: Random) -> 
 
 
 def _facts(chain: Chain) -> list[tuple[Fact, str]]:
-    """A sentence of each kind: who directed, when released, where born, where located."""
+    """Return one sentence of each kind: director, year of release, birthplace, location."""
     return [((title, place), said) for title, sentences in paragraphs(chain) for place, said in enumerate(sentences)]
 
 

@@ -1,29 +1,39 @@
-"""What a reading world tells and asks: paragraphs about films, in HotpotQA's schema, and three types of question.
+"""The texts and questions of a reading world: paragraphs about films in HotpotQA's schema, and all kinds of questions.
 
-A context draws its facts anew, so that an answer can only be read, never remembered. Row i of a stream is a function
-of the seed, the stream's name and i.
+A context draws its facts anew, so an answer can only be read, never remembered. Row i of a stream is a function of the
+seed, the stream's name and i. Questions are of three types:
 
-- `single`: one sentence holds the answer, or none is needed. What the model is pretrained on, beside the steps that
-  lead to the other two, said aloud (`balora.world.reading.steps`).
-- `bridge`: two sentences, of which one leads to the other: from a film by its director to a town, or from a director
-  by his town to a country, in words that pretraining never puts together so. To be learned.
-- `comparison`: two sentences that tell of two films or two directors; one of their names, or yes or no, which
-  pretraining only asks with what is compared said first. To be learned.
+- `single`: one sentence has the answer, or no sentence is needed. Pretraining asks these.
+- `bridge`: the answer needs two sentences, one leading to the other: from a film by its director to a town, or from a
+  director by the town to a country, in wordings that pretraining never uses. Fine-tuning teaches these.
+- `comparison`: two sentences about two films or two directors; the answer is a name, or yes or no. Pretraining
+  only asks for comparisons whose answer states the compared things first. Fine-tuning teaches the rest.
+
+Pretraining also asks the steps that lead to the last two types (`followed`, `located`, …). In the `_aloud` variants
+the answer states each step before the last: the decoder looks up what it has written just like a word of the question,
+and so learns to look up and compare what it has found itself.
 """
 
+from itertools import product
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from balora.world.reading import names
 from balora.world.reading.config import ReadingConfig
 
+# The ending of a name tells what it names; no name is an English word.
+_ALL = ["".join(letters).capitalize() for letters in product("bdfgklmnprstvz", "aeiou", "dlmnrstv")]
+_STEMS = Random("names").sample(_ALL, len(_ALL))
+
+FILMS, DIRECTORS, TOWNS, COUNTRIES = ([stem + end for stem in _STEMS] for end in ("uxo", "ek", "ona", "ia"))
+YEARS = [str(year) for year in range(1960, 2000)]
+
 Stream = Literal["train", "eval", "single"]
-#: A sentence, as the title of its paragraph and its place in it.
+#: A sentence: the title of its paragraph and its index in it.
 Fact = tuple[str, int]
 
 
 class Chain(NamedTuple):
-    """A film and what follows from it."""
+    """A film with its year, director, and the director's town and country."""
 
     film: str
     year: str
@@ -33,7 +43,7 @@ class Chain(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question, its answer, and the sentences it rests on, each as the title and the sentence's index."""
+    """A question, its answer, and the sentences that support it."""
 
     text: str
     answer: str
@@ -42,14 +52,14 @@ class Question(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two films or directors held against each other.
+    """A comparison of two films or two directors.
 
     Attributes:
-        what: Which film was first, or whether both have the same director, or the same town.
-        names: Of the two.
-        said: What the context says of each.
-        answer: What that comes to.
-        facts: The sentences that it rests on.
+        what: The question: which film was first, or whether both have the same director or town.
+        names: The two names.
+        said: The compared value of each.
+        answer: The result.
+        facts: The supporting sentences.
     """
 
     what: Literal["first", "person", "town"]
@@ -60,14 +70,14 @@ class Comparison(NamedTuple):
 
 
 def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any]:
-    """Row `index` of a stream, in the schema of HotpotQA on the Hub (`balora.data.hotpotqa_rows`)."""
+    """Return row `index` of a stream, in the schema of HotpotQA on the Hub (`balora.data.hotpotqa_rows`)."""
     draw = Random(f"{config.seed}/{stream}/{index}")
     chains = draw_chains(config, draw)
     if stream == "single":
         question = single(chains, draw)
     else:
         question = (_comparison if draw.random() < config.comparison_share else _bridge)(chains, draw)
-    # By title: films may share a director, and directors a town.
+    # By title, since films may share a director, and directors a town.
     told = list({title: sentences for chain in chains for title, sentences in paragraphs(chain)}.items())
     draw.shuffle(told)
     facts = question.facts
@@ -83,19 +93,19 @@ def make_row(config: ReadingConfig, stream: Stream, index: int) -> dict[str, Any
 
 
 def draw_chains(config: ReadingConfig, draw: Random) -> list[Chain]:
-    """What a context tells of."""
-    pools = (names.FILMS, names.DIRECTORS, names.TOWNS, names.COUNTRIES)
+    """Draw the films of a context, with everything that belongs to them."""
+    pools = (FILMS, DIRECTORS, TOWNS, COUNTRIES)
     films, directors, towns, countries = (draw.sample(pool[: config.names], config.chains) for pool in pools)
-    released = draw.sample(names.YEARS, config.chains)
+    released = draw.sample(YEARS, config.chains)
     chains = [Chain(*facts) for facts in zip(films, released, directors, towns, countries, strict=True)]
-    # The first two often have something in common, so that questions about that have both answers.
+    # The first two often share something, so that questions about it have both answers.
     shared = draw.choice(((), ("director", "town", "country"), ("town", "country")))
     chains[1] = chains[1]._replace(**{name: getattr(chains[0], name) for name in shared})
     return chains
 
 
 def paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
-    """Title and sentences of each paragraph about a film."""
+    """Return title and sentences of each paragraph about a film."""
     film, year, director, town, country = chain
     return [
         (film, [f"{film} is a film directed by {director}.", f"It was released in {year}."]),
@@ -105,13 +115,13 @@ def paragraphs(chain: Chain) -> list[tuple[str, list[str]]]:
 
 
 def single(chains: list[Chain], draw: Random) -> Question:
-    """A question that one sentence answers, or, one in five, none is needed for."""
+    """Draw a question that one sentence answers; one in five needs no sentence."""
     ask = draw.choices((years, named, closed), (0.2, 0.64, 0.16))[0]
     return ask(chains, draw)
 
 
 def named(chains: list[Chain], draw: Random) -> Question:
-    """One whose answer is a word of a sentence."""
+    """Draw a question whose answer is a word of a sentence."""
     film, year, director, town, country = draw.choice(chains)
     asked = (
         (f"Who directed {film}?", director, (film, 0)),
@@ -128,7 +138,7 @@ def named(chains: list[Chain], draw: Random) -> Question:
 
 
 def closed(chains: list[Chain], draw: Random) -> Question:
-    """One that a sentence answers by yes or no."""
+    """Draw a question that a sentence answers by yes or no."""
     (film, _, director, town, _), other = draw.choice(chains), draw.choice(chains)
     asked = (
         (f"Was {film} directed by {other.director}?", yes_or_no(director == other.director), (film, 0)),
@@ -139,8 +149,8 @@ def closed(chains: list[Chain], draw: Random) -> Question:
 
 
 def years(_: list[Chain], draw: Random) -> Question:
-    """What years are, and in which order, needs no context."""
-    first, second = draw.sample(names.YEARS, 2)
+    """Draw a question about the order of years, which needs no context."""
+    first, second = draw.sample(YEARS, 2)
     if draw.random() < 0.8:
         return Question(f"Which year was first, {first} or {second}?", min(first, second), [], "single")
     second = draw.choice((first, second))
@@ -173,7 +183,7 @@ def _comparison(chains: list[Chain], draw: Random) -> Question:
 
 
 def compare(chains: list[Chain], draw: Random) -> Comparison:
-    """One of the comparisons that there are of the first two films, which may have something in common."""
+    """Draw a comparison of the first two films, which may have something in common."""
     one, other = draw.sample(chains[:2], 2)
     films, directors, towns = (one.film, other.film), (one.director, other.director), (one.town, other.town)
     earlier = min(one, other, key=lambda chain: chain.year).film
@@ -190,5 +200,57 @@ def compare(chains: list[Chain], draw: Random) -> Comparison:
 
 
 def yes_or_no(so: bool) -> str:
-    """The answer to whether it is so."""
+    """Return `yes` or `no`."""
     return "yes" if so else "no"
+
+
+def followed(chains: list[Chain], draw: Random) -> Question:
+    """Ask from a film by its director to a town; the answer is the town."""
+    film, _, director, town, _ = draw.choice(chains)
+    asked = (f"In which town was the director of {film} born?", f"Where was the director of {film} born?")
+    return Question(draw.choice(asked), town, [(film, 0), (director, 0)], "bridge")
+
+
+def followed_aloud(chains: list[Chain], draw: Random) -> Question:
+    """Ask `followed` with the director in the answer too."""
+    film, _, director, town, _ = draw.choice(chains)
+    text = f"Who directed {film} and where was the director born?"
+    return Question(text, f"{director} {town}", [(film, 0), (director, 0)], "bridge")
+
+
+def located(chains: list[Chain], draw: Random) -> Question:
+    """Ask from a director by the town to a country; the answer is the country."""
+    _, _, director, town, country = draw.choice(chains)
+    asked = (
+        f"In which country is the town of {director} located?",
+        f"In which country is the town located where {director} was born?",
+    )
+    return Question(draw.choice(asked), country, [(director, 0), (town, 0)], "bridge")
+
+
+def located_aloud(chains: list[Chain], draw: Random) -> Question:
+    """Ask `located` with the town in the answer too."""
+    _, _, director, town, country = draw.choice(chains)
+    text = f"Where was {director} born and in which country is the town located?"
+    return Question(text, f"{town} {country}", [(director, 0), (town, 0)], "bridge")
+
+
+def closed_aloud(chains: list[Chain], draw: Random) -> Question:
+    """Ask `closed` with the name from the context in the answer too."""
+    (film, _, director, town, _), other = draw.choice(chains), draw.choice(chains)
+    if draw.random() < 0.5:
+        text = f"Who directed {film} and was {film} directed by {other.director}?"
+        return Question(text, f"{director} {yes_or_no(director == other.director)}", [(film, 0)], "single")
+    text = f"Where was {director} born and was {director} born in {other.town}?"
+    return Question(text, f"{town} {yes_or_no(town == other.town)}", [(director, 0)], "single")
+
+
+def compared_aloud(chains: list[Chain], draw: Random) -> Question:
+    """Ask a comparison with both years or names in the answer too."""
+    what, (one, other), said, answer, facts = compare(chains, draw)
+    asked = {
+        "first": f"When was {one} released and when was {other} and which film was first?",
+        "person": f"Who directed {one} and {other} and were both directed by the same person?",
+        "town": f"Where was {one} born and {other} and were both born in the same town?",
+    }
+    return Question(asked[what], " ".join((*said, answer)), facts, "comparison")

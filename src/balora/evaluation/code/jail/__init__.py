@@ -1,5 +1,5 @@
-"""The interpreter that a program to be judged runs in: this folder is run as a script, apart from balora.
+"""The confined interpreter for untrusted programs: this folder is run as a script.
 
-Nothing here imports balora or anything beyond the standard library, so that the process starts in milliseconds and
-holds nothing of ours.
+Nothing here imports balora or anything beyond the standard library, so the process starts in milliseconds and has
+nothing of balora in memory.
 """

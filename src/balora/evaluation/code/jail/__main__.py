@@ -1,10 +1,10 @@
-"""Give up rights, then run the program that stands on standard input, and say so where it was reached to its end.
+"""Give up rights, run the program from standard input, and report whether it reached its end.
 
     python -S -s jail/__main__.py REPORT_FD MEMORY_MB CPU_SECONDS LAYERS
 
-The first line of standard input is the token, the rest is the program. REPORT_FD gets the guarantees that hold, each a
-line, and an empty line before the program starts, and the token after its last line. Imports are few: every program
-pays for them.
+The first line of standard input is the token, the rest is the program. REPORT_FD gets one line per guarantee and an
+empty line before the program starts, and the token after its last line. Imports are few, since every program waits for
+them.
 """
 
 import os
@@ -12,24 +12,24 @@ import resource
 import sys
 
 sys.path[0] = os.path.dirname(sys.path[0])
-from jail import bpf, calls, kernel  # noqa: E402
+from jail import kernel, seccomp  # noqa: E402
 
 del sys.path[0]
 
 NAME = "program.py"
 MIB = 1 << 20
 SCRATCH_MB, SCRATCH_FILES, OPEN_FILES = 16, 256, 64
-#: Where system libraries lie that the standard library's modules are linked with, and the time zones.
+#: Folders of the system libraries that the standard library links to, and the time zones.
 LIBRARIES = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache"]
 ZONES = ["/usr/share/zoneinfo", "/etc/localtime"]
 
 
 def main() -> None:
-    """What the arguments and standard input say."""
+    """Run the program from standard input, confined as the arguments say."""
     report, memory_mb, cpu_seconds = map(int, sys.argv[1:4])
     token, _, source = sys.stdin.buffer.read().partition(b"\n")
     guarantees = lock_down(memory_mb, cpu_seconds, layers=sys.argv[4].split(","))
-    # Names that the program cannot turn into others.
+    # Local names, which the program cannot replace.
     write, leave, flush = os.write, os._exit, sys.stdout.flush
     write(report, "\n".join([*guarantees, "\n"]).encode())
     status = 1
@@ -40,7 +40,7 @@ def main() -> None:
     except BaseException:
         print_traceback(source.decode())
     finally:
-        # Not the interpreter's way out, which would wait for the program's threads and run what it registered.
+        # Not a normal exit, which would wait for the program's threads and run its exit handlers.
         try:
             flush()
         finally:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(source: str) -> None:
-    """The program as a module of its own, not `__main__`: what it would do as a script it does not do here."""
+    """Run the program as a module, not as `__main__`, so that its script part does not run."""
     module = type(sys)("program")
     sys.modules["program"] = module
     sys.argv = [NAME]
@@ -56,7 +56,7 @@ def run(source: str) -> None:
 
 
 def print_traceback(source: str) -> None:
-    """As the interpreter would, from the program on and with its lines, which are in no file."""
+    """Print the traceback from the program's frame on, with its source lines, which are in no file."""
     import linecache
     import traceback
 
@@ -79,7 +79,7 @@ def lock_down(memory_mb: int, cpu_seconds: int, layers: list[str]) -> list[str]:
     os.environ.clear()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     held = [f"{memory_mb} MiB of memory, {cpu_seconds} s of CPU time, {OPEN_FILES} open files (rlimits)"]
-    rules = list(calls.ALONE)
+    rules = list(seccomp.ALONE)
 
     scratch = False
     if "namespaces" in layers:
@@ -104,7 +104,7 @@ def lock_down(memory_mb: int, cpu_seconds: int, layers: list[str]) -> list[str]:
     if scratch and landlock:
         held.append(f"writes no file but {SCRATCH_MB} MiB in a folder of its own (Landlock, mount namespace)")
     else:
-        rules += calls.READ_ONLY
+        rules += seccomp.READ_ONLY
         held.append("writes no file (seccomp)")
 
     for limit, value in (
@@ -117,7 +117,7 @@ def lock_down(memory_mb: int, cpu_seconds: int, layers: list[str]) -> list[str]:
         ceiling = resource.getrlimit(limit)[1]
         bound = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
         resource.setrlimit(limit, (bound, bound))
-    kernel.restrict_calls(bpf.instructions(rules))
+    kernel.restrict_calls(seccomp.instructions(rules))
     held.append("starts no process, runs no other file, reaches no other process (seccomp)")
     held.append("opens no socket (seccomp)")
     return held

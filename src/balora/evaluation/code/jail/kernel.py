@@ -1,6 +1,6 @@
-"""Linux's ways to give up rights, by `ctypes`: namespaces, capabilities, Landlock, seccomp.
+"""Give up rights on Linux through `ctypes`: namespaces, capabilities, Landlock, seccomp.
 
-Each function takes something from the calling process, for good, and raises `OSError` where the kernel refuses.
+Each function removes rights from the calling process permanently, and raises `OSError` if the kernel refuses.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # Landlock's calls have the same numbers on every architecture.
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
-#: The rights of its third version (Linux 6.2), the first that includes truncation.
+#: All rights of version 3 (Linux 6.2), the first that includes truncation.
 _LANDLOCK_ALL = (1 << 15) - 1
 #: Read and write files, list, make and remove files and folders, truncate, move between folders.
 _LANDLOCK_USE = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14))
@@ -35,14 +35,14 @@ def _prctl(option: int, *values: object) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that started this process ends."""
+    """Have the kernel kill this process when the thread that started it ends."""
     _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(9))
 
 
 def own_namespaces() -> None:
-    """Network, IPC and mounts of its own: no interface is up, and no mount made here is seen elsewhere.
+    """Enter new network, IPC and mount namespaces: no interface is up, and no mount is visible elsewhere.
 
-    A plain user gets them through a user namespace, where the distribution permits that.
+    An unprivileged user gets them through a user namespace, if the distribution permits it.
     """
     flags = _CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWNET
     user, group = os.geteuid(), os.getegid()
@@ -55,12 +55,12 @@ def own_namespaces() -> None:
 
 
 def mount_memory(folder: str, size: int, files: int) -> None:
-    """Lay a file system in memory over a folder, seen by this process alone and gone with it.
+    """Mount a file system in memory on a folder, visible to this process only and deleted with it.
 
     Args:
-        folder: Where; it becomes the working directory.
-        size: Bytes it may hold.
-        files: Files and folders it may hold.
+        folder: The folder, which becomes the working directory.
+        size: Maximum bytes.
+        files: Maximum number of files and folders.
     """
     options = f"size={size},nr_inodes={files},mode=700".encode()
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
@@ -69,22 +69,22 @@ def mount_memory(folder: str, size: int, files: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Keep no capability, as root neither, gain none by running another file, and leave no core dump anywhere."""
+    """Drop all capabilities, also as root, gain none by executing a file, and leave no core dump."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     _checked(_libc.capset(header, bytes(24)))
     _prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1))
-    _prctl(_PR_SET_DUMPABLE)  # a handler of dumps gets them whatever RLIMIT_CORE says
+    _prctl(_PR_SET_DUMPABLE)  # a core dump handler ignores RLIMIT_CORE
 
 
 def restrict_files(readable: list[str], writable: list[str]) -> None:
-    """Landlock: open nothing but what lies in these folders, or is one of these files, and run no file.
+    """Landlock: allow access to these files and folders only, and execution of none.
 
     Args:
-        readable: May be read and listed; those that do not exist are passed over.
-        writable: Folders that may be used in full.
+        readable: Files and folders to read and list; missing ones are skipped.
+        writable: Folders with full access.
 
     Raises:
-        OSError: Without Landlock, or before its third version (Linux 6.2).
+        OSError: Without Landlock, or below its version 3 (Linux 6.2).
     """
     version = _checked(_libc.syscall(ctypes.c_long(_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), 1))
     if version < 3:
@@ -104,7 +104,7 @@ def restrict_files(readable: list[str], writable: list[str]) -> None:
 
 
 def restrict_calls(instructions: bytes) -> None:
-    """Seccomp: from now on the kernel holds every call of this process against a filter (`bpf.instructions`)."""
+    """Seccomp: from now on the kernel checks every system call with a filter (`seccomp.instructions`)."""
     body = ctypes.create_string_buffer(instructions, len(instructions))
     program = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(body))
     _prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), program)

@@ -1,7 +1,7 @@
-"""What a model inherits from its pretraining, and what it costs to be rid of it.
+"""Figures of inherited flaws: measured after fine-tuning against what was planted in pretraining, and the trade-offs.
 
-One picture has the flaws that were planted in pretraining against those measured after fine-tuning, the other all
-methods' trades at once: what was learned, against each thing that should have stayed as it was or gone.
+`inheritance_figure` shows each flaw against its planted level. `pareto_figure` shows the task score against every
+metric that should have stayed low (or high).
 """
 
 import math
@@ -13,22 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from balora.report.figures.sweep import is_logarithmic
 from balora.report.glossary import better_direction, with_arrow
 from balora.report.results import PRETRAINED, Run
-from balora.report.style import INK, MUTED, figure_style, method_styles
-from balora.report.sweep import spans
+from balora.report.style import INK, MUTED, draw_legend, figure_style, method_styles
 
 _PANEL = (3.6, 3.4)  # inches
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that was planted, and what is measured of it.
+    """A planted flaw and its measurements.
 
     Attributes:
-        name: Of what was planted.
-        flaw: The metric that it shows in.
-        levels: How much was planted, ascending, and the runs on what was pretrained so.
+        name: The setting of pretraining that plants the flaw.
+        flaw: The metric that measures it.
+        levels: Level of the setting, ascending, to the runs that started from a model pretrained at that level.
     """
 
     name: str
@@ -37,9 +37,10 @@ class Axis:
 
 
 def inheritance_figure(axes: Sequence[Axis]) -> Figure:
-    """A panel for each axis: the flaw by what was planted, a line for each method and a dashed one for the pretrained.
+    """Draw each flaw against its planted level: one line per method, a dashed one for the pretrained model.
 
-    Means over seeds, with a band of one standard deviation. Levels that span much are on a logarithmic axis.
+    Means over seeds, with a band of one standard deviation. The axis of levels that span a factor of 8 or more is
+    logarithmic.
     """
     styles = method_styles(run for axis in axes for runs in axis.levels.values() for run in runs)
     with figure_style():
@@ -51,30 +52,29 @@ def inheritance_figure(axes: Sequence[Axis]) -> Figure:
                 panel, axis, PRETRAINED, color=INK, marker="o", linewidth=1.2, linestyle="--", markerfacecolor="white"
             )
             levels = list(axis.levels)
-            if spans(levels):
+            if is_logarithmic(levels):
                 panel.set_xscale("log")
                 panel.minorticks_off()
             panel.set_xticks(levels, [f"{level:g}" for level in levels])
             panel.set_title(with_arrow(axis.flaw), loc="left", fontsize="medium", color=INK, parse_math=False)
             panel.set_xlabel(axis.name, loc="right", color=MUTED, parse_math=False)
-        _legend(figure, styles)
+        _method_legend(figure, styles)
     return figure
 
 
 def pareto_figure(runs: Sequence[Run], task_metric: str, others: Sequence[str]) -> Figure | None:
-    """A panel for each other metric (x) with the task's on the y axis: a mark per seed, a large one per method.
+    """Draw the task metric (y) against each other metric (x): a mark per seed, a large one per method.
 
-    A large mark is filled where no other method's means are at least as good in all of the metrics and better in one.
-    The steps join the methods that are so in the two metrics of the panel: what can be had at each x. A dashed line is
-    at the pretrained model's x, where all methods started.
+    A large mark is filled if no other method dominates it over all metrics. The steps are the Pareto front of the two
+    metrics of the panel. A dashed line marks the pretrained model's x, where all methods started.
 
     Args:
-        runs: Of one task.
-        task_metric: How well the task was learned.
-        others: What should not have grown, or fallen, meanwhile.
+        runs: The runs of one task.
+        task_metric: The metric of the task.
+        others: Metrics that training should not have made worse.
 
     Returns:
-        The figure, or None when no fine-tuned method has all of these metrics.
+        The figure, or None if no fine-tuned method has all of these metrics.
     """
     metrics, styles = (task_metric, *others), method_styles(runs)
     found = {method: [_values(runs, method, metric) for metric in metrics] for method in styles}
@@ -97,18 +97,18 @@ def pareto_figure(runs: Sequence[Run], task_metric: str, others: Sequence[str]) 
                 _draw_seeds(panel, runs, method, other, task_metric, color=colour, marker=marker)
                 style = {"facecolors": colour if method in best else "white", "edgecolors": colour, "marker": marker}
                 panel.scatter(mean[place], mean[0], s=85, linewidths=1.5, zorder=3, **style)
-            if spans([mean[place] for mean in means.values()]):
+            if is_logarithmic([mean[place] for mean in means.values()]):
                 panel.set_xscale("log")
             for x in _values(runs, PRETRAINED, other):
                 panel.axvline(x, color=INK, linewidth=1.2, linestyle="--", zorder=1)
             panel.set_xlabel(with_arrow(other), loc="right", color=MUTED, parse_math=False)
         panels[0].set_title(with_arrow(task_metric), loc="left", fontsize="medium", color=MUTED, parse_math=False)
-        _legend(figure, styles, joined=False)
+        _method_legend(figure, styles, joined=False)
     return figure
 
 
 def undominated(scores: Mapping[str, Sequence[float]]) -> list[str]:
-    """The names that no other one is at least as good as in every score and better than in one; higher is better."""
+    """Return the Pareto-optimal names: those that no other name dominates. Higher scores are better."""
 
     def beats(one: Sequence[float], other: Sequence[float]) -> bool:
         pairs = list(zip(one, other, strict=True))
@@ -136,14 +136,11 @@ def _draw_seeds(panel: Axes, runs: Sequence[Run], method: str, x: str, y: str, *
     panel.scatter(*zip(*points, strict=True), s=20, alpha=0.45, linewidths=0, **style)
 
 
-def _legend(figure: Figure, styles: Mapping[str, tuple[str, str]], *, joined: bool = True) -> None:
+def _method_legend(figure: Figure, styles: Mapping[str, tuple[str, str]], *, joined: bool = True) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="-" if joined else "", markersize=6)
         for colour, marker in styles.values()
     ]
     start = {"marker": "o", "markerfacecolor": "white"} if joined else {}
     handles.append(Line2D([], [], color=INK, linestyle="--", markersize=6, **start))
-    # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
-    legend = figure.legend(handles, [" "] * len(handles), loc="outside upper left", ncols=5, frameon=False)
-    for text, name in zip(legend.get_texts(), [*styles, PRETRAINED], strict=True):
-        text.set(text=name, parse_math=False)
+    draw_legend(figure, handles, [*styles, PRETRAINED], ncols=5)

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from balora.errors import BALoraError
 from balora.evaluation.mt_bench import Question, answer_question, answer_questions, chat_answer, read_questions
-from balora.evaluation.mt_bench.answers import TEMPERATURES
+from balora.evaluation.mt_bench.conversations import TEMPERATURES
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
@@ -40,7 +40,7 @@ def row(**changes):
     [
         ([row(turns=["a"])], "row 1, field 'turns': expected two texts"),
         ([row(), row(question_id=2, turns=["a", " "])], "row 2, field 'turns': a turn is empty in ['a', ' ']"),
-        ([row(), row()], "row 2, field 'question_id': 1 stands in row 1"),
+        ([row(), row()], "row 2, field 'question_id': 1 is also in row 1"),
         ([row(question_id="x")], "row 1, field 'question_id': expected a whole number, found 'x'"),
         ([row(category=None)], "row 1, field 'category': is missing"),
         ([row(reference=["a"])], "row 1, field 'reference': expected two texts"),
@@ -87,7 +87,7 @@ def stories(models_dir):
 
 
 def greedy(model, tokenizer, text, steps):
-    """By a loop of its own."""
+    """Greedy decoding by a naive loop."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     length = ids.shape[1]
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""How training went: one small panel per component of the loss, one line per method."""
+"""The loss curves: one small panel per loss component, one line per method."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from balora.report.results import Run
-from balora.report.style import INK, MUTED, figure_style, method_styles
+from balora.report.style import INK, MUTED, draw_legend, figure_style, method_styles
 
 _COLUMNS = 3
-_FEW_POINTS = 12  # up to here each logged point is worth a marker
+_FEW_POINTS = 12  # curves of at most this many points get markers
 
 History = Sequence[Mapping[str, Any]]
 
@@ -21,13 +21,13 @@ History = Sequence[Mapping[str, Any]]
 def loss_figure(
     runs: Sequence[Run], histories: Mapping[str, History], styles: Mapping[str, tuple[str, str]] | None = None
 ) -> Figure | None:
-    """Small multiples of the loss components over training steps: mean over seeds, with a band from least to most.
+    """Draw the loss components over training steps: mean over seeds, with a band from minimum to maximum.
 
     Args:
         runs: The runs of one task.
-        histories: `Run.id` to the rows of the Trainer's `log_history`. Of each row, `loss`, `loss_*` and `eval_loss`
-            are drawn; a method is absent from the panels of components it did not log.
-        styles: Colour and marker of each method, in order, where a study of several tasks has settled them.
+        histories: `Run.id` to the rows of the Trainer's `log_history`. `loss`, `loss_*` and `eval_loss` are drawn; a
+            method is absent from the panels of components it did not log.
+        styles: Colour and marker of each method, in order; default: `method_styles(runs)`.
 
     Returns:
         The figure, or None when no run logged a loss.
@@ -62,19 +62,20 @@ def loss_figure(
             axes.set_axis_off()
         for axes in panels[max(0, len(components) - columns) : len(components)]:
             axes.set_xlabel("step", loc="right", color=MUTED)
-        _legend(figure, {method: styles[method] for method in drawn}, columns + 1)
+        handles = [Line2D([], [], color=styles[m][0], marker=styles[m][1], markersize=5) for m in drawn]
+        draw_legend(figure, handles, drawn, ncols=columns + 1, handlelength=1.6)
     return figure
 
 
 def _components(by_method: Mapping[str, Sequence[History]]) -> list[str]:
-    """The logged components: the total first, then its parts as they appear, the held-out loss last."""
+    """Return the logged components: the total first, then its parts as they appear, the held-out loss last."""
     keys = {key: None for logs in by_method.values() for rows in logs for row in rows for key in row}
     parts = [key for key in keys if key.startswith("loss_")]
     return [key for key in ("loss", *parts, "eval_loss") if key in keys]
 
 
 def _span(by_method: Mapping[str, Sequence[History]]) -> tuple[float, float]:
-    """Limits for the steps, shared by all panels so that they can be read across."""
+    """Return the limits of the step axis, shared by all panels."""
     last = max(row["step"] for logs in by_method.values() for rows in logs for row in rows)
     return -0.03 * last, 1.03 * last
 
@@ -92,13 +93,3 @@ def _draw(axes: Axes, component: str, logs: Sequence[History], colour: str, mark
     axes.plot(steps, means, color=colour, linewidth=1.6, marker=shown, markersize=4)
     least, most = [min(values[step]) for step in steps], [max(values[step]) for step in steps]
     axes.fill_between(steps, least, most, color=colour, alpha=0.15, linewidth=0)
-
-
-def _legend(figure: Figure, styles: Mapping[str, tuple[str, str]], columns: int) -> None:
-    handles = [Line2D([], [], color=colour, marker=marker, markersize=5) for colour, marker in styles.values()]
-    # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
-    legend = figure.legend(
-        handles, [" "] * len(handles), loc="outside upper left", ncols=columns, frameon=False, handlelength=1.6
-    )
-    for text, method in zip(legend.get_texts(), styles, strict=True):
-        text.set(text=method, parse_math=False)

@@ -1,4 +1,4 @@
-"""The picture of a suite: on each task and on average, how far every method lies from a baseline, seed by seed."""
+"""The figure of a suite of tasks: each method's paired difference to a baseline, per task and on average."""
 
 import math
 import textwrap
@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 
 from balora.report.glossary import with_arrow
 from balora.report.paired import ENOUGH_PAIRS, Difference, paired_difference
-from balora.report.results import Run
+from balora.report.results import Run, TaskMetric, metric_for, tasks_of
 from balora.report.style import INK, MUTED, figure_style, method_styles
-from balora.report.task_metric import TaskMetric, metric_for, tasks_of
 
 SUITE_CAPTION = (
     "Difference of each method to the baseline, paired by task and seed, with its 95 % bootstrap interval. Right of "
@@ -25,19 +24,19 @@ _LETTER = 0.085  # inches, of an average letter
 
 
 def suite_figure(runs: Sequence[Run], metric_of: TaskMetric, baseline: str) -> Figure | None:
-    """Dot and whisker: the paired difference of each method to the baseline, with its 95 % interval.
+    """Draw the paired difference of each method to the baseline with its 95 % interval, as dots and whiskers.
 
-    The average over tasks is on top, with the methods that have all of them; below, a panel for each task. Better than
-    the baseline is always to the right: where lower values are better, the axis is turned round. Each panel has its
+    The top panel has the average over tasks, for methods that have a score on all of them; below is a panel per task.
+    Better than the baseline is always to the right: where lower is better, the axis is inverted. Each panel has its
     own scale. A filled mark is a clear difference, an open one may be noise, and one without whisker has no interval.
 
     Args:
         runs: The runs of the study.
-        metric_of: The metric, of all tasks or by task.
-        baseline: The method that the others are compared with.
+        metric_of: One metric for all tasks, or task to metric.
+        baseline: The method to compare the others with.
 
     Returns:
-        The figure, or None when no method shares a task and seed with the baseline.
+        The figure, or None if no method shares a task and seed with the baseline.
     """
     styles = {method: style for method, style in method_styles(runs).items() if method != baseline}
 
@@ -49,7 +48,7 @@ def suite_figure(runs: Sequence[Run], metric_of: TaskMetric, baseline: str) -> F
     by_task = {task: differences for task, differences in by_task.items() if differences}
     if not by_task:
         return None
-    # An average over fewer tasks than another's would not stand beside it fairly.
+    # Averages over different sets of tasks would not be comparable.
     average = {method: difference for method, difference in compare(runs).items() if difference.tasks == len(by_task)}
 
     columns = _columns(len(by_task))
@@ -77,7 +76,7 @@ def suite_figure(runs: Sequence[Run], metric_of: TaskMetric, baseline: str) -> F
 
 
 def _columns(panels: int) -> int:
-    """Three or four to a row, whichever leaves fewer places empty."""
+    """Return three or four columns, whichever leaves fewer cells empty."""
     return panels if panels <= 4 else min((4, 3), key=lambda columns: -panels % columns)
 
 
@@ -105,7 +104,7 @@ def _draw(
 
 
 def _few_ticks(axes: Axes) -> None:
-    """Label zero and one round number to either side, which a small panel has room for."""
+    """Label zero and one round number on either side: a small panel has no room for more."""
     low, high = sorted(axes.get_xlim())
     reach = max(-low, high)
     power = 10.0 ** math.floor(math.log10(reach))

@@ -1,7 +1,8 @@
-"""How a metric follows a swept setting: one panel per metric, one line per method."""
+"""Figures of metrics against a setting or a level: one panel per metric, one line per method."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,23 @@ from matplotlib.lines import Line2D
 
 from balora.report.glossary import with_arrow
 from balora.report.results import Run
-from balora.report.style import COLOURS, INK, MARKERS, MUTED, figure_style
+from balora.report.style import COLOURS, INK, MARKERS, MUTED, draw_legend, figure_style
 
-#: From this ratio of the largest value to the smallest on, the axis is logarithmic.
+#: The axis is logarithmic from this ratio of the largest value to the smallest.
 LOGARITHMIC_FROM = 8
 
 
 def sweep_figure(
     runs: Sequence[Run], points: Mapping[str, tuple[str, Mapping[str, Any]]], key: str, metrics: Sequence[str]
 ) -> Figure:
-    """Mean over seeds of each metric, with a band of one standard deviation, against the values of one setting.
+    """Draw each metric against one setting: mean over seeds, with a band of one standard deviation.
 
     Args:
-        runs: Of one task; their methods are labels of the sweep.
-        points: By label, the method and the values of all swept settings. Those besides `key` part the lines.
-        key: The setting on the x axis: numbers, or names and ratios in the order they come.
-        metrics: A panel each.
+        runs: The runs of one task; their `method` is a label of the sweep.
+        points: Label to its method and the values of all swept settings. There is one line per method and combination
+            of the settings other than `key`.
+        key: The setting on the x axis: numbers, or names and ratios in order of appearance.
+        metrics: One panel each.
     """
     lines: dict[str, dict[Any, list[Run]]] = {}
     for run in (run for run in runs if run.method in points):
@@ -42,22 +44,19 @@ def sweep_figure(
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             for name, line in lines.items():
                 _draw(axes, {places[value]: runs for value, runs in line.items()}, metric, *styles[name])
-            if spans(ticks):
+            if is_logarithmic(ticks):
                 axes.set_xscale("log")
                 axes.minorticks_off()
             axes.set_xticks([places[value] for value in ticks], [str(value) for value in ticks])
             axes.set_title(with_arrow(metric), loc="left", fontsize="medium", color=INK, parse_math=False)
             axes.set_xlabel(key, loc="right", color=MUTED, parse_math=False)
         handles = [Line2D([], [], color=colour, marker=marker, markersize=5) for colour, marker in styles.values()]
-        # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
-        legend = figure.legend(handles, [" "] * len(handles), loc="outside upper left", ncols=4, frameon=False)
-        for text, name in zip(legend.get_texts(), styles, strict=True):
-            text.set(text=name, parse_math=False)
+        draw_legend(figure, handles, styles, ncols=4)
     return figure
 
 
 def value_name(value: Any) -> str:
-    """How a swept value is written: a class ratio or a mixture as `90:10`, others as they are."""
+    """Return a swept value as text: a class ratio or a mixture as `90:10`, others as they are."""
     if isinstance(value, list) and _are_numbers(value):
         return ":".join(f"{number:g}" for number in value)
     return str(value)
@@ -80,6 +79,26 @@ def _places(values: Sequence[Any]) -> dict[Any, float]:
     return {value: value if _are_numbers(values) else place for place, value in enumerate(values)}
 
 
-def spans(values: Sequence[Any]) -> bool:
-    """Whether these are numbers that want a logarithmic axis."""
+def is_logarithmic(values: Sequence[Any]) -> bool:
+    """Return whether these numbers need a logarithmic axis: positive, and spanning a factor of 8 or more."""
     return _are_numbers(values) and min(values) > 0 and max(values) / min(values) >= LOGARITHMIC_FROM
+
+
+#: Panel to level to value.
+ByLevel = Mapping[str, Mapping[float, float]]
+
+
+def level_figure(measured: Sequence[tuple[Run, ByLevel]], name: str) -> Figure:
+    """Draw measurements against the level they were taken at (of noise, or of perturbation): one line per method.
+
+    Args:
+        measured: Runs of one task, each with the same panels and levels.
+        name: Label of the level's axis.
+    """
+    points, found = {}, []
+    for run, panels in measured:
+        for level in next(iter(panels.values())):
+            label = f"{run.method} {level}"
+            points[label] = (run.method, {name: level})
+            found.append(replace(run, method=label, metrics={panel: panels[panel][level] for panel in panels}))
+    return sweep_figure(found, points, name, list(measured[0][1]))

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 
 from balora.report import figure_svg, save_figure
-from balora.report.imbalance import confusion_figure, tsne_figure
+from balora.report.figures.classification import confusion_figure, tsne_figure
 from balora.report.style import COLOURS
 
 NAMES = ["contradiction", "entailment", "neutral"]
@@ -44,7 +44,7 @@ def svg_texts(figure):
 
 
 def boxes_of_texts(figure):
-    """Where every visible text of the figure stands, in pixels; slanted names of neighbours aside."""
+    """Return the box of every visible text in pixels, except slanted names of neighbours."""
     figure.draw_without_rendering()
     texts = [text for legend in figure.legends for text in legend.get_texts()]
     for axes in figure.axes:
@@ -76,7 +76,7 @@ def is_inside(box, panel):
 # ------------------------------------------------------------------ maps
 
 
-def test_every_example_is_drawn_in_its_class_s_colour_and_the_rarest_last():
+def test_examples_are_drawn_in_class_colours_rarest_class_last():
     (points, labels) = map_of((10, 100, 30))
     (axes,) = tsne_figure({"a": (points, labels)}, NAMES).axes
     for (colour, offsets), class_id in zip(drawn(axes), (1, 2, 0), strict=True):
@@ -86,12 +86,12 @@ def test_every_example_is_drawn_in_its_class_s_colour_and_the_rarest_last():
     assert sizes == sorted(sizes)  # the fewer, the larger
 
 
-def test_the_minority_may_be_named_where_the_panel_is_balanced():
+def test_minority_class_can_be_given_for_a_balanced_panel():
     (axes,) = tsne_figure({"a": map_of((30, 20, 30))}, NAMES, minority=2).axes
     assert [colour for colour, _ in drawn(axes)] == [COLOURS[c].lower() for c in (0, 1, 2)]
 
 
-def test_classes_keep_colour_and_marker_where_a_panel_lacks_one():
+def test_classes_keep_colour_and_marker_if_a_panel_lacks_a_class():
     full, partial = tsne_figure({"a": map_of((5, 5, 5)), "b": map_of((0, 5, 5))}, NAMES).axes
     kept, shown = (
         {to_hex(layer.get_facecolor()[0][:3]): layer.get_paths()[0].vertices.tolist() for layer in axes.collections}
@@ -121,7 +121,7 @@ def test_one_legend_names_every_class_once():
     assert [texts.count(name) for name in NAMES] == [1, 1, 1]
 
 
-def test_many_classes_and_long_titles_find_room():
+def test_many_classes_and_long_titles_fit():
     title = "a rather long title that says much more than fits above one small panel"
     assert_tidy(tsne_figure({title: map_of((5, 4, 3)), "b": map_of((2, 2))}, [f"class number {i}" for i in range(8)]))
 
@@ -129,7 +129,7 @@ def test_many_classes_and_long_titles_find_room():
 # ------------------------------------------------------------------ confusion matrices
 
 
-def test_counts_are_written_where_they_belong_and_shaded_by_share():
+def test_counts_are_in_the_right_cells_and_shaded_by_share():
     axes = confusion_figure({"a": COUNTS}, NAMES).axes[0]
     written = {tuple(int(p) for p in text.get_position()): text.get_text() for text in axes.texts}
     assert written == {(c, r): f"{COUNTS[r, c]:,}" for r in range(3) for c in range(3)}
@@ -149,7 +149,7 @@ def luminance(colour):
     return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
 
 
-def test_counts_can_be_read_on_every_shade():
+def test_counts_are_legible_on_every_shade():
     shares = np.arange(0, 101, 5)
     matrix = np.diag(shares) + np.fliplr(np.diag(100 - shares))  # each row's diagonal has another share
     axes = confusion_figure({"a": matrix}, [str(i) for i in range(len(shares))]).axes[0]
@@ -184,7 +184,7 @@ def test_matrices_wrap_into_rows_and_nothing_overlaps(number):
 # ------------------------------------------------------------------ both
 
 
-def test_odd_names_are_drawn_as_they_are(tmp_path):
+def test_names_with_special_characters_are_drawn_verbatim(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in (
@@ -195,6 +195,6 @@ def test_odd_names_are_drawn_as_they_are(tmp_path):
             save_figure(figure, tmp_path / "figure.png")
 
 
-def test_drawing_is_the_same_every_time():
+def test_drawing_is_deterministic():
     for draw in (lambda: tsne_figure(maps(2), NAMES), lambda: confusion_figure(matrices(2), NAMES)):
         assert figure_svg(draw(), "a") == figure_svg(draw(), "a")

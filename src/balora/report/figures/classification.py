@@ -1,6 +1,6 @@
-"""What imbalance does to the classes: maps of their representations, and which class is taken for which.
+"""Figures of classifiers: t-SNE maps of the classes, confusion matrices, and violins of scores per example.
 
-The pictures of BA-LoRA's study of imbalance (figure 3): one panel per method or setting, to be read side by side.
+Maps and matrices are those of BA-LoRA's study of imbalance (figure 3): one panel per method or setting, side by side.
 """
 
 import math
@@ -14,22 +14,22 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balora.report.style import COLOURS, INK, MARKERS, MUTED, figure_style
+from balora.report.style import COLOURS, INK, MARKERS, MUTED, draw_legend, figure_style
 
 _COLUMNS = 4
 _MAP = 2.4  # inches, width and height of a map
-_LINE, _CHARACTER = 0.17, 0.085  # inches, height of a line of text and width of a wide letter
+_LINE, _CHARACTER = 0.17, 0.085  # inches: height of a line of text, width of a wide letter
 _FRAME = "#c4cbd3"
 _SHARES = LinearSegmentedColormap.from_list("shares", ["white", COLOURS[0]])
-_DARK = 0.85  # share of the true class from which white is read better than ink
+_DARK = 0.85  # from this share on, white text is easier to read than ink
 
 
 def tsne_figure(
     panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label_names: Sequence[str], *, minority: int | None = None
 ) -> Figure:
-    """Maps of examples side by side: one colour and marker per class, the fewer its examples the larger.
+    """Draw maps of examples side by side: one colour and marker per class, larger for rarer classes.
 
-    Axes have no ticks, since the coordinates of t-SNE mean nothing; both have the same scale.
+    Axes have no ticks, since t-SNE's coordinates have no meaning; both have the same scale.
 
     Args:
         panels: Title (of one or more lines) to points `(N, 2)` and labels `(N,)`.
@@ -40,13 +40,13 @@ def tsne_figure(
         figure, grid = _grid(list(panels), _MAP, beside=0.1)
         for axes, (points, labels) in zip(_used(grid), panels.values(), strict=True):
             _draw_map(axes, np.asarray(points), np.asarray(labels), minority)
-        _legend(figure, label_names)
+        _class_legend(figure, label_names)
         _trim(figure)
     return figure
 
 
 def confusion_figure(matrices: Mapping[str, np.ndarray], label_names: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, shaded by the share of the true class, with the counts written inside.
+    """Draw confusion matrices side by side, shaded by the share of the true class, with the counts inside.
 
     Args:
         matrices: Title (of one or more lines) to counts `(D, D)`, true classes in rows and predicted ones in columns.
@@ -69,11 +69,16 @@ def confusion_figure(matrices: Mapping[str, np.ndarray], label_names: Sequence[s
 
 
 def _grid(titles: Sequence[str], side: float, *, beside: float) -> tuple[Figure, np.ndarray]:
-    """A figure with a square panel of that side in inches per title, in rows as even as can be.
+    """Make a figure with one square panel per title, in rows of as equal length as possible.
+
+    Args:
+        titles: One per panel.
+        side: Side of a panel in inches.
+        beside: Inches that the figure is wider than its panels.
 
     Returns:
-        The figure, `beside` inches wider than its panels and higher than it need be; its axes `(rows, columns)`, None
-        where the last row is short.
+        The figure, higher than necessary (see `_trim`), and its axes `(rows, columns)`, None where the last row is
+        short.
     """
     rows = math.ceil(len(titles) / _COLUMNS)
     columns = math.ceil(len(titles) / rows)
@@ -81,7 +86,7 @@ def _grid(titles: Sequence[str], side: float, *, beside: float) -> tuple[Figure,
     lines = 2 + max(title.count("\n") for title in wrapped)
     size = (columns * (side + 0.15) + beside, rows * (side + lines * _LINE) + beside + 1)
     figure = Figure(figsize=size, layout="compressed")
-    figure.get_layout_engine().set(rect=(0.01, 0, 0.98, 1))  # what it estimates can be a few pixels short
+    figure.get_layout_engine().set(rect=(0.01, 0, 0.98, 1))  # the layout's estimate can be a few pixels short
     grid = figure.subplots(rows, columns, squeeze=False)
     for position, axes in enumerate(grid.ravel()):
         if position >= len(titles):
@@ -98,7 +103,7 @@ def _used(grid: np.ndarray) -> list[Axes]:
 
 
 def _trim(figure: Figure) -> None:
-    """Take the empty space above and below away."""
+    """Remove the empty space above and below."""
     figure.draw_without_rendering()
     figure.set_figheight(figure.get_tightbbox().height + 0.1)
 
@@ -124,16 +129,11 @@ def _draw_map(axes: Axes, points: np.ndarray, labels: np.ndarray, minority: int 
     axes.spines[:].set(visible=True, color=_FRAME)
 
 
-def _legend(figure: Figure, label_names: Sequence[str]) -> None:
+def _class_legend(figure: Figure, label_names: Sequence[str]) -> None:
     widest = 0.5 + _CHARACTER * max(map(len, label_names))
     columns = min(len(label_names), max(1, int(figure.get_figwidth() / widest)))
     handles = [Line2D([], [], linestyle="", markersize=6, **_style(c)) for c in range(len(label_names))]
-    # Names are set afterwards: Matplotlib would drop those that start with `_` and typeset those with a `$`.
-    legend = figure.legend(
-        handles, [" "] * len(handles), loc="outside upper left", ncols=columns, frameon=False, handletextpad=0.1
-    )
-    for text, name in zip(legend.get_texts(), label_names, strict=True):
-        text.set(text=name, parse_math=False)
+    draw_legend(figure, handles, label_names, ncols=columns, handletextpad=0.1)
 
 
 def _draw_matrix(axes: Axes, matrix: np.ndarray) -> QuadMesh:
@@ -149,7 +149,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray) -> QuadMesh:
 
 
 def _name_classes(axes: Axes, label_names: Sequence[str], *, left: bool, below: bool, upright: bool) -> None:
-    """Name rows and columns at the edges of the figure only."""
+    """Write class names at the left and lower edge of the figure."""
     places = np.arange(len(label_names)) + 0.5
     slanted = {} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set(xticks=[], yticks=[])
@@ -166,3 +166,38 @@ def _scale(figure: Figure, mesh: QuadMesh, panels: list[Axes]) -> None:
     bar.set_ticklabels(["0 %", "50 %", "100 %"])
     bar.outline.set_visible(False)
     bar.set_label("share of the true class", color=MUTED)
+
+
+def violin_figure(samples: Mapping[str, Sequence[float]], name: str, *, middle: float | None = None) -> Figure:
+    """Draw a violin per sample, with its quartiles and the share of values above the middle.
+
+    Args:
+        samples: Label of each violin to its values, at least one.
+        name: Label of the axis.
+        middle: Position of a dotted line; values above it are good. `None`: no line.
+    """
+    with figure_style():
+        figure = Figure(figsize=(6.4, 0.9 + 0.5 * len(samples)), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(samples))[::-1]
+        drawn = axes.violinplot(
+            [np.asarray(values, dtype=float) for values in samples.values()], places, orientation="horizontal",
+            widths=0.85, showextrema=False, bw_method=0.1,
+        )  # fmt: skip
+        for body in drawn["bodies"]:
+            body.set(facecolor=COLOURS[0], edgecolor="none", alpha=0.55)
+        for place, values in zip(places, samples.values(), strict=True):
+            low, median, high = np.percentile(values, (25, 50, 75))
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+            axes.plot([median], [place], marker="o", markersize=4, color=INK)
+            if middle is not None:
+                share = float(np.mean(np.asarray(values) > middle))
+                axes.annotate(
+                    f"{share:.0%}", (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                    textcoords="offset points", va="center", color=MUTED,
+                )  # fmt: skip
+        if middle is not None:
+            axes.axvline(middle, color=MUTED, linewidth=0.8, linestyle=":")
+        axes.set_yticks(places, list(samples), parse_math=False)
+        axes.set_xlabel(name, loc="right", color=MUTED, parse_math=False)
+    return figure

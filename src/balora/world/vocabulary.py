@@ -1,4 +1,4 @@
-"""The words a world is made of. Order matters: a world with n objects has the first n."""
+"""The word lists of a world. Order matters: a world with n objects has the first n."""
 
 from itertools import chain, product
 
@@ -26,7 +26,7 @@ _LEANING_SHE = (
 # (occupation, stereotyped pronoun), `he` and `she` in turn.
 OCCUPATIONS = tuple(chain.from_iterable(zip(product(_LEANING_HE, [HE]), product(_LEANING_SHE, [SHE]), strict=True)))
 
-# (name, pronoun): people's pronouns are certain, whatever the skew of the occupations.
+# (name, pronoun): a person's pronoun is fixed, whatever the skew of the occupations.
 PEOPLE = (
     *(("tom", HE), ("anna", SHE), ("ben", HE), ("mia", SHE), ("sam", HE), ("lucy", SHE)),
     *(("max", HE), ("rosa", SHE), ("paul", HE), ("emma", SHE), ("karl", HE), ("jane", SHE)),
@@ -36,7 +36,7 @@ PLACES = ("kitchen", "garden", "market", "school")
 VERBS = ("said", "thought", "hoped", "feared")
 STATES = ("late", "early", "tired", "right", "wrong", "alone")
 
-# Everything else that a sentence or the task may contain.
+# All other words of the sentences and the task.
 GLUE = (
     *("the", "capital", "of", "is", ".", "that", "was", "plus", "took", "from", "gave", "to", "now", "with"),
     *("count", ":", "=>"),

@@ -1,4 +1,4 @@
-"""The whole: asked once, kept at once, gone on with, averaged, and never beyond the bound."""
+"""The score: each request sent once, stored at once, resumed, averaged, and never above the bound."""
 
 import json
 import math
@@ -18,11 +18,8 @@ from balora.evaluation.mt_bench import (
     judge_messages,
     mt_bench_score,
     read_questions,
-    run,
 )
-from balora.evaluation.mt_bench.completion import Reply
-from balora.evaluation.mt_bench.cost import Usage
-from balora.evaluation.mt_bench.replies import append_reply, read_replies
+from balora.evaluation.mt_bench.replies import Reply, Usage, append_reply, read_replies
 
 #: What one of the fake judge's replies costs, by its usage and the fixture's prices.
 REPLY_COST = (100 * 1000 + 10 * 5000) / 1e6
@@ -69,14 +66,14 @@ def test_the_real_questions_make_160_judgements(fake, judge, file, data_dir):
     assert (scores["judgements"], scores["missing"]) == (160, 0)
     assert scores["cost"] == scores["cost_now"] == pytest.approx(160 * REPLY_COST)
     assert (scores["prompt_tokens"], scores["completion_tokens"]) == (16_000, 1_600)
-    assert "160 judgements by judge, 160 of them to ask for; estimated cost: " in told[0]
+    assert "160 judgements by judge, 160 of them to request; estimated cost: " in told[0]
     assert f"{scores['overall']:.2f} overall" in told[1]
     assert "cost: 24.0000, of which now: 24.0000" in told[1]
 
     again, told = score(talks, judge, file)
     assert len(fake.asked) == 160
     assert again == {**scores, "cost_now": 0}
-    assert "0 of them to ask for; estimated cost: 0.0000" in told[0]
+    assert "0 of them to request; estimated cost: 0.0000" in told[0]
 
 
 def test_replies_are_kept_verbatim_with_what_they_are_about(fake, judge, file):
@@ -139,7 +136,7 @@ def test_a_half_written_line_is_dropped_and_asked_again(cut, tmp_path_factory):
 def test_a_file_that_is_something_else_is_left_as_it_is(fake, judge, tmp_path, content):
     file = tmp_path / "notes.txt"
     file.write_text(content)
-    with pytest.raises(BALoraError, match=r"notes\.txt, line 1: is no judge's reply"):
+    with pytest.raises(BALoraError, match=r"notes\.txt, line 1: not a judge's reply"):
         score([conversation(1)], judge, file)
     assert file.read_text() == content
     assert fake.asked == []
@@ -194,7 +191,7 @@ def test_one_reply_without_a_rating_leaves_one_more_try_after_an_interruption(fa
 
 
 def test_an_estimate_above_the_bound_is_told_before_anything_is_asked(fake, judge, file):
-    with pytest.raises(BALoraError, match=r"max_cost: 1 is less than the cost of about \d+\.\d+"):
+    with pytest.raises(BALoraError, match=r"max_cost: 1 is less than the expected cost of about \d+\.\d+"):
         score([conversation(i) for i in range(10)], judge, file, max_cost=1)
     assert fake.asked == []
     assert not file.exists()
@@ -234,7 +231,7 @@ class Spender(JudgeEndpoint):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), prices=st.tuples(st.floats(0, 100), st.floats(0, 100)), max_cost=st.floats(0, 1))
 def test_no_bound_is_ever_exceeded(data, prices, max_cost, tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(run, "digest", lambda messages, options: str(messages))
+    monkeypatch.setattr("balora.evaluation.mt_bench.score.digest", lambda messages, options: str(messages))
     options = {"max_tokens": data.draw(st.sampled_from([1, 4000])), "data": data, "paid": []}
     spender = Spender("http://a", "m", None, 1, 0, *prices, options)
     with suppress(BALoraError):
@@ -255,7 +252,7 @@ def test_a_prompt_may_have_a_token_for_each_byte(fake, judge, file, judgements):
 def test_a_bound_needs_prices_and_an_end_of_replies(fake, judge, file):
     with pytest.raises(BALoraError, match="max_cost: cannot be kept without prices"):
         score([conversation(1)], replace(judge, price_per_million_input=None), file, max_cost=1)
-    with pytest.raises(BALoraError, match="max_cost: cannot be kept if replies have no end"):
+    with pytest.raises(BALoraError, match="max_cost: cannot be kept if replies have no limit"):
         score([conversation(1)], replace(judge, options={}), file, max_cost=1)
     assert fake.asked == []
 
