@@ -135,7 +135,7 @@ def test_a_bfloat16_base_gets_float32_factors_within_its_rounding(method):
 
 @both
 def test_batches_that_cannot_be_started_from_are_refused(method):
-    with pytest.raises(BALoraError, match=rf"start_batches: {method} starts from data; give get_balora_model"):
+    with pytest.raises(BALoraError, match=rf"start_batches: {method} initializes from data; give get_balora_model"):
         get_balora_model(make("llama"), BALoraConfig(method=method, **ADAPTER))
     with pytest.raises(BALoraError, match=rf"start_batches: {method} was given none"):
         adapted("llama", method, batches=[])
