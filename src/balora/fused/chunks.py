@@ -6,7 +6,7 @@ needs eight, and one or two chunks of logits where it keeps several whole ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,24 +16,11 @@ from torch import Tensor
 from balora.counterfactual.teacher import SwappedOutputs, average_logits
 from balora.fused.head import Head
 from balora.fused.row_gradients import RowObjective, RowWeights, differentiate_rows
-from balora.fused.token_terms import TokenTerm, differentiate_token_loss
+from balora.fused.token_terms import WeightedTerm, differentiate_token_terms
 
 #: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
 CHUNK_ELEMENTS = {"cpu": 11 * 2**20, "cuda": 2**26}
 FEWEST_ROWS = 256
-
-
-@dataclass(frozen=True)
-class WeightedTerm:
-    """A term that is differentiated automatically, and what it counts for each row.
-
-    Attributes:
-        term: With a `loss`.
-        weights: `(M,)`, 0 in rows that do not count; for a term that needs the teacher, in all rows without one.
-    """
-
-    term: TokenTerm
-    weights: Tensor
 
 
 def head_loss(
@@ -105,8 +92,8 @@ class _HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias, dtype=wide) if ctx.needs_input_grad[2] else None
         # In units of the largest weight, so that gradients far below half precision's smallest number survive it.
-        by_function = [function.weights for function in functions]
-        shares = torch.stack([weights.task, weights.consistency, weights.entropy, *by_function])  # (3 + K, M)
+        by_term = [weights.task, weights.consistency, weights.entropy, *(one.weights for one in functions)]
+        shares = torch.stack(by_term)  # (3 + K, M)
         unit = shares.max().clamp(min=torch.finfo(wide).tiny) if rows else shares.new_ones(())
         relative = shares / unit
         scaled = RowWeights(weights.labels, *relative[:3])
@@ -130,19 +117,15 @@ class _HeadLoss(torch.autograd.Function):
                     z_teacher = average_logits(z_teacher.to(wide), logits, *how)
             # The products above are in half precision already; autocast would take sums over a row to it too.
             with torch.autocast(device, enabled=False):
-                added = []  # (m, V) each, before the logits are overwritten
-                for k, function in enumerate(functions, start=3):
-                    term = function.term
-                    if not term.needs_teacher or z_teacher is not None:
-                        seen = z_teacher if term.needs_teacher else None
-                        values[k, chunk], gradient = differentiate_token_loss(
-                            term.loss, z, seen, relative[k, chunk], objective.softcap
-                        )
-                        added.append(gradient)
+                added = None  # (m, V), from the logits before they are overwritten
+                if functions:
+                    values[3:, chunk], added = differentiate_token_terms(
+                        functions, z, z_teacher, relative[3:, chunk], objective.softcap
+                    )
                 known = z_teacher if objective.divergence else None
                 values[:3, chunk] = differentiate_rows(z, known, scaled[chunk], objective)
-                for gradient in added:
-                    z += gradient
+                if added is not None:
+                    z += added
             d_hidden[chunk] = z @ w
             if d_weight is not None:
                 d_weight += z.T @ h

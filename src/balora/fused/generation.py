@@ -1,4 +1,4 @@
-"""The generation objective of one micro-batch from hidden states: which rows count, for what, and how much."""
+"""Task loss and per-token regularizers of one micro-batch from hidden states: the rows and their weights."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ from balora.fused.token_terms import TokenTerm
 
 @dataclass
 class Taught:
-    """The teacher's part of a micro-batch.
+    """The teacher's output on a micro-batch.
 
     Attributes:
-        hidden: `(n, S, d)`, of the sequences that the teacher saw.
-        head: The teacher's.
+        hidden: `(n, S, d)`, hidden states of the sequences that the teacher saw.
+        head: The teacher's head.
         picked: `(B,)`, true for those n sequences.
-        rate: Chance of a sequence to be among them; its divergence counts 1/rate times.
-        others: Of a counterfactual teacher, what it says of the same sequences about others; `None` for the plain one.
+        rate: Probability of a sequence to be picked; terms that need the teacher are multiplied by 1/rate.
+        others: Hidden states of the swapped sequences, for a counterfactual teacher; `None` for a plain one.
     """
 
     hidden: Tensor

@@ -1,4 +1,4 @@
-"""The LM head, taken out of the model's forward: what it is, what goes into it, and whether we understand it."""
+"""The LM head, taken out of the model's forward: its weights, its inputs, and a check that they give the logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,17 +43,17 @@ class Head:
     softcap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """All logits at once, `(..., V)`: what the faster ways avoid, and are held against."""
+        """Compute all logits at once, `(..., V)`: the reference for the chunked pass."""
         x = self.scale * F.linear(hidden, self.weight, self.bias)
         return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
 
 def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
-    """The head, trained in full or not; `None` if it is adapted or quantized, no linear map of a weight to be read.
+    """Return the head, trained in full or not; `None` if it is adapted or quantized, not a plain linear layer.
 
     Args:
         model: The base model, adapters included.
-        pretrained: The one before training, the teacher's.
+        pretrained: Whether to return the teacher's head, as before training.
     """
     module = model.get_output_embeddings()
     if isinstance(module, ModulesToSaveWrapper):
@@ -71,7 +71,7 @@ def head_of(model: PreTrainedModel, *, pretrained: bool = False) -> Head | None:
 
 
 def is_plain_linear(module: nn.Module) -> bool:
-    """Whether a module is `nn.Linear` itself, perhaps as FSDP2 has it, and no subclass that computes otherwise."""
+    """Return whether a module is exactly `nn.Linear`, possibly wrapped by FSDP2, and not a subclass."""
     # fully_shard makes a module's class one of FSDPModule and that class.
     return type(module) is nn.Linear or type(module).__bases__ == (FSDPModule, nn.Linear)
 
@@ -82,22 +82,21 @@ def _contains(outer: nn.Module, module: nn.Module) -> bool:
 
 @contextmanager
 def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Within, the model's forward stops short of its logits; the list receives what the head would have been given.
+    """Context manager: the model's forward skips the head; the list receives the head's inputs.
 
-    The forward is otherwise the model's own, so whatever stands before the head has been applied, and one column takes
-    the logits' place in what comes after it.
+    Everything before the head runs as usual, and one column replaces the logits in whatever runs after it.
     """
     module = model.get_output_embeddings()
     received: list[Tensor] = []
 
     def keep(hidden: Tensor) -> Tensor:
         received.append(hidden)
-        return hidden[..., :1].clone()  # FSDP2 warns of a view, which nothing here writes to
+        return hidden[..., :1].clone()  # a copy, since FSDP2 warns about a view
 
     module.forward = keep
     added = getattr(model, ADDED_BIAS, None)
     if added is not None:
-        setattr(model, ADDED_BIAS, added[:, :1])  # a whole one would spread that column over the vocabulary again
+        setattr(model, ADDED_BIAS, added[:, :1])  # the whole bias would broadcast the column to the vocabulary
     try:
         yield received
     finally:
@@ -108,15 +107,15 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int) -> str | None:
-    """Why the objective must be computed from this model's own logits; `None` where hidden states and head will do.
+    """Return the reason to compute the objective from this model's own logits; `None` if the fused pass will do.
 
-    A few tokens go through the model as it is, and through its hidden states and what we believe its head to be; both
-    must give the same logits and the same loss.
+    A few tokens go through the model, and through its hidden states and `head_of`; both must give the same logits and
+    the same loss.
 
     Args:
         model: The base model, adapters included.
-        inputs: The first batch's `input_ids` `(B, S)` or `inputs_embeds` `(B, S, d)`, and the decoder's where it has
-            its own; what else it holds is not used.
+        inputs: The first batch's `input_ids` `(B, S)` or `inputs_embeds` `(B, S, d)`, and the decoder's if it has
+            any; other inputs are not used.
         shift: The logits at position t predict `labels[t + shift]`.
     """
     module = model.get_output_embeddings()
@@ -135,9 +134,9 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
             aside = model(**example, use_cache=False)
     if len(received) != 1 or received[0].shape[:-1] != labels.shape:
         return "its head is not called once on all hidden states"
-    head = head_of(model)  # FSDP2 has its weight whole once the forward has been there
+    head = head_of(model)  # under FSDP2 the weight is whole only after the forward
     if isinstance(head.weight, DTensor):
-        return "its head's weight is spread over processes, and what is here after the forward is a part of it"
+        return "its head's weight is sharded over processes, and only a part of it is here after the forward"
     if head.weight.shape[1:] != received[0].shape[-1:] or len(head.weight) != expected.logits.shape[-1]:
         shapes = f"{tuple(head.weight.shape)} for logits of {expected.logits.shape[-1]} entries"
         return f"its head's weight is not whole here, {shapes}, as under DeepSpeed's ZeRO-3 or tensor parallelism"
@@ -149,8 +148,8 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
         return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
     predicted = labels.shape[1] - shift
     if predicted:
-        # Of its own logits, which rounding has not moved, so that what is small beside their precision shows. Some
-        # models take their loss in the logits' precision, some in float32.
+        # From the model's own logits, so that rounding does not hide a small difference. Some models compute their
+        # loss in the logits' precision, some in float32.
         own = expected.logits[0, :predicted].to(expected.loss.dtype)
         router = router_loss(model, aside)
         loss = F.cross_entropy(own, labels[0, shift:]) + (0 if router is None else router)
@@ -161,15 +160,15 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
 
 
 def router_loss(model: PreTrainedModel, output: ModelOutput) -> Tensor | None:
-    """What the model's own loss has beside the cross-entropy: its routers' load-balancing loss times its coefficient.
+    """Return the routers' load-balancing loss times its coefficient, which the model adds to its cross-entropy.
 
-    `None` where the forward computed none, which a mixture of experts does with `output_router_logits=True` in its
+    `None` where the forward computed none; a mixture of experts does so with `output_router_logits=True` in its
     configuration (Switch Transformer, Fedus et al. 2022, equations 4 to 6).
 
     Args:
         model: The base model.
-        output: Of a forward, with the head or without.
+        output: Output of a forward, with or without the head.
     """
     balance = getattr(output, "aux_loss", None)
-    coefficient = getattr(model, "router_aux_loss_coef", 0)  # where it is kept elsewhere, the check above will tell
+    coefficient = getattr(model, "router_aux_loss_coef", 0)  # if a model keeps it elsewhere, `why_not_fused` finds out
     return coefficient * balance if coefficient and balance is not None else None

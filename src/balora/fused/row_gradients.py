@@ -1,6 +1,6 @@
-"""A block of logit rows becomes its own gradient: the values of task, consistency and entropy, and d loss / d logits.
+"""Closed-form gradients of a block of logits, in place: task loss, consistency (KL) and top-K entropy of each row.
 
-The closed forms, with u = z/T, F = softmax(u), P the teacher's, p = softmax(z), and p' the softmax over a row's top K:
+With u = z/T, F = softmax(u), P the teacher's, p = softmax(z), and p' the softmax over a row's top K:
 
     task                −log p_y                    gradient  p − 1_y
     consistency         T²·Σ P·(log P − log F)                T·(F − P)
@@ -8,8 +8,8 @@ The closed forms, with u = z/T, F = softmax(u), P the teacher's, p = softmax(z),
     entropy             Σ p'·log p'                           p'·(log p' − its own sum), on the K indices
     softcap             z = c·tanh(x/c)                       times 1 − (z/c)²
 
-Each row's gradient is a weighted sum of these. Rows are walked in blocks that stay in a processor's cache, so that a
-pass over the vocabulary costs a read from cache and not from memory; T = 1 and T = 2 take p from F without a second
+Each row's gradient is a weighted sum of these. Rows are processed in blocks that stay in a processor's cache, so that
+a pass over the vocabulary reads from cache and not from memory; T = 1 and T = 2 compute p from F without a second
 exponential.
 """
 
@@ -21,19 +21,19 @@ from torch import Tensor
 
 #: Logits of one block: three scratch buffers of this size and the logits themselves fit a CPU's cache.
 BLOCK_ELEMENTS = 2**20
-#: Columns whose maximum stands for them while the K largest are sought.
+#: Columns that are represented by their maximum in the search for the K largest.
 COLUMNS = 64
 HAS_TRITON = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
 class RowObjective:
-    """What is computed of each row.
+    """The terms to compute for each row.
 
     Attributes:
         temperature: T of the consistency term.
-        reverse: KL(student ‖ teacher) in place of KL(teacher ‖ student).
-        top_k: K of the entropy term; 0 leaves it out.
+        reverse: Whether to compute KL(student ‖ teacher) instead of KL(teacher ‖ student).
+        top_k: K of the entropy term; 0 omits the term.
         softcap: c of z = c·tanh(x/c), for logits that come in as x; `None` for none.
         divergence: Whether rows with a teacher have the consistency term.
     """
@@ -47,13 +47,13 @@ class RowObjective:
 
 @dataclass
 class RowWeights:
-    """Each row's share of the loss, all `(M,)`: what its terms are multiplied by in the gradient.
+    """Labels of the rows and the weights of their terms in the loss, all `(M,)`.
 
     Attributes:
-        labels: Token to predict, −100 where there is none.
-        task: 0 where there is no label.
-        consistency: Of T² times the divergence.
-        entropy: Of the entropy among the top K.
+        labels: Token to predict, −100 for none.
+        task: Weight of the cross-entropy; 0 without a label.
+        consistency: Weight of T² times the divergence.
+        entropy: Weight of the negative entropy among the top K.
     """
 
     labels: Tensor
@@ -68,17 +68,17 @@ class RowWeights:
 def differentiate_rows(
     logits: Tensor, teacher_logits: Tensor | None, weights: RowWeights, objective: RowObjective
 ) -> Tensor:
-    """Values of each row's terms, and the logits overwritten by the gradient of their weighted sum.
+    """Compute the values of each row's terms, and overwrite the logits by the gradient of their weighted sum.
 
     Args:
         logits: `(M, V)`, before any softcap; overwritten.
-        teacher_logits: `(M, V)` alike or wider, overwritten with rubbish; `None` for rows without a teacher.
-        weights: Of these rows.
-        objective: What to compute.
+        teacher_logits: `(M, V)` alike or wider, used as scratch memory; `None` for rows without a teacher.
+        weights: Labels and weights of these rows.
+        objective: The terms to compute.
 
     Returns:
         `(3, M)`, unweighted: −log p_y (0 without a label), T² times the divergence (0 without a teacher), entropy.
-        In at least float32, whatever the logits are in.
+        In float32 or wider, whatever the logits' precision.
     """
     if HAS_TRITON and logits.device.type == "cuda":
         from balora.fused.triton_row_gradients import differentiate_rows_on_gpu
@@ -99,7 +99,7 @@ def differentiate_rows(
 
 
 def _block(z: Tensor, taught: Tensor | None, weights: RowWeights, objective: RowObjective, scratch: Tensor) -> Tensor:
-    """As `differentiate_rows`, on rows that fit the scratch buffers `(3, b, V)`."""
+    """Do the work of `differentiate_rows` on rows that fit the scratch buffers `(3, b, V)`."""
     slope = _cap(z, objective.softcap)
     temperature = objective.temperature if taught is not None else 1.0
     top, where = largest(z, max(objective.top_k, 1))  # (b, K), largest first
@@ -149,7 +149,7 @@ def _block(z: Tensor, taught: Tensor | None, weights: RowWeights, objective: Row
 
 
 def _cap(x: Tensor, softcap: float | None) -> Tensor | None:
-    """Overwrite x by c·tanh(x/c); returns the derivative."""
+    """Overwrite x by c·tanh(x/c) and return the derivative."""
     if softcap is None:
         return None
     tanh = x.mul_(1 / softcap).tanh_()
@@ -159,18 +159,18 @@ def _cap(x: Tensor, softcap: float | None) -> Tensor | None:
 
 
 def _softmax(z: Tensor, temperature: float, scaled: Tensor, out: Tensor) -> Tensor:
-    """softmax(z/T) into `out`; returns the logarithm of each row's largest probability, `(b,)`.
+    """Write softmax(z/T) into `out` and return the logarithm of each row's largest probability, `(b,)`.
 
-    That one is e^max / Σ e^u, so it gives the normalizer without another pass of exponentials.
+    The latter is e^max / Σ e^u, so it gives the normalizer without another pass of exponentials.
     """
     torch.softmax(z if temperature == 1 else torch.mul(z, 1 / temperature, out=scaled), -1, out=out)
     return out.amax(-1).log()
 
 
 def largest(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns, `(b, min(k, V))`, largest first; reads z once.
+    """Return the k largest of each row and their columns, `(b, min(k, V))`, largest first; reads z once.
 
-    They lie within the k groups of columns whose maxima are largest, so only those are searched.
+    They lie in the k groups of columns with the largest maxima, so only those groups are searched.
     """
     columns = z.shape[-1]
     groups = columns // COLUMNS

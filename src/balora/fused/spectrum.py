@@ -2,7 +2,7 @@
 
 Z·Zᵀ = H·G·Hᵀ, so the left singular vectors u_i come from products with G alone. Held fixed, σ_i = ‖Zᵀu_i‖ has σ's own
 derivative: σ_i² = p·G·pᵀ with p = u_iᵀ·H, and ‖Z‖_F² = tr(H·G·Hᵀ). A head bias is one more column of H and of W. Under
-a softcap Z is no product, and Z·Zᵀ is gathered over chunks of the vocabulary instead.
+a softcap Z is not a product, and Z·Zᵀ is summed over chunks of the vocabulary instead.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from torch import Tensor
 from balora.fused.head import Head
 from balora.utils.linalg import leading_left_vectors
 
-#: Rows up to which singular vectors are exact; beyond, by a seeded randomized range finder with so many iterations.
+#: Rows up to which singular vectors are exact, and iterations of the seeded randomized range finder beyond.
 EXACT_ROWS = 256
 ITERATIONS = 4
-#: Under a softcap each one walks the whole vocabulary.
+#: Under a softcap each iteration passes over the whole vocabulary.
 CAPPED_ITERATIONS = 1
 VOCABULARY_CHUNK = 2**13
 
 
 class HeadSpectrum:
-    """The spectral term of one head; keeps G while the head is frozen and nobody writes to it.
+    """The spectral term of one head; caches G while the head is frozen and unchanged.
 
     Args:
-        seed: Of the random probe: the same hidden states give the same term, before and after a resume.
+        seed: Seed of the random probe: the same hidden states give the same term, before and after a resume.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -34,7 +34,7 @@ class HeadSpectrum:
         self._gram: tuple[Tensor, int, Tensor] | None = None
 
     def loss(self, hidden: Tensor, head: Head, *, k: int) -> Tensor:
-        """−(Σ_{i≤k} σ_i)/‖Z‖_F of the logits of `hidden` `(M, d)`; 0 without rows. Differentiable as logits would be.
+        """Return −(Σ_{i≤k} σ_i)/‖Z‖_F of the logits of `hidden` `(M, d)`, differentiable; 0 without rows.
 
         Exact up to `EXACT_ROWS` rows.
         """
@@ -43,7 +43,7 @@ class HeadSpectrum:
         with torch.autocast(hidden.device.type, enabled=False):
             if head.softcap is not None:
                 return _CappedSpectrum.apply(h, head.weight, head.bias, head.scale, head.softcap, k, self.seed)
-            # The term ignores scale, so the head's own is left out.
+            # The term does not depend on scale, so the head's own is omitted.
             if head.bias is not None:
                 h = torch.cat([h, h.new_ones(len(h), 1)], -1)  # (M, d + 1)
             g = self._gram_of(head, wide)
@@ -57,7 +57,7 @@ class HeadSpectrum:
             return -leading / total
 
     def _gram_of(self, head: Head, dtype: torch.dtype) -> Tensor:
-        """G = WᵀW `(d, d)`, with the bias as a further column of W."""
+        """Return G = WᵀW `(d, d)`, with the bias as a further column of W."""
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
         if not trained and self._gram is not None:
             weight, written, gram = self._gram
@@ -77,7 +77,7 @@ def _method(hidden: Tensor, iterations: int, seed: int) -> dict[str, Any]:
 
 
 def _exists(squares: Tensor, hidden: Tensor) -> Tensor:
-    """Which σ² `(k,)` are more than rounding: the others' singular vectors, and so their gradients, mean nothing."""
+    """Return which σ² `(k,)` exceed rounding; the singular vectors and gradients of the others are meaningless."""
     noise = max(hidden.shape) * torch.finfo(squares.dtype).eps
     return squares > noise * squares.max() if len(squares) else squares > 0
 
@@ -89,7 +89,7 @@ def _vocabulary(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, T
 
 
 class _CappedSpectrum(torch.autograd.Function):
-    """The same where Z = c·tanh(scale·(H·Wᵀ + b)/c): by chunks of the vocabulary, gradient on the way forward.
+    """The term of Z = c·tanh(scale·(H·Wᵀ + b)/c), by chunks of the vocabulary, with its gradient in the forward pass.
 
     dZ = (Σσ/‖Z‖³)·Z − U·diag(1/σ)·Uᵀ·Z/‖Z‖, chunk by chunk as Z itself.
     """

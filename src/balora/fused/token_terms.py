@@ -1,6 +1,6 @@
 """Per-token regularizers given as plain functions of logits: gradients a chunk at a time by `torch.func`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,49 @@ class TokenTerm:
     weight: float
     needs_teacher: bool = False
     loss: TokenLoss | None = None
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term without a closed form, and its weight in each row.
+
+    Attributes:
+        term: With a `loss`.
+        weights: `(M,)`, 0 in rows that do not count, which for a term that needs the teacher are all rows without one.
+    """
+
+    term: TokenTerm
+    weights: Tensor
+
+
+def differentiate_token_terms(
+    terms: Sequence[WeightedTerm],
+    logits: Tensor,
+    teacher_logits: Tensor | None,
+    weights: Tensor,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Compute the values of K terms on a chunk and the gradient of their weighted sum.
+
+    Args:
+        terms: K of them.
+        logits: As for `differentiate_token_loss`.
+        teacher_logits: `(m, V)`; `None` for rows without a teacher, where terms that need one are left out.
+        weights: `(K, m)`, of the chunk's rows.
+        softcap: As for `differentiate_token_loss`.
+
+    Returns:
+        Values `(K, m)` and the gradient `(m, V)`, in float32 or wider.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    values = logits.new_zeros(len(terms), len(logits), dtype=wide)
+    total = torch.zeros_like(logits, dtype=wide)
+    for k, weighted in enumerate(terms):
+        seen = teacher_logits if weighted.term.needs_teacher else None
+        if seen is not None or not weighted.term.needs_teacher:
+            values[k], gradient = differentiate_token_loss(weighted.term.loss, logits, seen, weights[k], softcap)
+            total += gradient
+    return values, total
 
 
 def differentiate_token_loss(

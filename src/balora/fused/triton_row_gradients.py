@@ -1,9 +1,9 @@
-"""`balora.fused.row_gradients` on a GPU: one Triton program a row, two reads of its logits and one write.
+"""`balora.fused.row_gradients` on a GPU: one Triton program per row, two reads of its logits and one write.
 
-The first sweep over the vocabulary keeps the running maximum and, relative to it, the sums that the normalizers and
-the divergence are made of; the second overwrites each logit by its gradient. PyTorch's own operations would cross the
-GPU's memory more than a dozen times and need buffers several times as large as the logits. The entropy among the top K
-concerns a few hundred numbers of a row, and stays in PyTorch.
+The first sweep over the vocabulary keeps the running maximum and, relative to it, the sums for the normalizers and
+the divergence; the second overwrites each logit by its gradient. PyTorch's own operations would read or write the
+logits more than a dozen times and need buffers several times as large. The entropy among the top K reads a few hundred
+numbers of a row and stays in PyTorch.
 
 Triton comes with PyTorch's builds for CUDA and ROCm only, so this module is imported where it is used.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from balora.fused.row_gradients import RowObjective, RowWeights, largest
 
-#: Logits that one program holds at a time, and the warps that share them.
+#: Logits that one program holds at a time, and its number of warps.
 BLOCK = 4096
 WARPS = 8
 
-# Finite, so that a block of nothing but −∞ gives exp(−∞) = 0 and not exp(−∞ + ∞).
+# Finite, so that a block of −∞ only gives exp(−∞) = 0 and not exp(−∞ + ∞).
 LOWEST = tl.constexpr(-3e38)
 NO_LABEL = tl.constexpr(-100)
 
@@ -27,7 +27,7 @@ NO_LABEL = tl.constexpr(-100)
 def differentiate_rows_on_gpu(
     logits: Tensor, teacher_logits: Tensor | None, weights: RowWeights, objective: RowObjective
 ) -> Tensor:
-    """As `differentiate_rows`, for logits with contiguous rows; the teacher's are not overwritten."""
+    """Do the work of `differentiate_rows` on contiguous rows of logits; the teacher's logits are not changed."""
     rows, columns = logits.shape
     wide = torch.promote_types(logits.dtype, torch.float32)
     values = torch.zeros(3, rows, dtype=wide, device=logits.device)
@@ -35,7 +35,7 @@ def differentiate_rows_on_gpu(
         return values
     if objective.top_k:
         values[2], spread, where = _entropy(logits, objective)  # before the kernel overwrites the logits
-    with torch.cuda.device_of(logits):  # Triton launches on the current device, whatever the tensors are on
+    with torch.cuda.device_of(logits):  # Triton launches on the current device, wherever the tensors are
         _differentiate_row[(rows,)](
             logits,
             teacher_logits,
@@ -47,7 +47,7 @@ def differentiate_rows_on_gpu(
             0 if teacher_logits is None else teacher_logits.stride(0),
             columns,
             WIDE=tl.float64 if wide == torch.float64 else tl.float32,
-            # Constants of the compilation take the precision of what they meet; arguments would be float32 at best.
+            # Compile-time constants take the precision of their operands; arguments would be float32 at best.
             TEMPERATURE=float(objective.temperature) if teacher_logits is not None else 1.0,
             REVERSE=objective.reverse,
             SOFTCAP=None if objective.softcap is None else float(objective.softcap),
@@ -60,7 +60,7 @@ def differentiate_rows_on_gpu(
 
 
 def _entropy(logits: Tensor, objective: RowObjective) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ p'·log p' of each row `(M,)`, its gradient `(M, K)`, and the columns that the gradient belongs to."""
+    """Return Σ p'·log p' of each row `(M,)`, its gradient `(M, K)`, and the gradient's columns."""
     top, where = largest(logits, objective.top_k)  # of the raw logits: a softcap keeps their order
     top = top.to(torch.promote_types(logits.dtype, torch.float32))  # (M, K)
     slope = 1.0
@@ -155,7 +155,7 @@ def _differentiate_row(
 
 @triton.jit
 def _capped(x: tl.tensor, SOFTCAP: tl.constexpr) -> tl.tensor:
-    """c·tanh(x/c), from the exponential: the interpreter and every GPU have that."""
+    """Compute c·tanh(x/c) from the exponential, which the interpreter and every GPU have."""
     if SOFTCAP is None:
         z = x
     else:
@@ -165,7 +165,7 @@ def _capped(x: tl.tensor, SOFTCAP: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _cooled(tempered: tl.tensor, logarithm: tl.tensor, TEMPERATURE: tl.constexpr) -> tl.tensor:
-    """exp(logarithm), given exp(logarithm/T): T = 1 and T = 2 need no second exponential."""
+    """Compute exp(logarithm) from exp(logarithm/T): T = 1 and T = 2 need no second exponential."""
     if TEMPERATURE == 1:
         whole = tempered
     elif TEMPERATURE == 2:

@@ -1,7 +1,7 @@
-"""The mathematics: pure functions of tensors, one idea per file.
+"""The loss functions: pure functions of tensors, one idea per file.
 
-Those on outputs take logits of shape `(..., V)`, those on adapters their factors; each loss is a scalar. They hold no
-state, know nothing of models, and are the oracle against which every faster path is tested.
+Losses of outputs take logits of shape `(..., V)`, losses of adapters their factors; each returns a scalar. They hold
+no state, do not depend on models, and are the reference that every faster path is tested against.
 """
 
 from balora.losses.alignment import alignment_loss

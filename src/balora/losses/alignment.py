@@ -1,18 +1,18 @@
-"""Alignment: how far the adapters of several tasks, on one frozen weight, lie apart."""
+"""Alignment: distances between the adapters of several tasks on one frozen weight."""
 
 import torch
 from torch import Tensor
 
 
 def alignment_loss(a: Tensor, b: Tensor, scaling: float = 1.0) -> Tensor:
-    """Squared distances between tasks' weight changes, Σ_{i<j} ‖s·A_iB_i − s·A_jB_j‖_F², over all pairs.
+    """Return the squared distances between tasks' weight changes, Σ_{i<j} ‖s·A_iB_i − s·A_jB_j‖_F², over all pairs.
 
-    Structural regularization's multi-task alignment (L_align). Nothing of the weight's size is formed: with the inner
-    products ⟨A_iB_i, A_jB_j⟩ = Σ (A_iᵀA_j) ∘ (B_iB_jᵀ), which take r × r matrices, the sum over pairs is
+    Structural regularization's multi-task alignment (L_align). No matrix of the weight's size is formed: with the
+    inner products ⟨A_iB_i, A_jB_j⟩ = Σ (A_iᵀA_j) ∘ (B_iB_jᵀ), which take r × r matrices, the sum over pairs is
     n·Σ_i ‖ΔW_i‖² − ‖Σ_i ΔW_i‖².
 
-    That is a difference: where adapters nearly agree it is exact to rounding of n·Σ‖ΔW_i‖², not of itself, and may
-    come out below 0 by as much.
+    This is a difference: where adapters nearly agree its error is the rounding of n·Σ‖ΔW_i‖², and the result may be
+    negative by as much.
 
     Args:
         a: `(n, out, r)`, the up-projections in PEFT's terms (`lora_B`).

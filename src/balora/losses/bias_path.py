@@ -1,4 +1,4 @@
-"""The bias path: how far a small change of every input embedding moves the final representation."""
+"""The bias path: the change of the final representation when every input embedding is shifted a little."""
 
 from typing import Literal
 
@@ -9,14 +9,14 @@ from torch import Tensor
 def bias_path_loss(
     shifted: Tensor, plain: Tensor, *, weights: Tensor | None = None, reduction: Literal["sum", "mean"] = "sum"
 ) -> Tensor:
-    """‖f(x + b) − f(x)‖², mean over rows: structural regularization's L_bias. Both sides have a gradient.
+    """Return ‖f(x + b) − f(x)‖², mean over rows: structural regularization's L_bias. Both sides have a gradient.
 
     Args:
         shifted: f(x + b), `(N, d)`.
         plain: f(x), `(N, d)`.
-        weights: `(N,)`, not negative: what each row counts in the mean; `None` for all alike. Where they sum to 0 the
+        weights: `(N,)`, not negative: weight of each row in the mean; `None` for equal weights. If they sum to 0 the
             loss is 0.
-        reduction: Of the d squared differences: their `sum` is as printed, their `mean` does not grow with the width.
+        reduction: Reduction over the d squared differences: `sum` is as printed, `mean` does not grow with the width.
 
     Returns:
         Scalar, float32 or wider.
@@ -37,7 +37,7 @@ def bias_path_loss(
 
 
 def mean_of_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """f of a text: the mean of its tokens' vectors, `(N, d)`, float32 or wider; 0 for a row without any.
+    """Return f of a text, the mean of its tokens' vectors, `(N, d)`, float32 or wider; 0 for a row without tokens.
 
     Args:
         hidden: `(N, S, d)`.
@@ -51,14 +51,14 @@ def mean_of_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def counterfactual_direction(first: Tensor, second: Tensor) -> Tensor:
-    """Unit vector along which the two sides of counterfactual pairs (he, she; doctor, nurse) differ most.
+    """Return the unit vector along which the two sides of counterfactual pairs (he, she) differ most.
 
-    The leading right singular vector of D = first − second, not centred: of all directions the one with the largest
-    Σ ⟨D_i, u⟩². It points from `second` to `first` in the sum over pairs.
+    The leading right singular vector of D = first − second, not centred: the direction with the largest Σ ⟨D_i, u⟩².
+    It points from `second` to `first` in the sum over pairs.
 
     Args:
         first: `(P, d)`, embeddings of one side.
-        second: `(P, d)`, of the other, in the same order.
+        second: `(P, d)`, embeddings of the other side, in the same order.
 
     Returns:
         `(d,)`, float32 or wider, without gradient.

@@ -1,4 +1,4 @@
-"""Consistency: how far the student's output distribution has moved from the teacher's."""
+"""Consistency: divergence of the student's output distribution from the teacher's."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def consistency_loss(
     direction: Literal["forward", "reverse"] = "forward",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Kullback–Leibler divergence between teacher and student, mean over rows.
+    """Return the Kullback–Leibler divergence between teacher and student, mean over rows.
 
     With P = softmax(Z_P / T) of the teacher and F = softmax(Z_F / T) of the student, `forward` is T²·KL(P ‖ F)
     (BA-LoRA's consistency regularizer) and `reverse` is T²·KL(F ‖ P) (the structural method's L_KL). T² keeps the
@@ -26,8 +26,8 @@ def consistency_loss(
         student_logits: Z_F, `(..., V)`.
         teacher_logits: Z_P, `(..., V)`; not detached here.
         temperature: T > 0.
-        direction: Which distribution the divergence is weighted by.
-        mask: `(...)`, rows that count; with none the loss is 0.
+        direction: `forward` or `reverse`, as above.
+        mask: `(...)`, rows that count; if none counts the loss is 0.
 
     Returns:
         Scalar in nats times T², float32 or wider.

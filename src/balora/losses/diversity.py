@@ -1,4 +1,4 @@
-"""Diversity: against outputs that collapse, by decorrelated classes or by entropy among the likeliest tokens."""
+"""Diversity: losses against collapsed outputs, by the classes' covariance or the entropy of the top-K tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from balora.losses.masking import mean_of_rows, select_rows
 
 
 def covariance_diversity_loss(logits: Tensor) -> Tensor:
-    """Squared off-diagonal covariance of the class logits (BA-LoRA, classification).
+    """Return the squared off-diagonal covariance of the class logits (BA-LoRA, classification).
 
     (1/D)·Σ_{i≠j} C_ij² with C = Z̄ᵀZ̄/(N−1), Z̄ the logits centred over the batch. One example has no covariance: 0.
 
@@ -26,15 +26,15 @@ def covariance_diversity_loss(logits: Tensor) -> Tensor:
 
 
 def topk_entropy_loss(logits: Tensor, *, top_k: int, mask: Tensor | None = None) -> Tensor:
-    """Negative entropy among each row's top-K logits, mean over rows (BA-LoRA, generation).
+    """Return the negative entropy among each row's top-K logits, mean over rows (BA-LoRA, generation).
 
-    Σ_v p'_v·log p'_v with p' the softmax over the row's K largest logits alone: minimising it spreads probability
-    among candidates that were plausible already and leaves the tail of the vocabulary alone.
+    Σ_v p'_v·log p'_v with p' the softmax over only the row's K largest logits: minimizing it spreads probability among
+    tokens that are plausible already and leaves the tail of the vocabulary unchanged.
 
     Args:
         logits: `(..., V)`.
         top_k: K ≥ 1; more than V means V.
-        mask: `(...)`, rows that count; with none the loss is 0.
+        mask: `(...)`, rows that count; if none counts the loss is 0.
 
     Returns:
         Scalar in nats between −log K and 0, float32 or wider.

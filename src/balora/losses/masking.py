@@ -1,7 +1,7 @@
-"""How every loss reads its input: which rows count, and in which precision.
+"""Selection of the rows that count, in float32 or wider: how every loss reads its logits.
 
-Rows are selected rather than multiplied by zero, so that whatever stands in a padded row, infinities included, cannot
-reach the loss or its gradient.
+Rows are selected instead of multiplied by zero, so that values in a padded row, infinities included, cannot reach the
+loss or its gradient.
 """
 
 import torch
@@ -21,12 +21,12 @@ def select_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         rows = logits.reshape(-1, logits.shape[-1])  # (M, V)
     elif mask.shape != logits.shape[:-1]:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, logits want {tuple(logits.shape[:-1])}")
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, the logits need {tuple(logits.shape[:-1])}")
     else:
         rows = logits[mask.bool()]  # (M, V)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def mean_of_rows(values: Tensor) -> Tensor:
-    """Mean of `(M,)`, and 0 with a zero gradient where M = 0."""
+    """Return the mean of `(M,)`; 0 with a zero gradient where M = 0."""
     return values.sum() / max(values.numel(), 1)

@@ -1,4 +1,4 @@
-"""Semantic guidance: sentences that mean the same should change the weights the same way."""
+"""Semantic guidance: sentences of similar meaning should change the weights in similar ways."""
 
 from typing import Literal
 
@@ -16,23 +16,23 @@ def semantic_loss(
     min_similarity: float | None = None,
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
-    """Squared distances between sentences' weight changes, Σ_{n<m} ‖A(M_n − M_m)B‖_F²·cos(s_n, s_m), over all pairs.
+    """Return the distances between sentences' weight changes, Σ_{n<m} ‖A(M_n − M_m)B‖_F²·cos(s_n, s_m), over pairs.
 
-    SeLoRA's regularizer, where ΔW(s) = A·f(s)·B with M = f(s). The print has ΔW₁ in both places of the difference,
-    which would make it 0; this is the evident reading. A pair that means the opposite, with a negative cosine, is
-    pushed apart, without bound.
+    SeLoRA's regularizer, where ΔW(s) = A·f(s)·B with M = f(s). The paper prints ΔW₁ on both sides of the difference,
+    which would make it 0; this is the evident reading. A pair of opposite meaning, with a negative cosine, is pushed
+    apart, without bound.
 
     With P = AᵀA, Q = BBᵀ and the similarities' Laplacian L = diag(S·1) − S, the sum is Σ_{nm} L_nm·⟨P·M_n·Q, M_m⟩:
-    r × r matrices per sentence, whatever the weight's size. M is centred first, which no difference sees, so that
-    rounding is that of the gates' spread and not of their size.
+    r × r matrices per sentence, whatever the weight's size. M is centred first, which leaves differences unchanged, so
+    that the rounding error follows the gates' spread and not their size.
 
     Args:
         a: A, `(out, r)`: PEFT's `lora_B`.
         b: B, `(r, in)`: PEFT's `lora_A`.
         m: Gates f(s), `(N, r, r)`.
         s: Sentence vectors, `(N, d)`; no gradient flows into their similarities.
-        min_similarity: Leave out pairs of smaller cosine; 0 for those that mean the same alone. `None` for all pairs.
-        reduction: `mean` divides by the number of pairs that count, so that batches of any size weigh the same.
+        min_similarity: Smallest cosine of a pair that counts; 0 excludes opposites. `None` for all pairs.
+        reduction: `mean` divides by the number of pairs that count, so that it does not grow with the batch.
 
     Returns:
         Scalar, float32 or wider; 0 where no pair counts.

@@ -1,4 +1,4 @@
-"""Spectral: how much of a batch of logits its k leading directions explain."""
+"""Spectral: the share of a batch of logits that lies in its k leading directions."""
 
 from typing import Literal
 
@@ -15,16 +15,16 @@ def spectral_loss(
     normalization: Literal["nuclear", "frobenius"] = "nuclear",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Minus the share of the k leading singular values of the logit matrix Z.
+    """Return minus the share of the k leading singular values of the logit matrix Z.
 
     −(Σ_{i≤k} σ_i)/(Σ_j σ_j) for `nuclear` (BA-LoRA, classification) and −(Σ_{i≤k} σ_i)/‖Z‖_F for `frobenius`
-    (generation). Only singular values are differentiated, never vectors, so repeated ones do no harm.
+    (generation). Only singular values are differentiated, not vectors, so repeated values do no harm.
 
     Args:
         logits: `(..., V)`.
         k: Leading values counted, k ≥ 1. With k at or above the rank, `nuclear` is −1 whatever the logits.
-        normalization: What the leading values are a share of.
-        mask: `(...)`, rows that count. With none, or all of them zero, the loss is 0.
+        normalization: The whole that the leading values are a share of.
+        mask: `(...)`, rows that count. If none counts, or all are zero, the loss is 0.
 
     Returns:
         Scalar, float32 or wider; NaN if a logit that counts is not finite.
@@ -40,8 +40,8 @@ def spectral_loss(
     largest = z.detach().abs().amax() if z.numel() else z.new_zeros(())
     if largest == 0:
         return 0 * z.sum()
-    # Both ratios ignore scale, so bringing the largest entry to 1 changes nothing but overflow. A factorization raises
-    # on non-finite input; a loss that is NaN lets the caller report the step.
+    # Both ratios are independent of scale, so dividing by the largest entry only prevents overflow. A factorization
+    # raises on non-finite input, while a loss of NaN lets the caller report the step.
     z = torch.nan_to_num(z / largest)
     z = z if z.shape[0] >= z.shape[1] else z.T  # tall: n = min(M, V) columns
     with torch.no_grad():

@@ -1,8 +1,9 @@
 """The model: an adapted one whose training forward also holds the teacher pass and the objective.
 
-`build` makes it. `base` has what all tasks share; `causal_lm`, `seq_2_seq_lm` and `sequence_classification` have one
-task each, the first two over `generation`. `terms` holds the regularizers of a batch, `schedule` their weights over
-training, `calibration` finds weights that suit a task, and `drift` measures the distance from the pretrained model.
+`build` builds it. `base` is the common base class; `causal_lm`, `seq_2_seq_lm` and `sequence_classification` have one
+task each, the first two over `generation`. `regularizers` has the table of all regularizers and weights them,
+`schedule` gives their weights over training, `anchor_term` computes the term with passes of its own, `calibration`
+finds weights that suit a task, and `drift` measures the distance from the pretrained model.
 """
 
 from balora.model.base import BALoraModel, BALoraOutput

@@ -23,23 +23,23 @@ from balora.model.task_type import task_of
 def get_balora_model(
     model: PreTrainedModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
 ) -> BALoraModel:
-    """Put an adapter on a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
+    """Add an adapter to a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
     Args:
-        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place. In 4 bits
-            if Transformers loaded it so; in full precision for a residual method, which quantizes what it leaves
+        model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place. It may be
+            loaded in 4 bits, except for a residual method, which needs full precision and quantizes the residual
             (`BALoraConfig.quantization_config`).
-        config: Left as it is; the model keeps a copy with the task type and the published values filled in.
-        start_batches: Model inputs that `lora-ga` and `corda` start from, read once; other methods read none. A run on
-            several processes gives each the same ones.
+        config: Not changed; the model keeps a copy with the task type and the published values filled in.
+        start_batches: Model inputs that `lora-ga` and `corda` initialize from, read once; other methods read none. On
+            several processes each must get the same ones.
 
     Raises:
         BALoraError: If the model's task is not supported, a target module matches nothing, the method's batches are
-            missing, or a weight is quantized that would have to be split.
+            missing, or a weight that has to be split is quantized.
     """
     if config.method in FROM_DATA and start_batches is None:
         raise BALoraError(
-            f"start_batches: {config.method} starts from data; give get_balora_model some batches of model inputs"
+            f"start_batches: {config.method} initializes from data; give get_balora_model some batches of model inputs"
         )
     config = replace(config)
     config.resolve(config.task_type or task_of(model))
@@ -68,8 +68,8 @@ def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> Non
     classes = model.config.num_labels
     if model.config.problem_type == "multi_label_classification" and regularizes_logits(config):
         raise BALoraError(
-            "problem_type: the regularizers compare softmax distributions over classes, which multi-label outputs are "
-            "not; set consistency_weight, diversity_weight and spectral_weight to 0"
+            "problem_type: the regularizers compare softmax distributions over classes, and multi-label outputs are "
+            "none; set consistency_weight, diversity_weight and spectral_weight to 0"
         )
     if classes == 1 and regularizes_logits(config):
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Causal language models: each token's logits predict the next one, and every token that is not padding counts."""
+"""Causal language models: each token's logits predict the next token, and all tokens but padding are regularized."""
 
 from typing import Any
 

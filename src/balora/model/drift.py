@@ -1,4 +1,4 @@
-"""Drift: how far the adapted model's outputs are from the pretrained model's on the same inputs."""
+"""Drift: the distance of the adapted model's outputs from the pretrained model's on the same inputs."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,15 +23,15 @@ def measure_drift(
     """Compare student and teacher, token by token (example by example in classification).
 
     Args:
-        model: The adapted model; left in the mode it was in.
-        batches: Model inputs as tensors. Padding is left out by `attention_mask`; in sequence-to-sequence models
-            labels say what the decoder reads and which of its tokens count. Otherwise they are ignored.
-        teacher: The pretrained function; a `BALoraModel` has its own.
+        model: The adapted model; its training mode is restored.
+        batches: Model inputs as tensors. `attention_mask` excludes padding; in sequence-to-sequence models the labels
+            give the decoder's input and which of its tokens count. Otherwise labels are ignored.
+        teacher: Forward of the pretrained model; `None` for the `BALoraModel`'s own teacher.
 
     Returns:
-        `kl_to_base`: mean KL(teacher ‖ student) in nats, temperature 1; `top1_agreement`: share of tokens whose
-        likeliest continuation is the same. With one output (regression) `mse_to_base` alone, the mean squared
-        difference. Empty when there are no batches.
+        `kl_to_base`: mean KL(teacher ‖ student) in nats, temperature 1; `top1_agreement`: share of tokens with the
+        same most likely continuation. With one output (regression) only `mse_to_base`, the mean squared difference.
+        Empty without batches.
     """
     teacher = teacher or model.teacher_forward
     count, totals = 0, {}
@@ -48,7 +48,7 @@ def measure_drift(
 
 
 def drift_of(student: Tensor, teacher: Tensor) -> dict[str, float]:
-    """As `measure_drift`, of logits `(M, V)` that are at hand; `M` ≥ 1."""
+    """Compute the measures of `measure_drift` from logits `(M, V)`, M ≥ 1."""
     if student.shape[-1] == 1:
         return {"mse_to_base": (student - teacher).square().mean().item()}
     log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)

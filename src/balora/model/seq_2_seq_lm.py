@@ -1,7 +1,8 @@
-"""Sequence-to-sequence language models (T5, BART): logits stand where their labels do, and labelled tokens count.
+"""Sequence-to-sequence language models (T5, BART): the logits at a position predict the label there.
 
-What the decoder reads comes from the labels, shifted by the model's own rule, so that student and teacher can run
-without being given any. The decoder's padding is where there is no label; the encoder's mask says nothing of it.
+The decoder's inputs are the labels shifted by the model's own rule, so that student and teacher can run without
+labels. Tokens without a label are the decoder's padding, which the encoder's mask does not cover; the others are
+regularized.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ class BALoraModelForSeq2SeqLM(BALoraModelForGeneration, PeftModelForSeq2SeqLM, t
     shift = 0
 
     def teacher_forward(self, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        """As `BALoraModel.teacher_forward`; labels, if given, say what the decoder reads, as in the student."""
+        """Run `BALoraModel.teacher_forward`, with the decoder's inputs from the labels where these are given."""
         if labels is not None:
             kwargs = with_decoder_inputs(self, kwargs, labels)
         return super().teacher_forward(*args, **kwargs)

@@ -20,7 +20,7 @@ from balora.teacher_cache.features import find_pooling, live_head, pooled_featur
 from balora.utils.distributed import is_sharded
 from balora.utils.modules import recorded_inputs
 
-#: Instead of one of `find_pooling`, where there is none.
+#: The fallback where `find_pooling` finds no vector: the mean of the head's input.
 MEAN = "mean"
 
 
@@ -33,23 +33,23 @@ class BALoraModelForSequenceClassification(
         super().__init__(*args, **kwargs)
         self.teacher_cache: TeacherCache | None = None
         self._decides_by: str | None = None
-        # Processes that gather a sharded model's weights must all run the teacher or none, so only a trainer, which
-        # knows that they are not sharded, lets them.
+        # Ranks of a sharded model must all run the teacher or none, and a cache may make them differ. In distributed
+        # runs the trainer, which knows whether weights are sharded, turns it on.
         if not torch.distributed.is_initialized():
             self.cache_teacher()
 
     def cache_teacher(self, directory: Path | None = None, writer: str = "0") -> None:
-        """Keep the teacher's features, as the configuration's `teacher_cache_mb` allows.
+        """Cache the teacher's features, up to the configuration's `teacher_cache_mb` in memory.
 
         Args:
-            directory: Folder for them that outlives the process; processes that train together share it.
+            directory: Folder to keep them in beyond this process; processes that train together share it.
             writer: Name of this process among those.
         """
         limit = self.balora_config.teacher_cache_mb
         self.teacher_cache = TeacherCache(limit, directory, writer) if limit else None
 
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
-        """`(N, D)`; with swaps those whose softmax at the consistency term's temperature is the average."""
+        """Return the teacher's logits `(N, D)`; with swaps, of the mean distribution at the consistency term's T."""
         about = [] if self.swaps is None else [other.inputs for other in swap_batches(self.swaps, inputs)]
         logits = torch.stack([self._plain_teacher_logits(given) for given in (inputs, *about)])  # (1 + m, N, D)
         if logits.shape[-1] == 1 or not about:
@@ -63,7 +63,7 @@ class BALoraModelForSequenceClassification(
         return self.teacher_cache.teacher_logits(self, inputs)
 
     def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
-        """As `BALoraModel.counts_of`: of examples."""
+        """Count labelled examples and examples."""
         return BatchCounts((labels != -100).sum(), len(labels))
 
     def _objective(
@@ -87,10 +87,12 @@ class BALoraModelForSequenceClassification(
         return BALoraOutput(loss=task_loss + regularizers, logits=output.logits, components=components)
 
     def _head_of_bias_path(self, inputs: dict[str, Any]) -> nn.Module | None:
-        """What is given the bias path's f, `None` where that is off; finds out by which vector it decides.
+        """Return the module whose input is the bias path's f, `None` where the path is off.
+
+        Also finds which of the input's vectors the head decides by.
 
         Raises:
-            BALoraError: If the model has no such part.
+            BALoraError: If the model has no such module.
         """
         if not self.balora_config.bias_path_weight:
             return None
@@ -101,15 +103,15 @@ class BALoraModelForSequenceClassification(
             self._decides_by = None if received is None else find_pooling(head, received, logits, inputs, pad) or MEAN
         if self._decides_by is None:
             raise BALoraError(
-                f"bias_path_weight: {type(self.get_base_model()).__name__} has no head that is called once on what "
-                "the bias path compares; use 0"
+                f"bias_path_weight: {type(self.get_base_model()).__name__} has no head that is called once on the "
+                "states that the bias path compares; use 0"
             )
         return head[0]
 
     def _bias_path(
         self, inputs: dict[str, Any], head: nn.Module, received: list[Tensor], before: RandomState
     ) -> Tensor:
-        """The bias path, unweighted; f is the vector that the head decides by, or else the mean of its input."""
+        """Return the unweighted bias path; f is the vector that the head decides by, or else its input's mean."""
 
         def vectors(head_input: Tensor, given: dict[str, Any]) -> Tensor:
             if self._decides_by == MEAN:

@@ -1,4 +1,4 @@
-"""What a model is for, read off its class."""
+"""The task type of a model, by its class."""
 
 from peft import TaskType
 from transformers import PreTrainedModel
@@ -14,15 +14,15 @@ _CLASSES = {
 
 
 def task_of(model: PreTrainedModel) -> TaskType:
-    """The PEFT task type of a Transformers model, by its class.
+    """Return the PEFT task type of a Transformers model, by its class.
 
     Raises:
-        BALoraError: If the class, or one it derives from, is for none of the tasks.
+        BALoraError: If neither the class nor a class that it derives from belongs to a supported task.
     """
     ancestry = {cls.__name__ for cls in type(model).__mro__}
     for task_type, names in _CLASSES.items():
         if task_type == TaskType.SEQ_2_SEQ_LM and not model.config.is_encoder_decoder:
-            continue  # Transformers lists decoders that listen (Qwen2-Audio) there too
+            continue  # Transformers lists audio decoders (Qwen2-Audio) there too
         if ancestry & {name for entry in names.values() for name in ([entry] if isinstance(entry, str) else entry)}:
             return task_type
     raise BALoraError(

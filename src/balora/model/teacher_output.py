@@ -1,6 +1,6 @@
-"""What the teacher says of sequences: its hidden states where the objective takes those, else its logits.
+"""The teacher's output on sequences: hidden states for the fused objective, else logits.
 
-With swaps set it says what the pretrained model says on average over whom a text is about
+With swaps set, it is the pretrained model's average over the groups that a text may be about
 (`balora.counterfactual.teacher`).
 """
 
@@ -14,13 +14,13 @@ from balora.model.base import BALoraModel
 
 
 def taught_hidden(model: BALoraModel, inputs: dict[str, Any], picked: Tensor, rate: float) -> Taught:
-    """The teacher's hidden states for these sequences, and with swaps those for the same about others.
+    """Return the teacher's hidden states for these sequences, with swaps also for their swapped versions.
 
     Args:
-        model: One that writes text.
-        inputs: Of the n sequences.
+        model: A language model.
+        inputs: Model inputs of the n sequences.
         picked: As in `Taught`.
-        rate: As there.
+        rate: As in `Taught`.
     """
     base, about = model.get_base_model(), [] if model.swaps is None else swap_batches(model.swaps, inputs)
     hidden = []
@@ -33,12 +33,12 @@ def taught_hidden(model: BALoraModel, inputs: dict[str, Any], picked: Tensor, ra
 
 
 def taught_logits(model: BALoraModel, inputs: dict[str, Any], temperature: float) -> Tensor:
-    """The teacher's logits `(n, S, V)`, with swaps those whose softmax at the temperature is the average.
+    """Return the teacher's logits `(n, S, V)`; with swaps, logits of the mean distribution at the temperature.
 
     Args:
-        model: One that writes text.
-        inputs: Of the n sequences.
-        temperature: Of the divergence that they are for.
+        model: A language model.
+        inputs: Model inputs of the n sequences.
+        temperature: Temperature of the divergence that reads them.
     """
     logits = model.teacher_forward(**inputs).logits
     if model.swaps is None:
