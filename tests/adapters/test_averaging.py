@@ -50,7 +50,7 @@ def test_stock_peft_loads_the_average(name, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])  # kept as (E, out, in), and as (E, in, out)
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])  # stored as (E, out, in), and as (E, in, out)
 def test_each_expert_is_averaged(name, method, tmp_path):
     check(name, method, 0.6, tmp_path, target_parameters=["experts.gate_up_proj", "experts.down_proj"])
 

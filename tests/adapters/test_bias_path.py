@@ -68,10 +68,10 @@ def naive_f(name: str, model: BALoraModel, inputs: dict, b: Tensor) -> list[Tens
     if name == "bert":
         return list(torch.tanh(base.bert.pooler.dense(last[:, 0])))
     if name == "t5":
-        last = last / 32**0.5  # as its tied head is given it
+        last = last / 32**0.5  # T5 scales hidden states before its tied head
     if name == "roberta":
         return list(last[:, 0])
-    if name == "llama-classifier":  # of no row is the last token padding's id, and the right padding is none either
+    if name == "llama-classifier":  # no row ends in the padding id, and there is no right padding
         return list(last[:, -1])
     vectors = []
     for row in range(len(last)):

@@ -148,7 +148,7 @@ def test_rows_are_independent_and_depend_on_their_sentences(name):
         alone = {key: value[row : row + 1] for key, value in inputs.items()}
         torch.testing.assert_close(together[row : row + 1], model(**alone, sentence_embeds=s[[row]]).logits, **EXACT)
     assert (together[1] - model(**inputs, sentence_embeds=s.roll(1, 0)).logits[1]).abs().max() > 1e-3
-    torch.testing.assert_close(model(**inputs, sentence_embeds=3 * s).logits, together, **EXACT)  # its direction alone
+    torch.testing.assert_close(model(**inputs, sentence_embeds=3 * s).logits, together, **EXACT)  # length is ignored
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
@@ -455,7 +455,7 @@ def test_stock_peft_raises_on_a_selora_folder(tmp_path):
     with pytest.raises(KeyError, match="SELORA"):
         make("llama").load_adapter(str(tmp_path))
     modules = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
-    with pytest.raises(RuntimeError, match="size mismatch"):  # even where it is told that this is LoRA
+    with pytest.raises(RuntimeError, match="size mismatch"):  # even with an explicit LoRA configuration
         PeftModel.from_pretrained(make("llama"), tmp_path, config=LoraConfig(r=4, target_modules=modules))
 
 

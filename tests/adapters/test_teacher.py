@@ -83,7 +83,7 @@ def test_gradient_checkpointing_gives_equal_gradients(method):
 
 def test_teacher_pass_restores_all_state():
     model = adapted("llama", "pissa", lora_dropout=0.5).train()
-    model.get_base_model().model.layers[0].eval()  # a part that someone keeps in evaluation mode
+    model.get_base_model().model.layers[0].eval()  # a module kept in evaluation mode
     before = {name: (m.training, getattr(m, "_active_adapter", None)) for name, m in model.named_modules()}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     state = torch.get_rng_state()

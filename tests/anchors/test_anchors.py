@@ -59,7 +59,7 @@ def test_samples_depend_on_the_seed_only(tmp_path):
     assert torch.equal(first.input_ids, again.input_ids)
     assert not torch.equal(first.input_ids, other.input_ids)
     assert len(list(tmp_path.iterdir())) == 2
-    model.generate = None  # what is there is read
+    model.generate = None  # the cached file is read
     kept = sample_anchors(model, tokenizer(), **how, cache_dir=tmp_path)
     assert torch.equal(kept.input_ids, first.input_ids)
     sample_anchors(small(seed=1), tokenizer(), **how, cache_dir=tmp_path)
@@ -83,7 +83,7 @@ def test_prompts_are_continued_in_turn():
     model = make("llama")
     prompts = ["a b c", "d", "a"]
     anchors = sample_anchors(model, words, count=7, length=10, prompts=prompts)
-    starts = [words(prompt)["input_ids"][:-1] for prompt in prompts]  # without the end that it sets
+    starts = [words(prompt)["input_ids"][:-1] for prompt in prompts]  # without the end-of-text token
     found = sorted(tuple(row) for row in anchors.input_ids[:, :1].tolist())
     assert found == sorted([(starts[i % 3][0],) for i in range(7)])
     assert sum(row[:3].tolist() == starts[0] for row in anchors.input_ids) >= 3

@@ -382,8 +382,9 @@ class TestMistakes:
         state = load_file(lora / "adapter_model.safetensors")
         state = {key: value for key, value in state.items() if "layers.1.self_attn.v_proj" not in key}
         save_file(state, lora / "adapter_model.safetensors", metadata={"format": "pt"})
-        message = "^adapter: .*layers.1.self_attn.v_proj.* is in one of the two alone"
-        self.refused(message, folders["causal"], str(lora))
+        self.refused(
+            "^adapter: .*layers.1.self_attn.v_proj.* is in one of the two alone", folders["causal"], str(lora)
+        )
 
 
 def test_kinds_are_known_without_loading_weights(folders, tmp_path):

@@ -110,7 +110,10 @@ def test_folder_is_used_for_the_same_model_only(tmp_path):
     first = adapted("bert")
     first.cache_teacher(tmp_path)
     first._teacher_logits(inputs)
-    for base, runs in ((make("bert"), [4]), (make("deberta"), [4, 4])):  # one look at the head, then what is missing
+    for base, runs in (
+        (make("bert"), [4]),
+        (make("deberta"), [4, 4]),
+    ):  # a pass to find the pooling, then missing rows
         model = adapted(base)
         model.cache_teacher(tmp_path, writer="1")
         seen = counted(model)

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch.distributed.checkpoint  # its children would each read it again
+import torch.distributed.checkpoint  # otherwise every child process would import it again
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from tiny_models import inputs_for, make, off_its_start
@@ -103,7 +103,7 @@ def build(model_name, settings, checkpoint):
         model = off_its_start(balora.get_balora_model(base, balora.BALoraConfig(r=4, lora_alpha=8, **targets)))
     if settings.get("anchor_weight"):
         ids = torch.randint(5, 90, (1, 9), generator=torch.Generator().manual_seed(3))
-        model.set_anchors(Anchors(ids, torch.ones_like(ids)))  # one, so that all draw the same
+        model.set_anchors(Anchors(ids, torch.ones_like(ids)))  # a single anchor, so that all processes draw the same
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -112,7 +112,7 @@ def build(model_name, settings, checkpoint):
 
 def train(folder, rank, world, model_name, settings, arguments, checkpoint=None):
     """Train a case; `checkpoint` names one to resume from, in another case's folder."""
-    unset_hf_deepspeed_config()  # of the case before: the base would be read in parts
+    unset_hf_deepspeed_config()  # left by the previous case; the base would be loaded sharded
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = WRAPPED[model_name]
     checkpoint = checkpoint and str(folder.parent / checkpoint)
     model = build(model_name, settings, checkpoint)

@@ -187,7 +187,7 @@ FULL_DISK = """
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("kilobytes", [1200, 1350])  # where another file is the first that finds no room
+@pytest.mark.parametrize("kilobytes", [1200, 1350])  # sizes at which different files fail first
 def test_real_full_file_system(kilobytes, tmp_path):
     """Run in a separate mount namespace, where Linux permits one."""
     script = tmp_path / "run.py"

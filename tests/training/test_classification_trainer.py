@@ -70,7 +70,7 @@ def weights(trainer: BALoraTrainer) -> dict[str, torch.Tensor]:
 def test_teacher_sees_each_example_once_and_training_is_equal(tmp_path):
     trainer, watch = trainer_for(tmp_path / "cached")
     trainer.train()
-    assert watch.epochs[0] == 24 + 5  # one look at the head, on the first batch
+    assert watch.epochs[0] == 24 + 5  # one pass to find the pooling, on the first batch
     assert watch.epochs[1] == 0
     assert len(watch.folders) == 1
     assert not (tmp_path / "cached" / "teacher_features").exists()

@@ -122,7 +122,7 @@ def assert_exact(tmp_path: Path, steps: list[int], **settings: Any) -> None:
             for file in (cut / "teacher_features").glob("*/*"):
                 file.write_bytes(file.read_bytes()[:-3])  # torn by the kill
         resumed = trainer_for(cut, **settings)
-        torch.rand(5)  # a process that goes on has drawn other numbers on its way
+        torch.rand(5)  # the resuming process has drawn other random numbers
         resumed.train(resume_from_checkpoint=True)
         assert resumed.state.global_step == STEPS
         found = state_of(resumed)

@@ -224,7 +224,7 @@ def test_fsdp2_with_a_trained_head_a_sampled_teacher_and_checkpoints(tmp_path):
 
 def test_residual_method_on_weights_loaded_under_zero3_raises():
     base = make("llama")
-    base.model.layers[0].mlp.down_proj.weight.ds_id = 7  # its mark
+    base.model.layers[0].mlp.down_proj.weight.ds_id = 7  # the attribute that DeepSpeed sets
     with pytest.raises(BALoraError, match=r"down_proj is sharded"):
         get_balora_model(base, BALoraConfig(r=4, target_modules=["down_proj"]))
 

@@ -48,12 +48,12 @@ def train(case, name, settings):
         model.cache_teacher(Path(f"{out}.{case}.features"), writer=str(rank))
         counted = {"num_items_in_batch": inputs["labels"], "num_tokens_in_batch": inputs["labels"]}
     if config.task_names:
-        inputs["task_ids"] = torch.tensor([0, 0, 1, 0])  # a process without a row of the second task, now and then
+        inputs["task_ids"] = torch.tensor([0, 0, 1, 0])  # sometimes a process has no row of the second task
     counts = {key: value.ne(-100).sum() / world for key, value in counted.items()}
     wrapped = DistributedDataParallel(model) if world > 1 else model
     size = 4 // world
     for step in range(3):
-        mine = (rank + step) % world  # another part of the data each epoch, as a sampler deals them
+        mine = (rank + step) % world  # another part of the data each epoch, as with a distributed sampler
         part = {key: value[mine * size : (mine + 1) * size] for key, value in inputs.items()}
         model.zero_grad()
         wrapped(**part, **counts).loss.backward()
