@@ -1,4 +1,4 @@
-"""Noise from a recipe to a report: a classifier, a causal model with its bias, a rival with a teacher beside it."""
+"""Noise from a recipe to a report: a classifier, a causal model with its bias, a baseline with a separate teacher."""
 
 import json
 
@@ -45,7 +45,7 @@ def classes(tmp_path):
     }
 
 
-def test_a_classifier_and_a_rival_under_noise(classes, tmp_path):
+def test_a_classifier_and_a_baseline_under_noise(classes, tmp_path):
     noise = {"noise_kinds": ["token", "embedding"], "noise_levels": [0.2, 0.6]}
     assert run(classes | noise | {"methods": ["ba-lora", "full"]}, tmp_path) == 0
     runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}

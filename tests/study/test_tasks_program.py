@@ -1,4 +1,4 @@
-"""Studies over several tasks from a recipe to a report: encoders and T5, rivals, imbalance, calibration."""
+"""Studies over several tasks from a recipe to a report: encoders and T5, baselines, imbalance, calibration."""
 
 import json
 
@@ -79,7 +79,7 @@ def test_two_tasks_side_by_side(study, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("checkpoint-*"))
 
 
-def test_rivals_train_what_they_are_named_for(study, tmp_path):
+def test_each_baseline_trains_the_parameters_of_its_name(study, tmp_path):
     study |= {"tasks": {}, "methods": ["full", "bitfit", "houlsby", "pfeiffer", "adalora", "olora"]}
     study |= {"bottleneck_size": 3, "method_settings": {"full": {"learning_rate": 0.001}}}
     assert run(study, tmp_path) == 0

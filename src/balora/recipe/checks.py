@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.evaluation.noise import NOISE_KINDS
-from balora.recipe.methods import RIVAL_METHODS, RUN_METHODS, RUN_PRESETS
+from balora.recipe.methods import BASELINE_METHODS, RUN_METHODS, RUN_PRESETS
 from balora.recipe.rows import check_rows
 from balora.report.results import PRETRAINED
 from balora.world import WorldConfig
@@ -68,7 +68,7 @@ def check_settings(recipe: "Recipe") -> None:
     own = [name for name, settings in recipe.method_settings.items() if "method" in settings]
     for key, names in (("method", [recipe.method]), ("methods", recipe.methods)):
         for method in names:
-            known = [*RUN_METHODS, *RUN_PRESETS, *RIVAL_METHODS, *(own if key == "methods" else ())]
+            known = [*RUN_METHODS, *RUN_PRESETS, *BASELINE_METHODS, *(own if key == "methods" else ())]
             if method not in known:
                 raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
     for key in ("methods", "seeds"):
@@ -86,7 +86,7 @@ def check_settings(recipe: "Recipe") -> None:
     if recipe.wise_ft is not None:
         if not 0 < recipe.wise_ft <= 1:
             raise BALoraError(f"wise_ft: {recipe.wise_ft} is not a share of the trained weights; use one up to 1")
-        if recipe.method in RIVAL_METHODS:
+        if recipe.method in BASELINE_METHODS:
             raise BALoraError(f"wise_ft: method {recipe.method!r} is none of the low-rank ones that can be averaged")
     if recipe.glue_task is not None and recipe.glue_task not in GLUE:
         raise BALoraError(f"glue_task: unknown {recipe.glue_task!r}; there are {', '.join(GLUE)}")

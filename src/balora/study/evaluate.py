@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from balora.baselines import trainable_parameters
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
@@ -17,6 +16,7 @@ from balora.study.student import build_student, load_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload, prepare
 from balora.utils.files import full_disk_named, write_text
+from balora.utils.modules import trainable_parameters
 
 
 @dataclass(frozen=True)

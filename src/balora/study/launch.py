@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from balora.baselines import BASELINES
 from balora.errors import BALoraError, WorkerDone
 from balora.utils.distributed import is_distributed, is_main_process, is_sharded_launch
 
@@ -61,9 +62,7 @@ def distributed_run(recipe: "Recipe") -> Iterator[None]:
 
 
 def _refuse_spread(recipe: "Recipe") -> None:
-    from balora.baselines import RIVALS
-
-    if recipe.method in {*RIVALS, "adalora", "prompt-tuning"}:
+    if recipe.method in BASELINES:
         raise BALoraError(
             f"method: {recipe.method} is not saved from weights that are spread over processes; train it under DDP"
         )

@@ -12,7 +12,6 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from balora.adapters.averaging import average_with_base
-from balora.baselines import trainable_parameters
 from balora.errors import BALoraError, Interrupted
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
@@ -20,12 +19,13 @@ from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
 from balora.study.measure import measure
 from balora.study.progress import ProgressCallback
-from balora.study.student import build_student, callbacks_of, save_student
+from balora.study.student import build_student, method_callbacks, save_student
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_whole_checkpoint
 from balora.utils.files import full_disk_named, write_text
+from balora.utils.modules import trainable_parameters
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.json"
@@ -61,7 +61,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     set_seed(seed)
     model = build_student(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()
-    callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *callbacks_of(recipe.method)]
+    callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *method_callbacks(recipe.method)]
     trainer = build_trainer(workload, model, seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     if label != PRETRAINED:
