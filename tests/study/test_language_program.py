@@ -112,7 +112,7 @@ def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsy
     assert measured["trainable_parameters"] == trained["trainable_parameters"]
     assert "kl_to_base" in capsys.readouterr().out
     assert main(command) == 2
-    assert "has a result.json already" in capsys.readouterr().err
+    assert "already has a result.json" in capsys.readouterr().err
     for name in ("balora_config.json", "result.json"):  # what is left is PEFT's
         (tmp_path / "out" / name).unlink()
     assert main([*command, "--output_dir", str(tmp_path / "plain")]) == 0

@@ -69,7 +69,7 @@ def recipe(tmp_path) -> dict:
 def launched(recipe: dict, tmp_path: Path) -> subprocess.CompletedProcess:
     """Two processes of this machine, by the configuration that comes with the recipes for eight."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    # A port that is free; a machine without an accelerator says so itself.
+    # Port 0 picks a free port.
     options = ["--config_file", str(SCALE / "ddp_8.yaml"), "--num_processes", "2", "--main_process_port", "0"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "balora.cli"]
     environment = os.environ | {"BALORA_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
@@ -112,7 +112,7 @@ def test_only_train_runs_on_several_processes(monkeypatch, capfd):
     assert "only `balora train`" in capfd.readouterr().err
 
 
-def test_a_model_that_is_spread_is_not_measured_on_benchmarks(recipe, tmp_path, monkeypatch, capfd):
+def test_a_sharded_model_is_not_measured_on_benchmarks(recipe, tmp_path, monkeypatch, capfd):
     names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -120,7 +120,7 @@ def test_a_model_that_is_spread_is_not_measured_on_benchmarks(recipe, tmp_path, 
         yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "out"), "benchmarks": {"wikitext2": {}}})
     )
     assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
-    assert "benchmarks: not measured while the model is spread" in capfd.readouterr().err
+    assert "benchmarks: not measured while the model is sharded" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)

@@ -214,7 +214,7 @@ def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, comman
             process.send_signal(number)
             rest = process.stderr.read()
             assert process.wait() == 128 + number, rest
-            assert "the same command goes on from there" in rest
+            assert "run the same command to resume" in rest
             assert not (place / "result.json").exists()
             assert list(place.glob("checkpoint-*"))
         subprocess.run(run, check=True, capture_output=True)
