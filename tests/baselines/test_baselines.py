@@ -13,6 +13,7 @@ from balora.baselines import BASELINES, make_baseline
 from balora.baselines.bottleneck import BottleneckAdapter
 from balora.baselines.own_parameters import task_heads
 from balora.recipe import Recipe
+from balora.study.student import check_fit
 from balora.utils.modules import trainable_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`")
@@ -24,7 +25,7 @@ PAIRS = [
     for method in WITHOUT_PEFT
     if method != "bitfit" or name not in WITHOUT_BIAS
 ]
-#: Wide enough that no adapter's ReLUs are all dead by chance on a tiny model, where `up` would have no gradient.
+#: Wide enough that no adapter of a tiny model has only dead ReLUs, which would give `up` no gradient.
 WIDTH = 16
 every_baseline = pytest.mark.parametrize(("name", "method"), PAIRS)
 
@@ -35,7 +36,7 @@ def baseline(name: str, method: str, **settings) -> torch.nn.Module:
 
 
 def steps(model: torch.nn.Module, number: int = 1) -> None:
-    """Decay is on: a parameter without gradient, but given to the optimizer, would move."""
+    """Train with weight decay, which moves any parameter that the optimizer has, even without a gradient."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     for _ in range(number):
@@ -50,10 +51,10 @@ def is_head(name: str) -> bool:
 
 
 @every_baseline
-def test_the_start_is_the_pretrained_function_to_the_bit(name, method):
+def test_initialization_keeps_the_pretrained_function_to_the_bit(name, method):
     base = make_base(name)
     inputs = batch_for(base)
-    # Without gradient: whether T5's position bias wants one picks torch's attention kernel, and so the last bit.
+    # Without gradients: for T5, requires_grad of the position bias selects torch's attention kernel (last bit).
     with torch.no_grad():
         assert torch.equal(baseline(name, method)(**inputs).logits, base(**inputs).logits)
 
@@ -76,12 +77,12 @@ def test_only_what_the_method_trains_changes(name, method):
 
 
 @every_baseline
-def test_what_is_saved_loads_into_a_fresh_baseline(name, method, tmp_path):
+def test_saved_weights_load_into_a_fresh_baseline(name, method, tmp_path):
     model = baseline(name, method)
     steps(model, 2)
     inputs = batch_for(model)
     expected = model(**inputs).logits
-    assert (expected - make_base(name)(**inputs).logits).abs().max() > 1e-4, "nothing was trained, so nothing is shown"
+    assert (expected - make_base(name)(**inputs).logits).abs().max() > 1e-4, "nothing was trained"
     model.save_pretrained(tmp_path)
     fresh = baseline(name, method)
     load_model(fresh, tmp_path / "model.safetensors")
@@ -94,11 +95,11 @@ def test_what_is_saved_loads_into_a_fresh_baseline(name, method, tmp_path):
 @every_baseline
 def test_checkpointed_layers_give_the_same_gradients(name, method):
     model = baseline(name, method)
-    steps(model)  # away from the zero start, where half of an adapter has no gradient
+    steps(model)  # away from the zero initialization, where half of an adapter has no gradient
     ran, calls, gradients = [], [], []
     for module in model.modules():
         if isinstance(module, BottleneckAdapter):
-            # Before it runs: the recomputation stops inside the last adapter, where its last saved tensor is.
+            # A pre-hook: the recomputation stops inside the last adapter, at the last saved tensor.
             module.register_forward_pre_hook(lambda *_: ran.append(1))
     for checkpointing in (False, True):
         model.zero_grad()
@@ -178,3 +179,11 @@ def test_the_settings_of_every_baseline_are_settings_of_a_recipe():
     for method in BASELINES.values():
         assert set(method.settings) <= {field.name for field in fields(Recipe)}
     assert BASELINES["houlsby"].settings == ("bottleneck_size", "modules_to_save")
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_every_baseline_is_checked_without_weights(method):
+    with torch.device("meta"):
+        model = make_base("bert")
+    settings = {"model_name_or_path": "bert", "train_file": "rows.jsonl", "target_modules": ["query"]}
+    check_fit(model, Recipe(method=method, **settings))

