@@ -10,7 +10,7 @@ import torch
 from processes import in_fresh_process, in_turn, resident_mb
 from torch import nn
 
-from balora.baselines import trainable_parameters
+from balora.utils.modules import trainable_parameters
 
 WARM_UP = 2
 Figures = dict[str, float]

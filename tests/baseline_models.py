@@ -10,7 +10,7 @@ BERT = {**SMALL, "num_labels": 3, "hidden_dropout_prob": 0.0, "attention_probs_d
 RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 HEADED = {**GROUPED, "head_dim": 8}
 
-RIVAL_MODELS = {
+BASELINE_MODELS = {
     "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**BERT)),
     "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**BERT)),
     "deberta": lambda: hf.DebertaForSequenceClassification(hf.DebertaConfig(**BERT, **RELATIVE)),
@@ -45,7 +45,7 @@ RIVAL_MODELS = {
 
 #: Each has two layers; T5 two of the encoder's and two of the decoder's, which attend twice.
 LAYERS = 2
-BOTTLENECKS = {name: {"houlsby": 2 * LAYERS, "pfeiffer": LAYERS} for name in RIVAL_MODELS}
+BOTTLENECKS = {name: {"houlsby": 2 * LAYERS, "pfeiffer": LAYERS} for name in BASELINE_MODELS}
 BOTTLENECKS["t5"] = {"houlsby": 2 * LAYERS + 3 * LAYERS, "pfeiffer": 2 * LAYERS}
 
 #: Architectures without a single bias beside their head's.
@@ -55,7 +55,7 @@ WITHOUT_BIAS = {"modernbert", "t5", "llama", "mistral", "qwen3", "gemma", "gemma
 def make_base(name: str) -> hf.PreTrainedModel:
     """The model of that name, the same weights each time, in evaluation mode."""
     torch.manual_seed(0)
-    return RIVAL_MODELS[name]().eval()
+    return BASELINE_MODELS[name]().eval()
 
 
 def batch_for(model: hf.PreTrainedModel, rows: int = 3, length: int = 8) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The program: `balora train`, `compare`, `sweep`, `evaluate`, `calibrate` with a RECIPE; `audit` and `quickstart`."""
+"""Command line: `balora train`, `compare`, `sweep`, `evaluate`, `audit`, `calibrate` and `quickstart`."""
 
 import sys
 from importlib.resources import files
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 USAGE = """balora: low-rank fine-tuning that keeps what the model knew
 
   balora train RECIPE [--key value …]      fine-tune with one method and one seed
-  balora compare RECIPE [--key value …]    tasks × methods × seeds: one table, one page
-  balora sweep RECIPE [--key value …]      the same at every combination of some settings' values, or in several worlds
-  balora evaluate RECIPE --adapter DIR     measure a saved adapter as the recipe measures what it trains
-  balora audit MODEL [ADAPTER]             what anybody's fine-tune kept, lost and skewed: one page
-  balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task, and write them to a file
-  balora quickstart [--key value …]        compare on a small synthetic world, in minutes, on a CPU
+  balora compare RECIPE [--key value …]    compare tasks × methods × seeds in one table and one page
+  balora sweep RECIPE [--key value …]      compare at every combination of settings' values, or in several worlds
+  balora evaluate RECIPE --adapter DIR     measure a saved adapter on the recipe's evaluation sets and benchmarks
+  balora audit MODEL [ADAPTER]             compare any fine-tuned model with its base model, on one page
+  balora calibrate RECIPE [--key value …]  find the regularizers' weights for a task and write them to a file
+  balora quickstart [--key value …]        compare methods on a small synthetic world, in minutes, on a CPU
 
-A recipe is a YAML file of settings; every one can be given on the command line instead. `balora COMMAND --help`
-explains them all. The same command run again goes on where it was stopped.
+A recipe is a YAML file of settings, each of which can also be given on the command line. `balora COMMAND --help`
+explains them. Run the same command again to resume it.
 """
 
-# Importing torch and its libraries takes seconds: commands import what they need once they are known to be wanted.
+# Importing torch and its libraries takes seconds, so each command imports what it needs.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; the exit status is 0, 2 for a user's mistake, 128 + signal when stopped."""
+    """Run the program and return the exit status: 0, 2 for a user's mistake, 128 + signal when stopped."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     name, arguments = argv[0], argv[1:]
     if name not in commands:
-        print(f"balora: error: unknown command {name!r}; there are {', '.join(commands)}", file=sys.stderr)
+        print(f"balora: error: unknown command {name!r}; use one of {', '.join(commands)}", file=sys.stderr)
         return 2
     from balora.study.launch import refuse_distributed
     from balora.study.terminal import quiet_libraries, report_errors
@@ -56,108 +56,108 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(arguments: list[str]) -> None:
-    """One method, one seed."""
+    """Train and measure one method with one seed."""
     from balora.recipe.parse import parse
-    from balora.study import run_cell
     from balora.study.launch import distributed_run
     from balora.study.output_dir import claimed
     from balora.study.plan import single
+    from balora.study.run import train_and_measure
     from balora.utils.distributed import is_main_process
 
     recipe, _ = parse("train", arguments)
     task = single(recipe)
     with distributed_run(task), claimed(recipe) as directory:
-        run = run_cell(task, recipe.method, recipe.seed, directory)
+        run = train_and_measure(task, recipe.method, recipe.seed, directory)
     if is_main_process():
         show(task, [run], f"adapter: {recipe.output_dir}")
 
 
 def compare(arguments: list[str], command: str = "compare") -> None:
-    """Tasks × methods × seeds; as `sweep`, of the combinations of some settings' values."""
+    """Run a study of tasks × methods × seeds; `sweep` varies settings too."""
     from balora.errors import BALoraError
     from balora.recipe.parse import parse
-    from balora.study import compare as run_study
+    from balora.study.comparison import compare as run_study
 
     recipe, _ = parse(command, arguments)
     if command == "sweep" and not (recipe.sweep or recipe.worlds):
         raise BALoraError(
-            "sweep: missing; name settings and their values, such as `sweep: {r: [1, 8, 64]}`, or worlds"
+            "sweep: missing; give settings and their values, such as `sweep: {r: [1, 8, 64]}`, or worlds"
         )
     show(recipe, run_study(recipe), f"report: {Path(recipe.output_dir) / 'report.html'}")
 
 
 def sweep(arguments: list[str]) -> None:
-    """`compare` of the combinations of some settings' values."""
+    """Run a study at every combination of the values in the recipe's `sweep`, or in its `worlds`."""
     compare(arguments, "sweep")
 
 
 def quickstart(arguments: list[str]) -> None:
-    """`compare` with the recipe that comes with the package."""
+    """Run the study of the packaged recipe."""
     packaged = files("balora") / "recipes" / "quickstart.yaml"
     compare([str(packaged), "--output_dir=outputs/quickstart", *arguments], "quickstart")
 
 
 def evaluate(arguments: list[str]) -> None:
-    """An adapter that is there already."""
+    """Measure a saved adapter."""
     from rich.console import Console
 
     from balora.recipe.parse import parse
     from balora.report.tables import metrics_grid, rich_grid
     from balora.study.evaluate import EvaluationSettings
-    from balora.study.evaluate import evaluate as work
+    from balora.study.evaluate import evaluate as run_evaluation
 
     recipe, settings = parse("evaluate", arguments, EvaluationSettings)
-    run = work(recipe, settings)
+    run = run_evaluation(recipe, settings)
     Console().print(rich_grid(metrics_grid(run), run.task))
     Console().print(f"result: {Path(recipe.output_dir) / 'result.json'}", highlight=False, soft_wrap=True)
 
 
 def audit(arguments: list[str]) -> None:
-    """A model against its base, whoever trained it."""
+    """Compare a fine-tuned model with its base model."""
     from rich.console import Console
 
-    from balora.audit import audit as work
+    from balora.audit import audit as run_audit
     from balora.audit.arguments import parse_audit
     from balora.audit.terminal import audit_table
-    from balora.study.progress import console
+    from balora.study.terminal import console
 
     settings = parse_audit(arguments)
-    figures = work(settings, lambda part: console.print(f"audit: {part}", highlight=False))
+    figures = run_audit(settings, lambda part: console.print(f"audit: {part}", highlight=False))
     Console().print(audit_table(figures))
     Console().print(f"page: {Path(settings.output_dir) / 'audit.html'}", highlight=False, soft_wrap=True)
 
 
 def calibrate(arguments: list[str]) -> None:
-    """Measure gradients, search the common factor, write the weights."""
+    """Find the regularizers' weights for a task and write them into a copy of the recipe."""
     from rich.console import Console
 
     from balora.errors import BALoraError
     from balora.recipe.parse import parse
     from balora.report.tables import calibration_table
-    from balora.study import calibrate as work
+    from balora.study import calibrate as calibration_steps
 
-    recipe, settings = parse("calibrate", arguments, work.CalibrationSettings)
+    recipe, settings = parse("calibrate", arguments, calibration_steps.CalibrationSettings)
     if not arguments or arguments[0].startswith("-"):
         raise BALoraError("recipe: missing; `balora calibrate RECIPE` writes the weights to a file beside it")
     source = Path(arguments[0])
-    target = work.calibrated_recipe(source, settings)
+    target = calibration_steps.calibrated_recipe(source, settings)
     with TemporaryDirectory(prefix="balora-") as scratch:
-        calibration = work.measure_gradients(recipe, settings, Path(scratch))
+        calibration = calibration_steps.measure_gradients(recipe, settings, Path(scratch))
     Console().print(calibration_table(calibration))
     factor = settings.factors[0]
     if len(settings.factors) > 1:
-        factor, runs = work.search_factor(recipe, calibration, settings.factors)
+        factor, runs = calibration_steps.search_factor(recipe, calibration, settings.factors)
         show(recipe, runs, f"common factor: {factor:g}, best on rows held out from training")
-    work.write_calibrated(source, target, calibration.settings(factor))
+    calibration_steps.write_calibrated(source, target, calibration.settings(factor))
     Console().print(f"next: balora train {source} --recipe {target}", highlight=False, soft_wrap=True)
 
 
 def show(recipe: "Recipe", runs: list["Run"], where: str) -> None:
-    """Print the suite where there are several tasks, else the task's table, and where the rest lies."""
+    """Print the table of a task, or of the suite if there are several, and where the rest is."""
     from rich.console import Console
 
     from balora.report import rich_grid, rich_table, suite_grid, summarize
-    from balora.study.compare import task_metrics
+    from balora.study.comparison import task_metrics
 
     console = Console()
     summaries = summarize(runs)

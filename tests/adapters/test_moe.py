@@ -338,7 +338,7 @@ def test_users_configuration_is_unchanged():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("adalora", "target_parameters: PEFT's AdaLoRA adapts linear layers alone"),
+        ("adalora", "target_parameters: PEFT's AdaLoRA adapts only linear layers"),
         ("dora", "target_parameters: PEFT has no DoRA for parameters"),
         ("ba-lora", "target_parameters: 'experts.gate_proj' matches no matrix"),
     ],

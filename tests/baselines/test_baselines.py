@@ -1,30 +1,42 @@
-"""What each rival trains, how it starts, and what of it is kept, for every architecture."""
+"""Baselines: initialization, trained parameters, saving and errors, for every architecture."""
 
 import copy
+from dataclasses import fields
 
 import pytest
 import torch
-from baseline_models import RIVAL_MODELS, WITHOUT_BIAS, batch_for, make_base
+from baseline_models import BASELINE_MODELS, WITHOUT_BIAS, batch_for, make_base
 from safetensors.torch import load_model
 
 from balora import BALoraError
-from balora.baselines import RIVALS, BottleneckAdapter, make_rival, task_heads, trainable_parameters
+from balora.baselines import BASELINES, make_baseline
+from balora.baselines.bottleneck import BottleneckAdapter
+from balora.baselines.own_parameters import task_heads
+from balora.recipe import Recipe
+from balora.study.student import check_fit
+from balora.utils.modules import trainable_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`")
+#: Baselines that PEFT does not build.
+WITHOUT_PEFT = ("full", "bitfit", "houlsby", "pfeiffer")
 PAIRS = [
-    (name, method) for name in RIVAL_MODELS for method in RIVALS if method != "bitfit" or name not in WITHOUT_BIAS
+    (name, method)
+    for name in BASELINE_MODELS
+    for method in WITHOUT_PEFT
+    if method != "bitfit" or name not in WITHOUT_BIAS
 ]
-#: Wide enough that no adapter's ReLUs are all dead by chance on a tiny model, where `up` would have no gradient.
+#: Wide enough that no adapter of a tiny model has only dead ReLUs, which would give `up` no gradient.
 WIDTH = 16
-every_rival = pytest.mark.parametrize(("name", "method"), PAIRS)
+every_baseline = pytest.mark.parametrize(("name", "method"), PAIRS)
 
 
-def rival(name: str, method: str, **settings) -> torch.nn.Module:
-    return make_rival(make_base(name), method, **{"bottleneck_size": WIDTH, **settings})
+def baseline(name: str, method: str, **settings) -> torch.nn.Module:
+    width = {"bottleneck_size": WIDTH} if "bottleneck_size" in BASELINES[method].settings else {}
+    return make_baseline(make_base(name), method, **width, **settings)
 
 
 def steps(model: torch.nn.Module, number: int = 1) -> None:
-    """Decay is on: a parameter without gradient, but given to the optimizer, would move."""
+    """Train with weight decay, which moves any parameter that the optimizer has, even without a gradient."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     for _ in range(number):
@@ -38,18 +50,18 @@ def is_head(name: str) -> bool:
     return name.split(".")[0] in ("classifier", "score")
 
 
-@every_rival
-def test_the_start_is_the_pretrained_function_to_the_bit(name, method):
+@every_baseline
+def test_initialization_keeps_the_pretrained_function_to_the_bit(name, method):
     base = make_base(name)
     inputs = batch_for(base)
-    # Without gradient: whether T5's position bias wants one picks torch's attention kernel, and so the last bit.
+    # Without gradients: for T5, requires_grad of the position bias selects torch's attention kernel (last bit).
     with torch.no_grad():
-        assert torch.equal(rival(name, method)(**inputs).logits, base(**inputs).logits)
+        assert torch.equal(baseline(name, method)(**inputs).logits, base(**inputs).logits)
 
 
-@every_rival
+@every_baseline
 def test_only_what_the_method_trains_changes(name, method):
-    model = rival(name, method)
+    model = baseline(name, method)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     expected = {
         "full": lambda key: True,
@@ -64,30 +76,30 @@ def test_only_what_the_method_trains_changes(name, method):
     assert all(expected(key) for key in changed)
 
 
-@every_rival
-def test_what_is_saved_loads_into_a_fresh_rival(name, method, tmp_path):
-    model = rival(name, method)
+@every_baseline
+def test_saved_weights_load_into_a_fresh_baseline(name, method, tmp_path):
+    model = baseline(name, method)
     steps(model, 2)
     inputs = batch_for(model)
     expected = model(**inputs).logits
-    assert (expected - make_base(name)(**inputs).logits).abs().max() > 1e-4, "nothing was trained, so nothing is shown"
+    assert (expected - make_base(name)(**inputs).logits).abs().max() > 1e-4, "nothing was trained"
     model.save_pretrained(tmp_path)
-    fresh = rival(name, method)
+    fresh = baseline(name, method)
     load_model(fresh, tmp_path / "model.safetensors")
     assert torch.equal(fresh(**inputs).logits, expected)
-    fresh = rival(name, method)
+    fresh = baseline(name, method)
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(**inputs).logits, expected)
 
 
-@every_rival
+@every_baseline
 def test_checkpointed_layers_give_the_same_gradients(name, method):
-    model = rival(name, method)
-    steps(model)  # away from the zero start, where half of an adapter has no gradient
+    model = baseline(name, method)
+    steps(model)  # away from the zero initialization, where half of an adapter has no gradient
     ran, calls, gradients = [], [], []
     for module in model.modules():
         if isinstance(module, BottleneckAdapter):
-            # Before it runs: the recomputation stops inside the last adapter, where its last saved tensor is.
+            # A pre-hook: the recomputation stops inside the last adapter, at the last saved tensor.
             module.register_forward_pre_hook(lambda *_: ran.append(1))
     for checkpointing in (False, True):
         model.zero_grad()
@@ -104,12 +116,12 @@ def test_checkpointed_layers_give_the_same_gradients(name, method):
         torch.testing.assert_close(gradients[1][key], gradient, msg=key)
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", WITHOUT_PEFT)
 def test_a_pretrained_state_dict_still_loads(method):
     other = copy.deepcopy(make_base("bert"))
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
-    model = rival("bert", method)
+    model = baseline("bert", method)
     missing, unexpected = model.load_state_dict(other.state_dict(), strict=False)
     assert not unexpected
     assert all(".bottleneck." in key for key in missing)
@@ -120,12 +132,12 @@ def test_a_pretrained_state_dict_still_loads(method):
 @pytest.mark.parametrize("name", sorted(WITHOUT_BIAS))
 def test_bitfit_without_a_bias_is_refused(name):
     with pytest.raises(BALoraError, match=rf"bitfit trains biases and {type(make_base(name)).__name__} has none"):
-        rival(name, "bitfit")
+        baseline(name, "bitfit")
 
 
 @pytest.mark.parametrize("method", ["bitfit", "houlsby", "pfeiffer"])
 def test_modules_to_save_train_beside_the_head(method):
-    plain, model = rival("distilbert", method), rival("distilbert", method, modules_to_save=["pre_classifier"])
+    plain, model = baseline("distilbert", method), baseline("distilbert", method, modules_to_save=["pre_classifier"])
     added = {k for k, p in model.named_parameters() if p.requires_grad} - {
         k for k, p in plain.named_parameters() if p.requires_grad
     }
@@ -143,18 +155,35 @@ def test_a_language_model_has_no_head():
 
 
 def test_a_tied_weight_counts_once():
-    model = rival("gpt2", "full")
+    model = baseline("gpt2", "full")
     assert trainable_parameters(model) == sum(p.numel() for p in model.transformer.parameters())
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", WITHOUT_PEFT)
 def test_a_module_to_save_that_matches_nothing_is_named(method):
     with pytest.raises(
         BALoraError, match=r"modules_to_save: 'clasifier' matches nothing; .*bert, dropout, classifier"
     ):
-        rival("bert", method, modules_to_save=["clasifier"])
+        baseline("bert", method, modules_to_save=["clasifier"])
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(BALoraError, match=r"method: unknown 'adapter'; there are full, bitfit, houlsby, pfeiffer"):
-        rival("bert", "adapter")
+    with pytest.raises(
+        BALoraError,
+        match=r"method: unknown 'adapter'; there are full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning",
+    ):
+        make_baseline(make_base("bert"), "adapter")
+
+
+def test_the_settings_of_every_baseline_are_settings_of_a_recipe():
+    for method in BASELINES.values():
+        assert set(method.settings) <= {field.name for field in fields(Recipe)}
+    assert BASELINES["houlsby"].settings == ("bottleneck_size", "modules_to_save")
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_every_baseline_is_checked_without_weights(method):
+    with torch.device("meta"):
+        model = make_base("bert")
+    settings = {"model_name_or_path": "bert", "train_file": "rows.jsonl", "target_modules": ["query"]}
+    check_fit(model, Recipe(method=method, **settings))

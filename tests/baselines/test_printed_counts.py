@@ -5,13 +5,14 @@ import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 
-from balora.baselines import make_rival, trainable_parameters
+from balora.baselines import make_baseline
+from balora.utils.modules import trainable_parameters
 
 D, LAYERS, FEED_FORWARD, VOCABULARY = 768, 12, 3072, 128_100
 
 
 def deberta_v3_base() -> hf.PreTrainedModel:
-    """Its shape alone, no head."""
+    """DeBERTa-v3-base on the meta device, without a head."""
     config = hf.DebertaV2Config(
         vocab_size=VOCABULARY,
         hidden_size=D,
@@ -34,10 +35,10 @@ def bottlenecks(number: int, m: int) -> int:
     return number * (2 * D * m + D + m)
 
 
-#: Method, width, the formula, and millions as printed.
+#: Method, bottleneck width, count by formula, and millions as printed.
 PRINTED = [
-    ("full", 1, 98_380_800 + 2 * D + LAYERS * 7_087_872 + 512 * D + 2 * D, "184"),
-    ("bitfit", 1, D + D + LAYERS * (4 * D + D + FEED_FORWARD + D + D), "0.1"),
+    ("full", None, 98_380_800 + 2 * D + LAYERS * 7_087_872 + 512 * D + 2 * D, "184"),
+    ("bitfit", None, D + D + LAYERS * (4 * D + D + FEED_FORWARD + D + D), "0.1"),
     ("houlsby", 16, bottlenecks(2 * LAYERS, 16), "0.61"),
     ("houlsby", 8, bottlenecks(2 * LAYERS, 8), "0.31"),
     ("pfeiffer", 32, bottlenecks(LAYERS, 32), "0.60"),
@@ -46,16 +47,17 @@ PRINTED = [
 
 
 @pytest.mark.parametrize(("method", "width", "formula", "printed"), PRINTED)
-def test_the_count_is_the_formula_s_and_rounds_to_the_printed_one(method, width, formula, printed):
-    count = trainable_parameters(make_rival(deberta_v3_base(), method, bottleneck_size=width))
+def test_the_count_equals_the_formula_and_rounds_to_the_printed_count(method, width, formula, printed):
+    settings = {} if width is None else {"bottleneck_size": width}
+    count = trainable_parameters(make_baseline(deberta_v3_base(), method, **settings))
     assert count == formula
     decimals = len(printed.partition(".")[2])
     assert f"{count / 1e6:.{decimals}f}" == printed
 
 
 @pytest.mark.parametrize(("method", "width", "printed"), [("houlsby", 32, 1.22e6), ("pfeiffer", 64, 1.18e6)])
-def test_the_widest_are_within_two_per_cent_of_the_printed_ones(method, width, printed):
-    count = trainable_parameters(make_rival(deberta_v3_base(), method, bottleneck_size=width))
+def test_the_widest_adapters_are_within_two_per_cent_of_the_printed_counts(method, width, printed):
+    count = trainable_parameters(make_baseline(deberta_v3_base(), method, bottleneck_size=width))
     assert count == pytest.approx(printed, rel=0.02)
     assert count == bottlenecks({"houlsby": 2 * LAYERS, "pfeiffer": LAYERS}[method], width)
 

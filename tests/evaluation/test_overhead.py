@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import make
 
 from balora import BALoraConfig, get_balora_model
-from balora.baselines import make_rival
+from balora.baselines import make_baseline
 from balora.evaluation import parameter_overhead
 
 QUERIES = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
@@ -35,8 +35,8 @@ def test_a_classifier_s_head_counts_once():
     assert (found["trainable_parameters"], found["total_parameters"]) == (trained, base + 2 * 4 * 64)
 
 
-def test_fully_trained_and_frozen_models():
-    assert parameter_overhead(make_rival(make("llama-tied"), "full"))["parameter_overhead"] == 1
+def test_all_of_a_model_or_nothing():
+    assert parameter_overhead(make_baseline(make("llama-tied"), "full"))["parameter_overhead"] == 1
     frozen = make("llama").requires_grad_(False)
     assert parameter_overhead(frozen)["parameter_overhead"] == 0
 

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 from bad_inputs import complaint, hold, mutated, mutated_bytes, sized
 from hypothesis import strategies as st
 
 from balora.audit.run import _check_folder, _read
 from balora.report import Run, read_results, write_markdown, write_page, write_results
-from balora.study.run import HISTORY_FILE, RESULT_FILE, history_of, result_of
+from balora.study.run import HISTORY_FILE, RESULT_FILE, read_history, read_result
 
 RUN = Run("lora", 1, "t", {"accuracy": 0.5, "perplexity": 3.0}, 1.0, 10.0, 100)
 HISTORY = [{"loss": 1.5, "step": 1, "epoch": 0.5}, {"loss": 1.0, "step": 2}, {"train_runtime": 1.0, "step": 2}]
@@ -37,39 +36,35 @@ def test_changed_results_are_read_or_refused(count, tmp_path):
 
 
 @sized(few=60, share=0.04)
-@pytest.mark.parametrize("name", [RESULT_FILE, HISTORY_FILE])
-def test_a_cell_with_a_changed_file_is_reported_or_refused(name, count, tmp_path):
-    right = {RESULT_FILE: json.dumps(vars(RUN)).encode(), HISTORY_FILE: json.dumps(HISTORY).encode()}
-    path = tmp_path / name
+def test_a_changed_result_of_a_run_is_read_or_refused(count, tmp_path):
+    path = tmp_path / RESULT_FILE
 
     def check(content: bytes) -> str:
         path.write_bytes(content)
-        read = result_of if name == RESULT_FILE else history_of
-        return "read" if complaint(lambda: read(tmp_path), path) is None else "refused"
+        return "read" if complaint(lambda: read_result(tmp_path), path) is None else "refused"
 
-    tally = hold(count, changed(right[name]), check)
+    tally = hold(count, changed(json.dumps(vars(RUN)).encode()), check)
     assert 0 < tally["read"] < tally.total()
 
 
 @sized(few=15, share=0.005)
-def test_what_is_read_is_drawn(count, tmp_path):
-    cell, page = tmp_path / "cell", tmp_path / "page.html"
-    cell.mkdir()
+def test_a_changed_result_that_is_read_is_drawn(count, tmp_path):
+    folder, page = tmp_path / "run", tmp_path / "page.html"
+    folder.mkdir()
+    (folder / HISTORY_FILE).write_text(json.dumps(HISTORY))
 
-    def check(contents: tuple[bytes, bytes]) -> str:
-        for name, content in zip((RESULT_FILE, HISTORY_FILE), contents, strict=True):
-            (cell / name).write_bytes(content)
+    def check(content: bytes) -> str:
+        (folder / RESULT_FILE).write_bytes(content)
 
         def draw_it() -> None:
-            run = result_of(cell)
+            run = read_result(folder)
             shown = {"runs": [run, RUN], "task_metric": "accuracy", "drift_metric": "perplexity"}
-            write_page(page, title="a", histories={run.id: history_of(cell)}, recipe_text="", **shown)
+            write_page(page, title="a", histories={run.id: read_history(folder)}, recipe_text="", **shown)
             write_markdown(tmp_path / "page.md", **shown)
 
-        return "drawn" if complaint(draw_it, cell, "baseline", "task") is None else "refused"
+        return "drawn" if complaint(draw_it, folder, "baseline", "task") is None else "refused"
 
-    right = (json.dumps({**vars(RUN), "method": "ba-lora"}).encode(), json.dumps(HISTORY).encode())
-    assert hold(count, st.tuples(*map(changed, right)), check)["drawn"] > 0
+    assert hold(count, changed(json.dumps({**vars(RUN), "method": "ba-lora"}).encode()), check)["drawn"] > 0
 
 
 @sized(few=60, share=0.02)

@@ -97,7 +97,7 @@ sys.exit(main({arguments!r}))
 
 def started(command: list[str], log: Path) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trl", "balora.audit", "balora.study.compare", "balora.study.evaluate"])
+    context.set_forkserver_preload(["trl", "balora.audit", "balora.study.comparison", "balora.study.evaluate"])
     program = PROGRAM.format(log=str(log), cache=str(log.parent / "cache"), arguments=command)
     process = context.Process(target=exec, args=(program,))
     process.start()

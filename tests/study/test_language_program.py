@@ -1,4 +1,4 @@
-"""The program on a real language model: methods in 4 bits and from data, benchmarks after training, mistakes."""
+"""The program on a real language model: 4-bit and data-initialized methods, benchmarks, and errors."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_a_base_in_four_bits_is_trained_and_its_adapter_loads(settings, tmp_path
     config = json.loads((tmp_path / "out" / "balora_config.json").read_text())
     quantization = config["quantization_config"]
     residual = method in ("qpissa", "qba-lora")
-    # One that is quantized as it is loaded is so by Transformers, and the adapter's settings say nothing of it.
+    # If Transformers quantizes the base as it loads it, the adapter's settings do not name the quantization.
     assert (quantization is not None) == residual
     if residual:
         assert quantization["bnb_4bit_quant_type"] == "nf4"
@@ -63,7 +63,7 @@ def test_a_base_in_four_bits_is_trained_and_its_adapter_loads(settings, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora-ga", "corda+reg"])
-def test_methods_that_start_from_data_take_the_recipes_rows(settings, tmp_path, method, capsys):
+def test_methods_initialized_from_data_use_the_recipes_rows(settings, tmp_path, method, capsys):
     wanted = settings | {"methods": [method], "start_batches": 2, "seeds": [1]}
     del wanted["output_dir"]
     assert program(tmp_path, "compare", wanted | {"output_dir": str(tmp_path / "out")}) == 0
@@ -73,7 +73,7 @@ def test_methods_that_start_from_data_take_the_recipes_rows(settings, tmp_path, 
 
 
 @pytest.mark.slow
-def test_benchmarks_follow_training_and_keep_what_was_written(settings, data_dir, tmp_path):
+def test_benchmarks_run_after_training_and_save_the_generated_texts(settings, data_dir, tmp_path):
     benchmarks = {
         "gsm8k": {"file": str(data_dir / "gsm8k" / "test.jsonl"), "max_samples": 3, "max_new_tokens": 8},
         "mbpp": {
@@ -99,7 +99,7 @@ def test_benchmarks_follow_training_and_keep_what_was_written(settings, data_dir
 
 
 @pytest.mark.slow
-def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsys):
+def test_evaluate_gives_a_saved_adapter_the_metrics_of_its_run(settings, tmp_path, capsys):
     assert program(tmp_path, "train", settings | {"method": "ba-lora"}) == 0
     trained = json.loads((tmp_path / "out" / "result.json").read_text())
     wanted = settings | {"output_dir": str(tmp_path / "again"), "adapter": str(tmp_path / "out")}
@@ -112,7 +112,7 @@ def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsy
     assert measured["trainable_parameters"] == trained["trainable_parameters"]
     assert "kl_to_base" in capsys.readouterr().out
     assert main(command) == 2
-    assert "has a result.json already" in capsys.readouterr().err
+    assert "already has a result.json" in capsys.readouterr().err
     for name in ("balora_config.json", "result.json"):  # what is left is PEFT's
         (tmp_path / "out" / name).unlink()
     assert main([*command, "--output_dir", str(tmp_path / "plain")]) == 0
@@ -123,7 +123,7 @@ def test_a_saved_adapter_is_measured_as_after_training(settings, tmp_path, capsy
     assert "has no adapter_config.json" in capsys.readouterr().err
 
 
-def test_empty_rows_stop_a_run_or_are_left_out(settings, tmp_path, capsys):
+def test_empty_rows_raise_or_are_dropped(settings, tmp_path, capsys):
     rows = [{"question": f"how many are {n} and {n}?", "answer": "" if n == 2 else f"{2 * n}"} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"question": None, "answer": "1"}])))
     own = {"train_file": str(tmp_path / "rows.jsonl"), "max_train_samples": None, "method": "lora"}
@@ -133,14 +133,14 @@ def test_empty_rows_stop_a_run_or_are_left_out(settings, tmp_path, capsys):
     assert len(prepare(parsed).train) == 3
 
 
-def test_a_template_of_many_lines_is_read_as_it_stands(settings, tmp_path):
+def test_a_template_of_many_lines_is_read_unchanged(settings, tmp_path):
     template = "Below: a question\n\n### Question:\n{prompt}\n\n### Answer:"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings | {"prompt_template": template}))
     assert parse("train", [str(tmp_path / "recipe.yaml")])[0].prompt_template == template
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"benchmarks": {"gms8k": {}}}, "benchmarks: unknown 'gms8k'; for this model there are gsm8k"),
         ({"benchmarks": {"gsm8k": {"fil": "x"}}}, "benchmarks: gsm8k: "),
@@ -156,19 +156,19 @@ def test_a_template_of_many_lines_is_read_as_it_stands(settings, tmp_path):
         ({"method": "qlora", "quantization_config": {"load_in_4bits": True}}, "quantization_config: unknown"),
     ],
 )
-def test_a_wrong_setting_is_named_before_anything_is_trained(settings, data_dir, tmp_path, capsys, change, said):
+def test_a_wrong_setting_is_named_before_anything_is_trained(settings, data_dir, tmp_path, capsys, change, message):
     files = {"GSM8K": data_dir / "gsm8k" / "test.jsonl", "HUMANEVAL": data_dir / "humaneval" / "HumanEval.jsonl.gz"}
     for own in change.get("benchmarks", {}).values():
         if own.get("file") in files:
             own["file"] = str(files[own["file"]])
     assert program(tmp_path, "train", settings | change) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", ["lora", "ba-lora", "lora+reg"])
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_activations_are_recomputed_where_the_recipe_says_so(settings, tmp_path, monkeypatch, method, recomputed):
+def test_activations_are_recomputed_with_gradient_checkpointing(settings, tmp_path, monkeypatch, method, recomputed):
     passes = []
     forward = LlamaAttention.forward
 

@@ -1,4 +1,4 @@
-"""`balora train` started by `accelerate launch` on two processes: one result, by one writer, that of one process."""
+"""`balora train` launched on two processes writes one result, equal to that of one process."""
 
 import json
 import os
@@ -28,7 +28,7 @@ WORDS = ["<unk>", "<s>", "</s>", *re.findall(r"\S+", "the cat dog sat ran on a m
 
 @pytest.fixture
 def recipe(tmp_path) -> dict:
-    """BA-LoRA with anchors on a model of two layers."""
+    """Return a recipe for BA-LoRA with anchors on a two-layer model."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -67,9 +67,9 @@ def recipe(tmp_path) -> dict:
 
 
 def launched(recipe: dict, tmp_path: Path) -> subprocess.CompletedProcess:
-    """Two processes of this machine, by the configuration that comes with the recipes for eight."""
+    """Run the recipe on two processes, with the shipped configuration for eight."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    # A port that is free; a machine without an accelerator says so itself.
+    # Port 0 picks a free port.
     options = ["--config_file", str(SCALE / "ddp_8.yaml"), "--num_processes", "2", "--main_process_port", "0"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "balora.cli"]
     environment = os.environ | {"BALORA_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
@@ -78,7 +78,7 @@ def launched(recipe: dict, tmp_path: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
-def test_two_processes_write_once_what_one_would(recipe, tmp_path, monkeypatch):
+def test_two_processes_write_the_result_of_one(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     ended = launched({**recipe, "output_dir": str(tmp_path / "two")}, tmp_path)
     assert ended.returncode == 0, ended.stderr[-4000:]
@@ -98,7 +98,7 @@ def test_two_processes_write_once_what_one_would(recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.reliability
-def test_a_mistake_ends_both(recipe, tmp_path):
+def test_a_mistake_ends_both_processes(recipe, tmp_path):
     ended = launched({**recipe, "output_dir": str(tmp_path / "two"), "train_file": "nowhere.jsonl"}, tmp_path)
     assert ended.returncode != 0
     assert "balora: error: nowhere.jsonl" in ended.stderr
@@ -112,7 +112,7 @@ def test_only_train_runs_on_several_processes(monkeypatch, capfd):
     assert "only `balora train`" in capfd.readouterr().err
 
 
-def test_a_model_that_is_spread_is_not_measured_on_benchmarks(recipe, tmp_path, monkeypatch, capfd):
+def test_a_sharded_model_is_not_measured_on_benchmarks(recipe, tmp_path, monkeypatch, capfd):
     names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -120,7 +120,7 @@ def test_a_model_that_is_spread_is_not_measured_on_benchmarks(recipe, tmp_path, 
         yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "out"), "benchmarks": {"wikitext2": {}}})
     )
     assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
-    assert "benchmarks: not measured while the model is spread" in capfd.readouterr().err
+    assert "benchmarks: not measured while the model is sharded" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)
@@ -134,7 +134,7 @@ def test_accelerate_reads_the_configurations(file):
 
 
 @pytest.mark.parametrize("file", [name for name in CONFIGURATIONS if name.startswith("fsdp2")])
-def test_accelerate_hands_on_what_the_configurations_say(file):
+def test_accelerate_sets_the_variables_of_the_configurations(file):
     command = ["--config_file", str(SCALE / file), "--machine_rank", "1", "--main_process_ip", "10.0.0.1"]
     command += ["--main_process_port", "0"] if file == "fsdp2_8.yaml" else []
     given = launch_command_parser().parse_args([*command, "-m", "balora.cli", "train"])
@@ -149,7 +149,7 @@ def test_accelerate_hands_on_what_the_configurations_say(file):
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in SCALE.glob("llama*.yaml")))
-def test_the_recipes_for_many_devices_read(file):
+def test_the_recipes_for_many_devices_are_valid(file):
     recipe, _ = parse("train", [str(SCALE / file)])
     assert single(recipe).method == "ba-lora"
     named = re.findall(r"recipes/scale/\S+\.yaml", (SCALE / file).read_text())

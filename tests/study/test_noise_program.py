@@ -1,4 +1,4 @@
-"""Noise from a recipe to a report: a classifier, a causal model with its bias, a rival with a teacher beside it."""
+"""Noise end to end: a classifier, a causal model with bias benchmarks, a baseline with a separate teacher."""
 
 import json
 
@@ -45,7 +45,7 @@ def classes(tmp_path):
     }
 
 
-def test_a_classifier_and_a_rival_under_noise(classes, tmp_path):
+def test_a_classifier_and_a_baseline_under_noise(classes, tmp_path):
     noise = {"noise_kinds": ["token", "embedding"], "noise_levels": [0.2, 0.6]}
     assert run(classes | noise | {"methods": ["ba-lora", "full"]}, tmp_path) == 0
     runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
@@ -59,7 +59,7 @@ def test_a_classifier_and_a_rival_under_noise(classes, tmp_path):
             assert levels["0.0"]["stability"] == 1
             mean = (levels["0.2"]["stability"] + levels["0.6"]["stability"]) / 2
             assert runs[method].metrics[f"stability_{kind}"] == pytest.approx(mean)
-            # Student and teacher read the same noise, in one model or in two: what differs is what was trained.
+            # Student and teacher read the same noise, in one model or in two, so only training makes them differ.
             shifts = [levels[level]["representation_shift"] for level in ("0.0", "0.6")]
             assert 0 < shifts[1] < 1.2 * shifts[0], (method, kind)
     assert "classes: token noise" in (tmp_path / "out/report.html").read_text()
@@ -92,6 +92,6 @@ def test_bias_is_measured_under_noise_too(tmp_path, data_dir, models_dir):
     ("change", "message"),
     [({"noise_kinds": ["word"]}, "noise_kinds: unknown 'word'"), ({"noise_levels": [0.0]}, "noise_levels")],
 )
-def test_unknown_noise_is_refused(classes, tmp_path, capsys, change, message):
+def test_wrong_noise_settings_are_refused(classes, tmp_path, capsys, change, message):
     assert run(classes | change, tmp_path) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The program, as a user calls it: a study from end to end, an interruption, and one clear error per mistake."""
+"""The program end to end: a study, an interruption, and one clear error for each mistake."""
 
 import json
 import os
@@ -27,7 +27,7 @@ WORDS += re.findall(r"\S+", "the cat dog sat ran on a mat hill yes no who ? wher
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A two-layer Llama with a word-level tokenizer and a context of 32 tokens, on disk."""
+    """Save a two-layer Llama with a word-level tokenizer and a context of 32 tokens."""
     folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -51,7 +51,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(tiny_model, tmp_path) -> dict:
-    """A recipe that works, to be spoilt one setting at a time."""
+    """Return the settings of a valid recipe."""
     rows = [
         {"prompt": f"who sat on {where} ?", "completion": who} for where in ("mat", "hill") for who in ("cat", "dog")
     ]
@@ -84,7 +84,7 @@ def recipe_file(settings: dict, tmp_path: Path) -> str:
 
 
 def failing(settings: dict, tmp_path: Path, capsys, *arguments: str, command: str = "train") -> str:
-    """The one line of error that this recipe gives; nothing is left behind."""
+    """Run a recipe that must fail, and return its one line of error; no file may be left."""
     before = sorted(tmp_path.rglob("*"))
     path = recipe_file(settings, tmp_path)
     assert main([command, path, *arguments]) == 2
@@ -128,7 +128,7 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     assert stock.peft_config["default"].r == 8
     assert f"| `kl_to_base` | {ba_lora.metrics['kl_to_base']:.6g} |" in (adapter / "README.md").read_text()
 
-    # The same command again runs nothing; with one more method it runs that alone; other settings are refused.
+    # The same command again runs nothing; with one more method it runs only that; other settings are refused.
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     assert main(["compare", recipe_file(settings, tmp_path), "--seeds", "[1]"]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamps
@@ -146,7 +146,7 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     assert "holds another run, which differs in learning_rate (0.01 there, 0.1 now)" in capsys.readouterr().err
 
 
-def test_compare_without_anything_to_evaluate_on_still_reports(settings, tmp_path):
+def test_compare_without_evaluation_data_still_writes_a_report(settings, tmp_path):
     settings |= {"validation_file": None, "perplexity_file": None, "methods": ["pissa"], "seeds": [1], "max_steps": 2}
     assert main(["compare", recipe_file(settings, tmp_path)]) == 0
     assert [run.metrics for run in read_results(tmp_path / "out" / "results.json")] == [{}, {}]
@@ -189,7 +189,7 @@ def command_line(*arguments: str) -> list[str]:
         {"bf16": True, "training_arguments": {}},
     ],
 )
-def test_settings_that_save_time_train_too(saving, settings, tmp_path):
+def test_packing_grouping_and_bf16_train(saving, settings, tmp_path):
     settings |= {"methods": ["ba-lora"], "seeds": [1], "sample_rate": 0.5} | saving
     assert main(["compare", recipe_file(settings, tmp_path)]) == 0
     trained = read_results(tmp_path / "out" / "results.json")[-1]
@@ -197,7 +197,7 @@ def test_settings_that_save_time_train_too(saving, settings, tmp_path):
 
 
 @pytest.mark.parametrize(("command", "number"), [("train", signal.SIGTERM), ("compare", signal.SIGINT)])
-def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, command, number):
+def test_an_interrupted_run_resumes_to_the_same_adapter(settings, tmp_path, command, number):
     settings |= {"max_steps": 150, "methods": ["ba-lora"], "seeds": [42], "save_steps": 1000}
     path = recipe_file(settings, tmp_path)
     adapters = {}
@@ -214,7 +214,7 @@ def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, comman
             process.send_signal(number)
             rest = process.stderr.read()
             assert process.wait() == 128 + number, rest
-            assert "the same command goes on from there" in rest
+            assert "run the same command to resume" in rest
             assert not (place / "result.json").exists()
             assert list(place.glob("checkpoint-*"))
         subprocess.run(run, check=True, capture_output=True)
@@ -223,8 +223,12 @@ def test_stopped_and_run_again_gives_the_same_adapter(settings, tmp_path, comman
 
 
 @pytest.mark.parametrize(("method", "file"), [("ba-lora", "adapter_model"), ("full", "model")])
-def test_stopped_after_its_last_step_it_trains_none_more(settings, tmp_path, monkeypatch, method, file):
-    steps = {"max_steps": 3, "save_steps": 3, "logging_steps": 1}  # within an epoch, where Trainer would
+def test_a_run_stopped_after_its_last_step_trains_no_further_step(settings, tmp_path, monkeypatch, method, file):
+    steps = {
+        "max_steps": 3,
+        "save_steps": 3,
+        "logging_steps": 1,
+    }  # where Transformers would train one more
     settings |= {"method": method, "lr_scheduler_type": "constant", **steps}
     path, kept = recipe_file(settings, tmp_path), {}
 
@@ -312,7 +316,7 @@ def test_a_label_out_of_range_is_named(settings, tmp_path, capsys):
     assert re.search(r"eval.jsonl, row 2.*label.*2", failing(spoilt, tmp_path, capsys))
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(settings, tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused_and_unchanged(settings, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     assert "holds files that no run of balora wrote" in failing(settings, tmp_path, capsys)

@@ -1,4 +1,4 @@
-"""Structural regularization from a recipe to a report: HateCheck, two tasks in any mixture, class ratios swept."""
+"""Structural regularization end to end: HateCheck, a mixture of two tasks, and a sweep of class ratios."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def hate(data_dir, tmp_path) -> dict:
 
 
 @pytest.mark.slow
-def test_class_ratios_are_swept_and_bias_is_measured_on_templates_that_were_held_out(hate, tmp_path):
+def test_class_ratios_are_swept_and_bias_is_measured_on_held_out_templates(hate, tmp_path):
     assert program(tmp_path, "sweep", hate | {"sweep": {"class_ratio": [[1, 1], [1, 3]]}}) == 0
     runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
     assert set(runs) == {"pretrained", "lora class_ratio=1:1", "lora class_ratio=1:3"}
@@ -87,7 +87,7 @@ def test_a_benchmark_that_does_not_fit_is_refused(hate, tmp_path, capsys, settin
     assert message in capsys.readouterr().err
 
 
-def test_where_every_case_was_trained_on_none_is_left(hate, tmp_path, capsys):
+def test_hatecheck_is_refused_if_every_case_is_a_training_row(hate, tmp_path, capsys):
     lines = open(hate["train_file"], encoding="utf-8").read().splitlines()  # noqa: SIM115
     (tmp_path / "few.csv").write_text(
         "\n".join([lines[0], *lines[1:5], *[line for line in lines if "non-hateful" in line][:5]])
@@ -129,7 +129,7 @@ def mixed(data_dir, models_dir, tmp_path) -> dict:
 
 
 @pytest.mark.slow
-def test_two_tasks_in_one_adapter_and_in_two_that_are_aligned(mixed, tmp_path, models_dir, data_dir):
+def test_two_tasks_in_one_adapter_and_in_two_aligned_adapters(mixed, tmp_path, models_dir, data_dir):
     mixed |= {
         "perplexity_file": str(data_dir / "tinystories" / "tinystories_1000.json"),
         "max_perplexity_samples": 2,

@@ -1,4 +1,4 @@
-"""Studies over several tasks from a recipe to a report: encoders and T5, rivals, imbalance, calibration."""
+"""Studies of several tasks end to end: encoders and T5, baselines, imbalance, calibration."""
 
 import json
 
@@ -18,13 +18,13 @@ WORDS = ["a", "b", "c", "d"]
 
 
 def rows(count: int) -> list[dict]:
-    """Sentences that say their class twice."""
+    """Return sentences whose first two words give the class."""
     return [{"sentence": f"{WORDS[i % 3]} {WORDS[i % 3]} d", "label": ["no", "yes"][i % 3 == 1]} for i in range(count)]
 
 
 @pytest.fixture
 def study(tmp_path):
-    """Two tasks for a tiny BERT, one of them of scores."""
+    """Return a recipe of two tasks, classes and scores, for a tiny BERT."""
     tokenizer = word_tokenizer()
     for name, content in {
         "train": rows(48),
@@ -80,7 +80,7 @@ def test_two_tasks_side_by_side(study, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("checkpoint-*"))
 
 
-def test_rivals_train_what_they_are_named_for(study, tmp_path):
+def test_each_baseline_trains_the_parameters_of_its_name(study, tmp_path):
     study |= {"tasks": {}, "methods": ["full", "bitfit", "houlsby", "pfeiffer", "adalora", "olora"]}
     study |= {"bottleneck_size": 3, "method_settings": {"full": {"learning_rate": 0.001}}}
     assert run(study, tmp_path) == 0
@@ -100,17 +100,17 @@ def test_rivals_train_what_they_are_named_for(study, tmp_path):
     assert config["rank_pattern"]
 
 
-def test_lora_plus_and_its_kin_train(study, tmp_path):
+def test_lora_plus_lora_fa_and_milora_train(study, tmp_path):
     study |= {"tasks": {}, "methods": ["lora", "lora+", "lora-fa", "milora"], "learning_rate": 0.001}
     assert run(study, tmp_path) == 0
     runs = {run.method: run for run in read_results(tmp_path / "out/results.json")}
-    # From B = 0 the first steps are B's alone: sixteen times its rate goes further.
+    # At B = 0 only B has a gradient, so the first steps go further with sixteen times its learning rate.
     assert runs["lora+"].metrics["kl_to_base"] > 4 * runs["lora"].metrics["kl_to_base"]
     assert runs["lora-fa"].trainable_parameters < runs["lora"].trainable_parameters
     assert runs["milora"].trainable_parameters == runs["lora"].trainable_parameters
 
 
-def test_structural_regularization_is_settings_of_the_same_objective(study, tmp_path):
+def test_structural_regularization_trains_with_the_preset_terms(study, tmp_path):
     structural = {"method": "lora+reg", **{k: v for k, v in PRESETS["structural"].items() if k != "method"}}
     study |= {"tasks": {}, "methods": ["lora", "structural"], "method_settings": {"structural": structural}}
     study |= {"logging_steps": 1, "bias_path_weight": 3.0}
@@ -121,7 +121,7 @@ def test_structural_regularization_is_settings_of_the_same_objective(study, tmp_
         logged[method] = [row for row in history if "loss_task" in row]
     assert all(row["weight_bias_path"] == 10 and row["loss_bias_path"] > 0 for row in logged["structural"])
     assert all("loss_diversity" not in row for row in logged["structural"])
-    assert all("loss_bias_path" not in row for row in logged["lora"])  # plain, whatever the recipe's weights
+    assert all("loss_bias_path" not in row for row in logged["lora"])  # whatever the recipe's weights
 
 
 def test_t5_writes_classes_and_numbers(study, tmp_path):
@@ -153,14 +153,14 @@ def test_a_sweep_has_one_table_and_a_figure_for_each_setting(study, tmp_path):
     assert [run.method for run in runs] == ["pretrained", "lora r=1", "lora r=2"]
     assert runs[2].trainable_parameters > runs[1].trainable_parameters
     assert (tmp_path / "out/two-tasks-by-r.png").read_bytes().startswith(b"\x89PNG")
-    # One value more runs that alone.
+    # With one more value, only its run is new.
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
     assert run(study | {"sweep": {"r": [1, 2, 4]}}, tmp_path, "sweep") == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert len(read_results(tmp_path / "out/results.json")) == 4
 
 
-def test_imbalance_is_made_measured_and_drawn(study, tmp_path):
+def test_imbalance_is_created_measured_and_drawn(study, tmp_path):
     study |= {"geometry": True, "methods": ["lora"], "validation_file": str(tmp_path / "dev.jsonl")}
     study["tasks"] = {"balanced": {"class_ratio": [1, 1]}, "imbalanced": {"class_ratio": [8, 1]}}
     assert run(study, tmp_path) == 0
@@ -199,6 +199,6 @@ def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
     assert "recipe.calibrated.yaml exists already" in capsys.readouterr().err
 
 
-def test_calibrate_refuses_what_has_no_regularizers(study, tmp_path, capsys):
+def test_calibrate_refuses_a_method_without_regularizers(study, tmp_path, capsys):
     assert run(study | {"tasks": {}, "method": "bitfit"}, tmp_path, "calibrate") == 2
     assert "bitfit takes no regularizers" in capsys.readouterr().err

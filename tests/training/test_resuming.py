@@ -29,7 +29,7 @@ WORDS = {f"w{i}": i for i in range(90)}
 
 
 class Plain(ReliableTrainerMixin, Trainer):
-    """Trains as a study trains its baselines."""
+    """The trainer of a study's baselines."""
 
 
 def rows(classes: bool) -> list[dict[str, Tensor]]:
@@ -153,7 +153,7 @@ CASES = {
     "bfloat16": {**LLAMA, "adapter": {"lora_dropout": 0.2}, "training": {"bf16": True}},
     "teacher cache": {"model": "bert", "adapter": {"method": "lora", "lora_dropout": 0.1}, "training": {}},
     "no teacher cache": {"model": "bert", "adapter": {"teacher_cache_mb": 0}, "training": {}},
-    "a rival's trainer": {**LLAMA, "adapter": {"lora_dropout": 0.2}, "cls": Plain},
+    "a baseline's trainer": {**LLAMA, "adapter": {"lora_dropout": 0.2}, "cls": Plain},
 }
 TOGETHER = {
     "lora_dropout": 0.1, "sample_rate": 0.5, "bias_path_weight": 0.5, "bias_path_sample_rate": 0.5,

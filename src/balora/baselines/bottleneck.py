@@ -1,8 +1,8 @@
-"""Bottleneck adapters: Houlsby et al. 2019 and Pfeiffer et al. 2021, for today's Transformers.
+"""Bottleneck adapters (Houlsby et al. 2019, Pfeiffer et al. 2021) for current Transformers models.
 
-An adapter hangs on an output projection as its submodule `bottleneck` and works through a forward hook, so no weight
-of the base changes its name: pretrained state dicts load before and after, and checkpointed layers recompute the
-adapter along with the layer.
+An adapter is the submodule `bottleneck` of an output projection and is called by a forward hook, so the base's
+parameters keep their names: pretrained state dicts load before and after, and checkpointed layers recompute the
+adapter with the layer.
 """
 
 import re
@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from balora.baselines.own_parameters import freeze_except, task_heads
 from balora.errors import BALoraError
 
 _BERT = (r"layer\.\d+\.attention\.output\.dense", r"layer\.\d+\.output\.dense")
 _LLAMA = (r"self_attn\.o_proj", r"mlp\.down_proj")
 _T5 = (r"(SelfAttention|EncDecAttention)\.o", r"DenseReluDense\.wo")
 
-#: How the names of attention's and of the feed-forward's output projection end, by `config.model_type`.
+#: Patterns for the ends of the names of the attention's and the feed-forward's output projection, by model type.
 OUTPUT_PROJECTIONS: dict[str, tuple[str, str]] = {
     "bert": _BERT,  # MiniLM too
     "roberta": _BERT,
@@ -44,13 +45,13 @@ _ACTIVATIONS = {"houlsby": F.gelu, "pfeiffer": F.relu}
 
 
 class BottleneckAdapter(nn.Module):
-    """h + up(f(down(h))), with `up` at zero, so that it starts as exactly the identity (Houlsby et al. 2019, fig. 2).
+    """Bottleneck adapter h + up(f(down(h))), initialized as the identity (Houlsby et al. 2019, fig. 2).
 
-    It holds 2·d·m + d + m parameters.
+    It has 2·d·m + d + m parameters.
 
     Attributes:
-        down: `(d → m)`, torch's default start from the global generator.
-        up: `(m → d)`, weight and bias zero.
+        down: Linear layer `(d → m)`, torch's default initialization from the global generator.
+        up: Linear layer `(m → d)`, initialized to zero.
         kind: `houlsby`, where f is GELU, or `pfeiffer`, where it is ReLU.
     """
 
@@ -71,21 +72,44 @@ class BottleneckAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        """`(..., d)` to `(..., d)`, in the dtype of `h` whatever the adapter's own."""
+        """Map `(..., d)` to `(..., d)` in the dtype of `h`, whatever the adapter's own."""
         inner = _ACTIVATIONS[self.kind](self.down(h.to(self.down.weight.dtype)))  # (..., m)
-        return h + self.up(inner).to(h.dtype)
+        return h + self.up(inner).to(h.dtype)  # (..., d)
+
+
+def make_bottleneck(
+    kind: Literal["houlsby", "pfeiffer"],
+    model: PreTrainedModel,
+    *,
+    bottleneck_size: int = 16,
+    modules_to_save: list[str] | None = None,
+) -> PreTrainedModel:
+    """Set up bottleneck adapters: freeze the model, add them, and train them with the task head.
+
+    Args:
+        kind: See `add_bottlenecks`.
+        model: Changed in place.
+        bottleneck_size: Width m of an adapter.
+        modules_to_save: Last parts of the names of further modules to train in full, as in PEFT's `LoraConfig`.
+
+    Raises:
+        BALoraError: If a name in `modules_to_save` matches nothing, or as `add_bottlenecks` does.
+    """
+    freeze_except(model, task_heads(model, modules_to_save))
+    add_bottlenecks(model, kind, bottleneck_size)
+    return model
 
 
 def add_bottlenecks(model: PreTrainedModel, kind: Literal["houlsby", "pfeiffer"], bottleneck_size: int) -> int:
-    """Put bottleneck adapters behind the output projections of every layer, in place. They train; the rest is as set.
+    """Add trainable bottleneck adapters to the output projections of every layer, in place.
 
-    `houlsby` has one behind attention's output projection and one behind the feed-forward's, both before the residual
-    addition (and before the dropout there); T5's decoder has a third, behind cross-attention. `pfeiffer` has the
-    feed-forward's alone, at that same place: Pfeiffer et al. search over the placement around the residual and the
-    LayerNorm, the parameters are the same wherever it is. Neither trains LayerNorms, as the counts printed for GLUE
-    (AdaLoRA, BA-LoRA) have it.
+    `houlsby` has one after the attention's output projection and one after the feed-forward's, both before the
+    residual addition (and before the dropout there); T5's decoder has a third, after cross-attention. `pfeiffer` has
+    only the feed-forward's, at the same place: Pfeiffer et al. search over placements around the residual and the
+    LayerNorm, which all have the same number of parameters. Neither trains LayerNorms, in agreement with the counts
+    printed for GLUE (AdaLoRA, BA-LoRA).
 
-    A half-precision base gets adapters in float32, as PEFT gives it.
+    A half-precision base gets adapters in float32, as in PEFT.
 
     Args:
         model: Of an architecture in `OUTPUT_PROJECTIONS`.
@@ -93,21 +117,21 @@ def add_bottlenecks(model: PreTrainedModel, kind: Literal["houlsby", "pfeiffer"]
         bottleneck_size: Width m.
 
     Returns:
-        How many adapters there are.
+        Number of adapters.
 
     Raises:
-        BALoraError: If the architecture is unknown, the width below 1, or the model has bottlenecks already.
+        BALoraError: If the architecture is unknown, the width below 1, or the model has bottleneck adapters already.
     """
     model_type = model.config.model_type
     if model_type not in OUTPUT_PROJECTIONS:
         raise BALoraError(
-            f"method: {kind} knows no output projections of a {model_type!r} model; there are "
+            f"method: {kind} does not know the output projections of a {model_type!r} model; use one of "
             f"{', '.join(OUTPUT_PROJECTIONS)}"
         )
     if bottleneck_size < 1:
         raise BALoraError(f"bottleneck_size: {bottleneck_size} is too small; use at least 1")
     if any(isinstance(module, BottleneckAdapter) for module in model.modules()):
-        raise BALoraError(f"method: {kind} was asked of a model that has bottleneck adapters; load the base anew")
+        raise BALoraError(f"method: {kind} cannot be added to a model with bottleneck adapters; reload the base model")
     attention, feed_forward = OUTPUT_PROJECTIONS[model_type]
     endings = f"{attention}|{feed_forward}" if kind == "houlsby" else feed_forward
     projections = [m for name, m in model.named_modules() if re.search(rf"(^|\.)({endings})$", name)]
@@ -125,5 +149,5 @@ def add_bottlenecks(model: PreTrainedModel, kind: Literal["houlsby", "pfeiffer"]
 
 
 def _through_bottleneck(projection: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    # A function of the module, bound to nothing: a deep copy's hook finds the copy's own adapter.
+    # A plain function of the module, so that the hook of a deep copy finds the copy's adapter.
     return projection.bottleneck(output)

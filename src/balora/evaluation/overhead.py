@@ -4,7 +4,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from balora.adapters.teacher import TEACHER
-from balora.baselines import trainable_parameters
+from balora.utils.modules import trainable_parameters
 
 
 def parameter_overhead(model: PreTrainedModel | PeftModel) -> dict[str, float]:

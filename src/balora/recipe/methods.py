@@ -1,25 +1,38 @@
-"""The methods that can be trained, by the names that tables show."""
+"""The methods that a recipe can name: balora's low-rank methods, with and without regularizers, and baselines."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from balora.config import METHODS
+from balora.baselines import BASELINES
+from balora.config import FROM_DATA, METHODS, SELORA
 from balora.config.published import PRESETS
 
 
 @dataclass(frozen=True)
 class RunMethod:
-    """A low-rank method of balora by its name in recipes.
+    """A low-rank method of balora's, as a recipe names it.
 
     Attributes:
         start: Initialization of the adapter: `BALoraConfig.method`.
         regularized: Whether the regularizers are on.
         four_bit: Whether the base is in 4 bits.
+        loraplus: Whether the optimizer is LoRA+'s, with a higher learning rate for B.
     """
 
     start: str
     regularized: bool = False
     four_bit: bool = False
+    loraplus: bool = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether each row's sentence vector gates the adapter (SeLoRA)."""
+        return self.start == SELORA
+
+    @property
+    def from_data(self) -> bool:
+        """Whether the adapter is initialized from batches of training rows."""
+        return self.start in FROM_DATA
 
 
 #: In 4 bits, by the names in the literature: QLoRA (Dettmers et al. 2023), QDoRA, QPiSSA (Meng et al. 2024).
@@ -29,12 +42,12 @@ RUN_METHODS: dict[str, RunMethod] = {
     **{name: RunMethod(name) for name in METHODS},
     **{f"{name}+reg": RunMethod(name, regularized=True) for name in METHODS if name != "pissa"},
     "ba-lora": RunMethod("pissa", regularized=True),
-    "lora+": RunMethod("lora"),
+    "lora+": RunMethod("lora", loraplus=True),
     **{f"q{name}": RunMethod(name, four_bit=True) for name in FOUR_BIT},
     **{f"q{name}+reg": RunMethod(name, regularized=True, four_bit=True) for name in FOUR_BIT if name != "pissa"},
     "qba-lora": RunMethod("pissa", regularized=True, four_bit=True),
 }
 #: Whole methods that are another one with settings, which a recipe's `method_settings` may change.
 RUN_PRESETS: dict[str, dict[str, Any]] = {"structural": {**PRESETS["structural"], "method": "lora+reg"}}
-#: Methods to compare with, without regularizers.
-RIVAL_METHODS = ("full", "bitfit", "houlsby", "pfeiffer", "adalora", "prompt-tuning")
+#: Methods to compare with.
+BASELINE_METHODS = tuple(BASELINES)

@@ -1,7 +1,7 @@
-"""Running recipes: one cell (a method and a seed), or a study of many, each resumable and none overwritten."""
+"""Running recipes: one run (a method and a seed) or a study of many, each resumable and none overwritten.
 
-from balora.errors import Interrupted
-from balora.study.compare import compare
-from balora.study.run import run_cell
-
-__all__ = ["Interrupted", "compare", "run_cell"]
+`plan` lists a study's runs and `pool` runs them in processes of their own; `run` trains and measures one: `workload`
+(model and rows), `student` (the model to train), `trainers`, `measures`. `comparison` puts the runs of a study side by
+side, `evaluate` measures a saved adapter, `calibrate` finds the regularizers' weights. `launch` is for one run on
+several processes.
+"""

@@ -20,10 +20,10 @@ from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED, Run
 from balora.report.glossary import better_direction
-from balora.study.compare import compare, task_metrics
+from balora.study.comparison import compare, task_metrics
 from balora.study.plan import single
-from balora.study.progress import ProgressCallback
 from balora.study.student import build_student
+from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
 from balora.utils.files import write_text

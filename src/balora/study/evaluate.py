@@ -1,30 +1,30 @@
-"""A saved adapter, measured as a recipe measures what it trains."""
+"""`balora evaluate`: measure a saved adapter with a recipe's evaluation sets and benchmarks."""
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from balora.baselines import trainable_parameters
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
-from balora.study.measure import measure
+from balora.study.measures.measure import measure
 from balora.study.output_dir import named_folder
 from balora.study.plan import single
-from balora.study.progress import ProgressCallback
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
+from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
 from balora.study.workload import Workload, prepare
 from balora.utils.files import report_full_disk, write_text
+from balora.utils.modules import trainable_parameters
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What `balora evaluate` has beside a recipe's settings.
+    """Settings of `balora evaluate` beside a recipe's.
 
     Attributes:
-        adapter: Folder that a run of balora, or PEFT, saved; null for the untouched model.
+        adapter: Folder of an adapter that balora or PEFT saved; null for the untouched model.
     """
 
     adapter: str | None = None
@@ -33,7 +33,7 @@ class EvaluationSettings:
 def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     """Measure an adapter on the recipe's evaluation sets, texts and benchmarks.
 
-    Writes `result.json`, and what benchmarks had the model write, into the recipe's `output_dir`.
+    Writes `result.json` and the texts generated for benchmarks into the recipe's `output_dir`.
 
     Raises:
         BALoraError: If the recipe, its data or the adapter is wrong, or the folder holds an evaluation already.
@@ -41,7 +41,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     recipe = single(recipe)
     directory = named_folder(recipe)
     if (directory / RESULT_FILE).exists():
-        raise BALoraError(f"output_dir: {directory} has a {RESULT_FILE} already; choose another --output_dir")
+        raise BALoraError(f"output_dir: {directory} already has a {RESULT_FILE}; choose another --output_dir")
     if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():
         raise BALoraError(
             f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
@@ -70,5 +70,5 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
 
 
 def _to_evaluate(workload: Workload) -> Workload:
-    """With one training row: the trainer is there for its evaluation sets, and tokenizes all that it is given."""
+    """Keep one training row: the trainer tokenizes all rows, and only the evaluation sets are needed here."""
     return workload if workload.recipe.streaming else replace(workload, train=workload.train.select([0]))

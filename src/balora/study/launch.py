@@ -1,109 +1,102 @@
-"""`balora train` on several processes: one claims the folder, builds, samples, measures and writes; all train.
+"""`balora train` on several processes: one owns the folder, builds, samples, measures and writes; all of them train.
 
-`accelerate launch` or `torchrun` starts them, each with the same command line. Where every process holds the whole
-model, the others end when training does; where it is spread over them, they go on until it is measured and gathered.
+`accelerate launch` or `torchrun` starts them with the same command line. If every process holds the whole model, the
+others end with training; if the model is sharded over them, they stay until it is measured and gathered.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 
+from balora.baselines import BASELINES
 from balora.errors import BALoraError, WorkerDone
+from balora.recipe import Recipe
+from balora.study.terminal import ProgressCallback
 from balora.utils.distributed import is_distributed, is_main_process, is_sharded_launch
+from balora.world import build_world
+from balora.world.reading import build_reading_world
 
-if TYPE_CHECKING:
-    from balora.recipe import Recipe
-
-#: What the launcher tells each process, and a trainer that is to work alone must not see.
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-#: What waits for the first process may wait for a model to be read, sampled from and decomposed.
-PATIENCE = timedelta(hours=6)
-#: Settings that measure with more than forward passes of the whole model.
+#: The launcher's variables that a trainer must not see while it works alone.
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+#: Timeout of collectives: the others wait while the first process reads a model, samples from it and decomposes it.
+TIMEOUT = timedelta(hours=6)
+#: Settings of measurements that need more than forward passes of the whole model.
 ON_ONE_DEVICE = ("benchmarks", "geometry", "noise_kinds", "qa_format")
 
 
 def refuse_distributed(command: str) -> None:
-    """Stop a command that is made of many runs, which processes side by side would all repeat.
+    """Raise if a command that trains many runs was launched on several processes, which would all repeat them.
 
     Raises:
         BALoraError: If this is one of several processes.
     """
     if is_distributed():
         raise BALoraError(
-            f"{command}: it runs in one process; only `balora train` is started by accelerate launch or torchrun"
+            f"{command}: it runs in one process; only `balora train` can be started by accelerate launch or torchrun"
         )
 
 
 @contextmanager
-def distributed_run(recipe: "Recipe") -> Iterator[None]:
-    """Within, the processes of a run know one another; one that has done its part leaves quietly.
+def distributed_run(recipe: Recipe) -> Iterator[None]:
+    """Context manager: connect the processes of a run; a process whose part is done leaves without an error.
 
     Raises:
-        BALoraError: If the recipe trains or measures what a model that is spread over them cannot be.
+        BALoraError: If the model is sharded and the recipe's method or measurements do not support that.
     """
     if not is_distributed():
         yield
         return
     if is_sharded_launch():
-        _refuse_spread(recipe)
+        _check_sharded(recipe)
     if is_main_process():
-        with _alone():
+        with _without_launcher():
             _build_worlds(recipe)
-    _join(recipe)
+    _connect(recipe)
     with suppress(WorkerDone):
         yield
     if not is_main_process():
         torch.distributed.destroy_process_group()
 
 
-def _refuse_spread(recipe: "Recipe") -> None:
-    from balora.baselines import RIVALS
-
-    if recipe.method in {*RIVALS, "adalora", "prompt-tuning"}:
+def _check_sharded(recipe: Recipe) -> None:
+    if recipe.method in BASELINES:
         raise BALoraError(
-            f"method: {recipe.method} is not saved from weights that are spread over processes; train it under DDP"
+            f"method: {recipe.method} cannot be saved from weights that are sharded over processes; train it under DDP"
         )
     for name in ON_ONE_DEVICE:
         if getattr(recipe, name):
             raise BALoraError(
-                f"{name}: not measured while the model is spread over processes; leave it out, and run `balora "
+                f"{name}: not measured while the model is sharded over processes; leave it out, and run `balora "
                 "evaluate` on the adapter"
             )
 
 
-def _join(recipe: "Recipe") -> None:
-    from accelerate import PartialState
-
+def _connect(recipe: Recipe) -> None:
     cpu = bool(recipe.training_arguments.get("use_cpu")) or not torch.accelerator.is_available()
     if cpu:
-        # A trainer asks the environment, and finds itself alone where there is neither a device nor this.
+        # Without an accelerator, a trainer finds the other processes only if this variable is set.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    PartialState(cpu=cpu, timeout=PATIENCE)
+    PartialState(cpu=cpu, timeout=TIMEOUT)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Within, a trainer works by itself, as the process does not know of others yet."""
-    from accelerate.state import AcceleratorState
-
-    kept = {name: os.environ.pop(name) for name in PLACE if name in os.environ}
-    launched = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("ACCELERATE_", "FSDP_"))}
+def _without_launcher() -> Iterator[None]:
+    """Context manager: hide the launcher's variables, so that a trainer works alone before processes connect."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCH_VARIABLES if name in os.environ}
+    hidden |= {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("ACCELERATE_", "FSDP_"))}
     try:
         yield
     finally:
-        os.environ |= kept | launched
+        os.environ |= hidden
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _build_worlds(recipe: "Recipe") -> None:
-    from balora.study.progress import ProgressCallback
-    from balora.world import build_world
-    from balora.world.reading import build_reading_world
-
+def _build_worlds(recipe: Recipe) -> None:
     callbacks = (ProgressCallback("pretraining the world's model"),)
     if recipe.world is not None:
         build_world(recipe.world, callbacks=callbacks)

@@ -1,6 +1,6 @@
-"""Cells in processes of their own, some at a time.
+"""Run a study's runs in processes, several at a time.
 
-A fresh process a cell, so that its peak memory is its own and nothing leaks into the next.
+Each run has a fresh process, so that its peak memory is its own and nothing leaks into the next.
 """
 
 import multiprocessing
@@ -20,46 +20,45 @@ import torch
 
 from balora.errors import BALoraError, Interrupted
 from balora.study.plan import Cell
-from balora.study.progress import without_bars
-from balora.study.run import run_cell
-from balora.study.terminal import quiet_libraries, report_errors
+from balora.study.run import train_and_measure
+from balora.study.terminal import quiet_libraries, report_errors, without_bars
 
 
 def run_in_processes(
-    cells: Sequence[Cell], directory: Path, jobs: int, started: Callable[[Cell], None], done: Callable[[Cell], None]
+    planned: Sequence[Cell], directory: Path, jobs: int, started: Callable[[Cell], None], done: Callable[[Cell], None]
 ) -> None:
-    """Run the cells, at most `jobs` at a time.
+    """Run the planned runs, at most `jobs` at a time.
 
     Args:
-        cells: What to run.
+        planned: Settings, label and seed of each run.
         directory: The study's folder.
-        jobs: Processes at a time.
-        started: Called as a cell begins.
-        done: Called as a cell has its result.
+        jobs: Number of processes at a time.
+        started: Called when a run begins.
+        done: Called when a run has its result.
 
     Raises:
-        BALoraError: If a cell failed; the others that were running are waited for, and no more are begun.
-        Interrupted: On a signal, after the running cells saved.
+        BALoraError: If a run failed; no further one is started, and those in progress are waited for.
+        Interrupted: On a signal, after the runs in progress are saved.
     """
     context = _context()
-    waiting = list(cells)
+    waiting = list(planned)
     running: dict[int, tuple[BaseProcess, Cell]] = {}  # by sentinel
     failed: list[Cell] = []
-    with _forwarding(running) as received:
+    with _forward_signals(running) as received:
         while running or (waiting and not failed and not received):
             while waiting and len(running) < jobs and not failed and not received:
-                cell = waiting.pop(0)
-                started(cell)
-                process = context.Process(target=_cell_process, args=(cell, directory, jobs))
+                one = waiting.pop(0)
+                started(one)
+                process = context.Process(target=_run_in_child, args=(one, directory, jobs))
                 process.start()
-                running[process.sentinel] = (process, cell)
+                running[process.sentinel] = (process, one)
             for sentinel in connection.wait(list(running)):
-                process, cell = running.pop(sentinel)
+                process, one = running.pop(sentinel)
                 process.join()
                 if process.exitcode == 0:
-                    done(cell)
+                    done(one)
                 elif not received:
-                    failed.append(cell)
+                    failed.append(one)
     if received:
         raise Interrupted(received[0], 0)
     if failed:
@@ -69,8 +68,8 @@ def run_in_processes(
 
 
 @contextmanager
-def _forwarding(running: dict[int, tuple[BaseProcess, Cell]]) -> Iterator[list[int]]:
-    """Within, a signal is passed on to each child once, whoever sent it: they are in process groups of their own."""
+def _forward_signals(running: dict[int, tuple[BaseProcess, Cell]]) -> Iterator[list[int]]:
+    """Context manager: pass each signal on to every child once, since they are in process groups of their own."""
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -87,7 +86,7 @@ def _forwarding(running: dict[int, tuple[BaseProcess, Cell]]) -> Iterator[list[i
 
 
 def _context() -> BaseContext:
-    """Children of a server that has imported the libraries already; CUDA, where there is some, survives no fork."""
+    """Return a context whose children start with the libraries imported; with CUDA, which no fork survives, spawn."""
     # OpenMP's threads wait for one another by spinning, 300,000 rounds in GNU's: beside any other busy process they
     # keep each other off the cores, and a step can take tens of times as long. On a quiet machine this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -99,7 +98,7 @@ def _context() -> BaseContext:
 
 
 def _end_with_parent() -> None:
-    """A study that was killed leaves no run behind, which would go on writing beside the next that has its folder."""
+    """End this process with its parent, or it would write into the folder beside the study that resumes there."""
     study = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -109,7 +108,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cell_process(cell: Cell, directory: Path, jobs: int) -> None:
+def _run_in_child(one: Cell, directory: Path, jobs: int) -> None:
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()
@@ -118,4 +117,4 @@ def _cell_process(cell: Cell, directory: Path, jobs: int) -> None:
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
         # More threads than cores spin against each other.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    sys.exit(report_errors(lambda: run_cell(cell.recipe, cell.label, cell.seed, directory / cell.folder)))
+    sys.exit(report_errors(lambda: train_and_measure(one.recipe, one.label, one.seed, directory / one.folder)))

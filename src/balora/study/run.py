@@ -1,4 +1,4 @@
-"""One cell of a study: one method, one seed, from the pretrained model to its figures."""
+"""One run: train one method with one seed, from the pretrained model to its metrics."""
 
 import json
 import resource
@@ -12,36 +12,36 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from balora.adapters.averaging import average_with_base
-from balora.baselines import trainable_parameters
 from balora.errors import BALoraError, Interrupted
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
-from balora.study.measure import measure
-from balora.study.progress import ProgressCallback
-from balora.study.student import build_student, callbacks_of, save_student
+from balora.study.measures.measure import measure
+from balora.study.student import build_student, method_callbacks, save_student
+from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
 from balora.study.workload import prepare
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
 from balora.utils.files import report_full_disk, write_text
+from balora.utils.modules import trainable_parameters
 
 RESULT_FILE = "result.json"
 HISTORY_FILE = "history.json"
 
 
-def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
-    """Train the recipe's method with `seed`, or go on where it was interrupted, and measure what came of it.
+def train_and_measure(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
+    """Train the recipe's method with one seed, or resume it, and measure the result.
 
-    Writes the adapter, `history.json` (the trainer's log) and `result.json` into the folder. A cell whose result is
-    there already is read, not run.
+    Writes the adapter, `history.json` (the trainer's log) and `result.json` into the folder. If the folder already has
+    a result, it is read and nothing runs.
 
     Args:
         recipe: The settings, `method` among them.
-        label: What tables call the method; `pretrained` measures the untouched model.
-        seed: Of the head, the adapter's start, data order and dropout.
-        directory: Folder of the cell.
+        label: The method's name in tables; `pretrained` measures the untouched model.
+        seed: Seed of the head, the adapter's initialization, data order and dropout.
+        directory: Folder of the run.
 
     Raises:
         BALoraError: If something in the recipe or the data is wrong, the loss is not finite, or the disk is full.
@@ -49,9 +49,9 @@ def run_cell(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with report_full_disk(directory):
-        run = result_of(directory) if (directory / RESULT_FILE).exists() else _run(recipe, label, seed, directory)
-    for left in (*directory.glob("checkpoint-*"), directory / UNFINISHED):
-        shutil.rmtree(left, ignore_errors=True)
+        run = read_result(directory) if (directory / RESULT_FILE).exists() else _run(recipe, label, seed, directory)
+    for checkpoint in (*directory.glob("checkpoint-*"), directory / UNFINISHED):
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return run
 
 
@@ -61,7 +61,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     set_seed(seed)
     model = build_student(workload, label, seed, checkpoint)
     interrupt = InterruptCallback()
-    callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *callbacks_of(recipe.method)]
+    callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *method_callbacks(recipe.method)]
     trainer = build_trainer(workload, model, seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     if label != PRETRAINED:
@@ -106,44 +106,25 @@ def _train(trainer: Trainer, checkpoint: str | None) -> None:
 def _peak_memory_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def result_of(directory: Path) -> Run:
-    """The figures of a finished cell.
+def read_result(directory: Path) -> Run:
+    """Read the result of a finished run.
 
     Raises:
-        BALoraError: If they were damaged.
+        BALoraError: If `result.json` is damaged.
     """
     path = directory / RESULT_FILE
-    return run_from(_read(path, without_nan=True), str(path))
-
-
-def history_of(directory: Path) -> list[dict[str, Any]]:
-    """The log of a finished cell, empty for the untouched model.
-
-    Raises:
-        BALoraError: If it was damaged.
-    """
-    path = directory / HISTORY_FILE
-    rows = _read(path) if path.exists() else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_logged(row) for row in rows):
-        raise BALoraError(f"{path} is damaged: it is no log of a trainer; delete it, and the report goes without")
-    return rows
-
-
-def _is_logged(row: dict[str, Any]) -> bool:
-    losses = [value for name, value in row.items() if "loss" in name]
-    step = row.get("step")
-    return (type(step) is int and 0 <= step < 2**53) and all(type(loss) in (int, float) for loss in losses)
-
-
-def _read(path: Path, *, without_nan: bool = False) -> Any:
-    """A JSON file, of which NaN is null where there must be none."""
     try:
-        constants = {"parse_constant": lambda _: None} if without_nan else {}
-        return json.loads(path.read_text(encoding="utf-8"), **constants)
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN becomes null
     except (ValueError, RecursionError) as error:
-        again = "delete it to have the run measured again" if path.name == RESULT_FILE else "delete it"
-        raise BALoraError(f"{path} is damaged: {error}; {again}") from error
+        raise BALoraError(f"{path} is damaged: {error}; delete it to have the run measured again") from error
+    return run_from(record, str(path))
+
+
+def read_history(directory: Path) -> list[dict[str, Any]]:
+    """Read the trainer's log of a finished run; the untouched model has none, so its log is empty."""
+    path = directory / HISTORY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -1,4 +1,4 @@
-"""The model that a run trains: any method's, with the pretrained function to hold it against, and how it is kept."""
+"""The student: the model that a run trains, its teacher, and how it is checked, loaded and saved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from peft import LoraConfig, PeftModel, TaskType
+from peft import PeftModel, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
@@ -17,9 +17,8 @@ from balora.adapters.loading import check_all_weights_loaded, load_adapter, read
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import teacher_mode
-from balora.baselines import RIVALS, AdaLoraCallback, make_adalora, make_prompt_tuning, make_rival
-from balora.baselines.adalora import refuse_parameters
-from balora.config import FROM_DATA, SELORA, BALoraConfig
+from balora.baselines import BASELINES
+from balora.config import BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
@@ -41,36 +40,30 @@ TRAINED_FILE = "trained_parameters.safetensors"
 
 
 def build_student(workload: Workload, label: str, seed: int, checkpoint: str | None) -> PreTrainedModel | PeftModel:
-    """The pretrained model in the clothes of the recipe's method, or a regularized one as its checkpoint has it.
+    """Build the model to train: the base model with the recipe's method applied.
 
     Args:
-        workload: Of the run.
-        label: `pretrained` for the untouched model.
-        seed: Of the adapter's start.
-        checkpoint: Folder to go on from; rivals are filled from it by their trainer.
+        workload: The run's model, rows and metrics.
+        label: The method's name in tables; `pretrained` for the untouched model.
+        seed: Seed of the adapter's initialization.
+        checkpoint: Folder to resume from, which fills a regularized model here; a baseline is filled by its trainer.
     """
     recipe = workload.recipe
     if label == PRETRAINED:
-        # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
+        # LoRA adds nothing before its first step, so this is the untouched model in the same class as the others.
         plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
         return get_balora_model(workload.load_model(), plain)
-    if recipe.method == "adalora":
-        return make_adalora(workload.load_model(), **adapter_settings(recipe))
-    if recipe.method == "prompt-tuning":
-        return make_prompt_tuning(workload.load_model(), num_virtual_tokens=recipe.num_virtual_tokens)
-    if recipe.method in RIVALS:
-        return _rival(workload.load_model(), recipe)
-    # Before the base is loaded, so that there are never two of them.
-    anchored = RUN_METHODS[recipe.method].regularized and recipe.anchor_weight
-    anchors = anchors_of(workload) if anchored else None
+    if recipe.method in BASELINES:
+        return _build_baseline(workload.load_model(), recipe)
+    method = RUN_METHODS[recipe.method]
+    # Sampled before the base is loaded, so that memory never holds two base models.
+    anchors = anchors_of(workload) if method.regularized and recipe.anchor_weight else None
     base = workload.load_model(**loading_settings(recipe))
-    gated = RUN_METHODS[recipe.method].start == SELORA
-    config = balora_config(recipe, seed, sentence_dim(workload, base) if gated else None)
+    config = balora_config(recipe, seed, sentence_dim(workload, base) if method.gated else None)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
-        batches = first_batches(workload, seed) if config.method in FROM_DATA else None
-        model = get_balora_model(base, config, batches)
+        model = get_balora_model(base, config, first_batches(workload, seed) if method.from_data else None)
     if anchors is not None:
         model.set_anchors(anchors)
     if config.counterfactual_words is not None:
@@ -78,8 +71,14 @@ def build_student(workload: Workload, label: str, seed: int, checkpoint: str | N
     return model
 
 
+def _build_baseline(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel | PeftModel:
+    baseline = BASELINES[recipe.method]
+    settings = vars(recipe) | adapter_settings(recipe)  # the latter fills in lora_alpha
+    return baseline.build(model, **{name: settings[name] for name in baseline.settings})
+
+
 def load_student(workload: Workload, folder: str) -> PeftModel:
-    """A saved adapter on the pretrained model: balora's with its teacher, others as PEFT loads them.
+    """Load a saved adapter onto the pretrained model: balora's with its teacher, others as PEFT loads them.
 
     Raises:
         BALoraError: If it does not fit the model.
@@ -96,9 +95,9 @@ def load_student(workload: Workload, folder: str) -> PeftModel:
 
 
 def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
-    """Batches as training will see them, for methods that start from data.
+    """Return the first training batches, for methods that are initialized from data.
 
-    From a trainer on a model of its own, which is dropped: TRL's changes the model it is given.
+    They come from a trainer on a model of its own, which is dropped, because TRL's trainer changes its model.
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
@@ -107,37 +106,31 @@ def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
 
 
 def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
-    """See that a method's adapters find their place in a model, which may be without weights and is of no use after.
+    """Check that a recipe's method fits a model.
+
+    Args:
+        model: May be on the meta device; unusable afterwards.
+        recipe: Its method and settings.
 
     Raises:
         BALoraError: Naming the setting that does not fit.
     """
-    if recipe.method in RIVALS:
-        _rival(model, recipe)
-    elif recipe.method == "adalora":
-        refuse_parameters(recipe.target_parameters)
-        check_targets(model, LoraConfig(target_modules=recipe.target_modules))
-    elif recipe.method == "prompt-tuning":
-        make_prompt_tuning(model, num_virtual_tokens=recipe.num_virtual_tokens)
-    else:
-        loading_settings(recipe)
-        if recipe.counterfactual_words is not None:
-            read_word_groups(recipe.counterfactual_words)
-        config = balora_config(recipe, recipe.seed, sentence_dim=1)  # here any will do
-        config.resolve(task_of(model))
-        if recipe.wise_ft is not None:
-            check_averaging(config)
-        check_targets(model, config.lora_config())
+    if recipe.method in BASELINES:
+        _build_baseline(model, recipe)
+        return
+    loading_settings(recipe)
+    if recipe.counterfactual_words is not None:
+        read_word_groups(recipe.counterfactual_words)
+    config = balora_config(recipe, recipe.seed, sentence_dim=1)  # any length will do here
+    config.resolve(task_of(model))
+    if recipe.wise_ft is not None:
+        check_averaging(config)
+    check_targets(model, config.lora_config())
 
 
-def _rival(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    settings = {"modules_to_save": recipe.modules_to_save, "bottleneck_size": recipe.bottleneck_size}
-    return make_rival(model, recipe.method, **settings)
-
-
-def callbacks_of(recipe_method: str) -> list[TrainerCallback]:
-    """What a method needs its trainer to do."""
-    return [AdaLoraCallback()] if recipe_method == "adalora" else []
+def method_callbacks(method: str) -> list[TrainerCallback]:
+    """Return the trainer callbacks that a method needs."""
+    return [callback() for callback in BASELINES[method].callbacks] if method in BASELINES else []
 
 
 @dataclass(frozen=True)
@@ -146,19 +139,19 @@ class Teacher:
 
     Attributes:
         function: What is called.
-        model: Whose modules compute it: the student, or a model beside it.
+        model: The model whose modules compute it: the student, or a separate one.
     """
 
     function: Callable[..., Any]
     model: PreTrainedModel | PeftModel
 
     def __call__(self, **inputs: Any) -> Any:
-        """The model's output."""
+        """Return the model's output."""
         return self.function(**inputs)
 
 
 def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teacher:
-    """The pretrained function as `BALoraModel.teacher_forward` has it: in classification, with the student's head."""
+    """Return the pretrained function as in `BALoraModel.teacher_forward`: a classifier's uses the student's head."""
     if isinstance(student, BALoraModel):
         return Teacher(student.teacher_forward, student)
     if isinstance(student, PeftModel):
@@ -172,29 +165,29 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teac
 
             return Teacher(without_prompt, student)
 
-        def beside(**inputs: Any) -> Any:
+        def without_adapter(**inputs: Any) -> Any:
             with teacher_mode(student, live_head=live_head):
                 return student(**inputs)
 
-        return Teacher(beside, student)
+        return Teacher(without_adapter, student)
     pretrained = workload.load_model().to(student.device)
     if workload.recipe.is_classification:
         backbone = f"{pretrained.base_model_prefix}."
         head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
         pretrained.load_state_dict(head, strict=False)
 
-    def apart(**inputs: Any) -> Any:
+    def separate(**inputs: Any) -> Any:
         with evaluation_mode(pretrained):
             return pretrained(**inputs)
 
-    return Teacher(apart, pretrained)
+    return Teacher(separate, pretrained)
 
 
 def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
-    """An adapter as PEFT keeps it, a fully tuned model as Transformers does, of other rivals what they trained.
+    """Save a PEFT model as an adapter, a fully trained one as a Transformers model, else its trained parameters.
 
     Raises:
-        WorkerDone: In every process but the first, once what it holds of the model is gathered.
+        WorkerDone: In every process except the first, once its part of the model is gathered.
     """
     if isinstance(student, BALoraModel):
         student.save_pretrained(directory, is_main_process=is_main_process())

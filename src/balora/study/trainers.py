@@ -1,4 +1,4 @@
-"""From a workload to the trainer that runs it: TRL's for language models, Transformers' for classification."""
+"""Build a run's trainer: TRL's for causal language models, Transformers' for classification and T5."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -30,6 +30,7 @@ from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
+from balora.recipe.methods import RUN_METHODS
 from balora.recipe.training import Training
 from balora.study.sentences import with_sentences
 from balora.study.workload import Workload
@@ -43,12 +44,12 @@ from balora.utils.distributed import is_distributed
 SAME_NAMES = tuple({f.name for f in fields(Training)} & {f.name for f in fields(TrainingArguments)})
 
 
-class RivalTrainer(ReliableTrainerMixin, Trainer):
-    """Transformers' own, as sure to go on and as wary of what is not finite as ours."""
+class BaselineTrainer(ReliableTrainerMixin, Trainer):
+    """Transformers' trainer with exact resuming and the check for non-finite losses."""
 
 
-class RivalSFTTrainer(ReliableTrainerMixin, SFTTrainer):
-    """TRL's own, likewise."""
+class BaselineSFTTrainer(ReliableTrainerMixin, SFTTrainer):
+    """TRL's trainer with exact resuming and the check for non-finite losses."""
 
 
 def build_trainer(
@@ -58,9 +59,16 @@ def build_trainer(
     directory: Path,
     callbacks: list[TrainerCallback],
 ) -> Trainer:
-    """A trainer ready to train: ours for models of ours, the libraries' for rivals.
+    """Build a trainer that is ready to train: balora's for a `BALoraModel`, the libraries' for baselines.
 
-    Its rows are tokenized and held against the model's context.
+    Rows are tokenized, and their lengths compared with the model's context.
+
+    Args:
+        workload: The run's model, rows and metrics.
+        model: The model to train.
+        seed: Seed of data order and dropout.
+        directory: Folder for checkpoints.
+        callbacks: Callbacks of the trainer.
 
     Raises:
         BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
@@ -70,7 +78,7 @@ def build_trainer(
     context = context_length(model.config, workload.tokenizer)
     check_max_length(recipe.max_length, context)
     settings = _training_arguments(workload, seed, directory)
-    own = isinstance(model, BALoraModel)
+    has_teacher = isinstance(model, BALoraModel)
     if recipe.is_classification or recipe.is_seq2seq:
         sets = _tokenized(workload, model, context)
         collator = (
@@ -78,7 +86,7 @@ def build_trainer(
             if recipe.is_seq2seq
             else DataCollatorWithPadding(workload.tokenizer)
         )
-        trainer = (BALoraTrainer if own else RivalTrainer)(
+        trainer = (BALoraTrainer if has_teacher else BaselineTrainer)(
             model=model,
             args=_checked(TrainingArguments, settings),
             train_dataset=sets.pop("train"),
@@ -90,7 +98,7 @@ def build_trainer(
         _check_chat_template(workload)
         sets = _sets(workload)
         evaluated = {name: _as_trl(workload, model, rows) for name, (rows, _) in sets.items() if name != "train"}
-        trainer = (BALoraSFTTrainer if own else RivalSFTTrainer)(
+        trainer = (BALoraSFTTrainer if has_teacher else BaselineSFTTrainer)(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=workload.tokenizer,
@@ -107,40 +115,41 @@ def build_trainer(
         for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
-    if recipe.method == "lora+":
+    method = RUN_METHODS.get(recipe.method)
+    if method is not None and method.loraplus:
         trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args, recipe.loraplus_lr_ratio)
     trainer.nonfinite = recipe.nonfinite
-    if own:
-        trainer.drift_batches = 0  # measured on the whole evaluation set afterwards
+    if has_teacher:
+        trainer.drift_batches = 0  # drift is measured on the whole evaluation set after training
     return trainer
 
 
 def evaluation_batches(trainer: Trainer, tokens: Dataset) -> DataLoader:
-    """All evaluation batches, in this process, of however many."""
+    """Return all batches of an evaluation set, in every process."""
     return batches_in_order(trainer, tokens) if is_distributed() else trainer.get_eval_dataloader(tokens)
 
 
 def batches_in_order(trainer: Trainer, tokens: Dataset) -> DataLoader:
-    """Evaluation batches in the rows' order, for answers that are held against rows: the trainer's loader may sort."""
+    """Return evaluation batches in the order of the rows, which the trainer's own loader may sort by length."""
     return DataLoader(tokens, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
 
 
 def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDataset:
-    """A stream in the order that the recipe's sampling has, before it is tokenized: text takes less memory."""
+    """Shuffle a stream as the recipe asks, before tokenization because text takes less memory."""
     if recipe.train_sampling_strategy == "sequential":
         return rows
     return rows.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer_size)
 
 
 def _as_trl(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset | None = None) -> Dataset:
-    """Rows, training's by default, as TRL reads them, with sentence vectors where the model wants them."""
+    """Return rows (default: training) in TRL's format, with sentence embeddings if the model reads them."""
     rows = workload.train if rows is None else rows
     standard = [name for name in rows.column_names if name not in QA_FEATURES]
     return with_sentences(workload, model, rows, rows.select_columns(standard))
 
 
 def _tokenized(workload: Workload, model: PreTrainedModel | PeftModel, context: int | None) -> dict[str, Dataset]:
-    """Every set as the model's inputs: for a classification head, or for an encoder and a decoder."""
+    """Tokenize every set, for a classification head or for an encoder and a decoder."""
     recipe, tokenizer = workload.recipe, workload.tokenizer
     limits = {"max_length": recipe.max_length, "context": context}
     if recipe.is_seq2seq:
@@ -165,7 +174,7 @@ def _with_task_ids(rows: Dataset, tokens: Dataset) -> Dataset:
 
 
 def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
-    """Each set of rows that there is, and what an error calls it."""
+    """Return every dataset of the workload by name, with its source for error messages."""
     recipe = workload.recipe
     sets = {
         "train": (workload.train, recipe.train_file or recipe.dataset_name),
@@ -180,8 +189,8 @@ def _check_chat_template(workload: Workload) -> None:
     columns = next(iter(train)) if isinstance(train, IterableDataset) else train.column_names
     if "messages" in columns and workload.tokenizer.chat_template is None:
         raise BALoraError(
-            f"{_sets(workload)['train'][1]}: chat rows need a chat template, and that of "
-            f"{workload.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer, or "
+            f"{_sets(workload)['train'][1]}: chat rows need a chat template, and the tokenizer of "
+            f"{workload.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer or "
             "prompt–completion rows"
         )
 
@@ -197,7 +206,7 @@ def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "use_cpu": not torch.accelerator.is_available(),  # Transformers takes bf16 there only if it is told so
+        "use_cpu": not torch.accelerator.is_available(),  # without this, Transformers refuses bf16 on a CPU
         **recipe.training_arguments,
     }
 

@@ -1,4 +1,4 @@
-"""Context managers on modules: evaluation mode, and recording of a module's inputs."""
+"""Modules: evaluation mode, recorded inputs, number of trainable parameters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +31,8 @@ def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
         yield received
     finally:
         handle.remove()
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Return the number of trainable parameters; a tied weight counts once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

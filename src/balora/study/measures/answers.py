@@ -1,4 +1,4 @@
-"""Answers in a study: what a model writes to questions, scored as they stand and asked otherwise."""
+"""Question answering: score the answers that a model writes, also to perturbed questions, and draw the scores."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from balora.evaluation.generation import generate_completions, write_texts
 from balora.evaluation.qa import qa_metrics
 from balora.report import PRETRAINED, Run
 from balora.report.figures.sweep import ByLevel, level_figure
-from balora.study.artifacts import Drawn, Finished, with_file
+from balora.study.measures.finished import CaptionedFigure, FinishedRun, runs_with
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.sentences import sentence_vectors, with_sentences
 from balora.study.trainers import batches_in_order
@@ -23,10 +23,10 @@ from balora.utils.files import write_text
 
 ANSWERS_FILE = "answers.jsonl"
 ROBUSTNESS_FILE = "robustness.json"
-#: What of the scores tables show; by type and level, the first two.
+#: Scores in tables; the first two also by type and level of question.
 SHOWN = ("em", "f1", "semsim")
 CAPTION = (
-    "F1 as questions are asked otherwise, by the share of the places in a question that are changed. Means over "
+    "F1 on perturbed questions, by the fraction of the eligible places in a question that are changed. Means over "
     "seeds, with a band of one standard deviation."
 )
 
@@ -34,17 +34,17 @@ CAPTION = (
 def measure_answers(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> dict[str, float]:
-    """Scores of the answers to the evaluation's questions; answers, and scores under perturbation, are kept.
+    """Score the answers to the evaluation set's questions; save them, and the scores on perturbed questions.
 
     Args:
-        workload: Of the run.
-        trainer: For its collator and batch size.
+        workload: The run's model, rows and metrics.
+        trainer: Supplies the collator and batch size.
         model: The student.
-        directory: The run's folder.
+        directory: Folder of the run.
 
     Returns:
-        `em`, `f1` and, with a sentence encoder, `semsim`; `em` and `f1` of each type and level of question; and
-        `f1_perturbed`, the mean over kinds and strengths of perturbation, where the recipe names any.
+        `em`, `f1` and, with a sentence encoder, `semsim`; `em` and `f1` for each type and level of question; and
+        `f1_perturbed`, the mean over kinds and strengths of perturbation, if the recipe names any.
     """
     rows = workload.validation
     answers = write_answers(workload, trainer, model, rows)
@@ -56,14 +56,14 @@ def measure_answers(
     shown = {name: value for name, value in scores.items() if name in SHOWN or name.startswith(("em_", "f1_"))}
     if not workload.recipe.perturbation_kinds:
         return shown
-    found = {kind: _under(workload, trainer, model, kind) for kind in workload.recipe.perturbation_kinds}
+    found = {kind: _perturbed_scores(workload, trainer, model, kind) for kind in workload.recipe.perturbation_kinds}
     write_text(directory / ROBUSTNESS_FILE, json.dumps(found, indent=1))
     f1 = [scores["f1"] for by_strength in found.values() for scores in by_strength.values()]
     return shown | {"f1_perturbed": sum(f1) / len(f1)}
 
 
 def single_questions(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, float]:
-    """What a reading world's model could answer before: `single_em`, the share that it still answers."""
+    """Return `single_em`: the fraction still answered of the questions that the reading world's model could answer."""
     answers = write_answers(workload, trainer, model, workload.single)
     return {"single_em": qa_metrics(answers, workload.single)["em"]}
 
@@ -71,7 +71,7 @@ def single_questions(workload: Workload, trainer: Trainer, model: PreTrainedMode
 def write_answers(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset
 ) -> list[str]:
-    """What the model answers to each row of `with_prompts`, by greedy decoding."""
+    """Generate the model's answer to each row of `with_prompts`, by greedy decoding."""
     recipe, tokenizer = workload.recipe, workload.tokenizer
     longest = answer_tokens(recipe)
     if not recipe.is_seq2seq:
@@ -95,10 +95,10 @@ def _scores(workload: Workload, answers: Sequence[str], rows: Dataset) -> dict[s
     return qa_metrics(answers, rows, encode)
 
 
-def _under(
+def _perturbed_scores(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, kind: str
 ) -> dict[float, dict[str, float]]:
-    """Scores by strength of one kind of perturbation; the prompts' contexts are chosen by the perturbed question."""
+    """Return scores by strength of one kind of perturbation; contexts are chosen for the perturbed question."""
     found = {}
     for strength in workload.recipe.perturbation_strengths:
         questions = perturbed(workload.validation, kind, strength)
@@ -108,10 +108,10 @@ def _under(
     return found
 
 
-def robustness_figures(finished: list[Finished]) -> list[Drawn]:
-    """F1 by strength of perturbation, for each task of a study that was asked otherwise."""
+def robustness_figures(finished: list[FinishedRun]) -> list[CaptionedFigure]:
+    """Draw F1 by strength of perturbation, for each task with perturbed questions."""
     measured: dict[str, list[tuple[Run, ByLevel]]] = {}
-    for done, file in with_file(finished, ROBUSTNESS_FILE):
+    for done, file in runs_with(finished, ROBUSTNESS_FILE):
         run = done.run
         if run.method != PRETRAINED:
             found = json.loads(file.read_text())

@@ -1,6 +1,6 @@
-"""The classes' geometry in a study: measured and kept with each run, drawn side by side in the report.
+"""Geometry of the classes: measure and save it for each run, and draw runs side by side.
 
-BA-LoRA's study of imbalance (section 3.2.3, figure 3, table 12).
+The measurements of BA-LoRA's imbalance experiment (section 3.2.3, figure 3, table 12).
 """
 
 from collections.abc import Iterable
@@ -15,15 +15,15 @@ from transformers import PreTrainedModel
 
 from balora.evaluation.representation import final_representation, project, silhouettes
 from balora.report.figures.classification import confusion_figure, tsne_figure
-from balora.study.artifacts import Drawn, Finished, with_file
+from balora.study.measures.finished import CaptionedFigure, FinishedRun, runs_with
 
 GEOMETRY_FILE = "geometry.npz"
 MAPS = (
     "Maps of the classes",
     "t-SNE (perplexity 30, 1,000 iterations, seed 42) of the final representation of the evaluation set, one seed. "
-    "Distances between clusters and axes mean nothing.",
+    "Neither axes nor distances between clusters have a meaning.",
 )
-CONFUSIONS = ("Confusion", "Which class is taken for which, on the evaluation set, one seed.")
+CONFUSIONS = ("Confusion", "Confusion matrix of the evaluation set, one seed.")
 
 
 def measure_geometry(
@@ -33,14 +33,14 @@ def measure_geometry(
     minority: int,
     directory: Path,
 ) -> dict[str, float]:
-    """Silhouettes of the final representation and of the logits; what the report draws is kept in the run's folder.
+    """Return the silhouettes of the final representation and of the logits; save what the report draws.
 
     Args:
         model: A sequence classifier.
         batches: The evaluation set.
-        label_names: Of the classes.
-        minority: The class that is scarcest in training.
-        directory: The run's folder.
+        label_names: Names of the classes.
+        minority: The class with the fewest training rows.
+        directory: Folder of the run.
     """
     features, logits, labels = final_representation(model, batches)
     np.savez(
@@ -55,26 +55,26 @@ def measure_geometry(
     return silhouettes(features, labels, minority=minority) | {f"{k}_logits": v for k, v in of_logits.items()}
 
 
-def geometry_figures(finished: list[Finished]) -> list[Drawn]:
-    """Maps and confusion matrices of a study's first seed, a panel for each task and method whose geometry was kept.
+def geometry_figures(finished: list[FinishedRun]) -> list[CaptionedFigure]:
+    """Draw t-SNE maps and confusion matrices of a study's first seed, one panel for each task and method.
 
-    Two figures for every set of classes, since panels share a legend.
+    There are two figures for every set of classes, since panels share a legend.
     """
-    # By names of the classes and the scarcest in training, which panels of one figure share.
+    # By names of the classes and the minority class, which the panels of a figure share.
     maps: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
     matrices: dict[tuple[tuple[str, ...], int], dict[str, Any]] = {}
-    for done, file in with_file(finished, GEOMETRY_FILE):
-        cell, found = done.cell, done.run.metrics
-        if cell.seed != finished[0].cell.seed:
+    for done, file in runs_with(finished, GEOMETRY_FILE):
+        planned, metrics = done.planned, done.run.metrics
+        if planned.seed != finished[0].planned.seed:
             continue
-        title = f"{cell.recipe.name}: {cell.label}"
-        silhouette = f"{title}\nsilhouette {found['silhouette']:.2f}, minority {found['silhouette_minority']:.2f}"
-        recall = f"{title}\nminority recall {found['minority_recall']:.2f}"
-        with np.load(file) as kept:
-            names = tuple(kept["label_names"].tolist())
-            classes = (names, int(kept["minority"]))
-            maps.setdefault(classes, {})[silhouette] = (kept["points"], kept["labels"])
-            counts = confusion_matrix(kept["labels"], kept["logits"].argmax(-1), labels=np.arange(len(names)))
+        title = f"{planned.recipe.name}: {planned.label}"
+        silhouette = f"{title}\nsilhouette {metrics['silhouette']:.2f}, minority {metrics['silhouette_minority']:.2f}"
+        recall = f"{title}\nminority recall {metrics['minority_recall']:.2f}"
+        with np.load(file) as saved:
+            names = tuple(saved["label_names"].tolist())
+            classes = (names, int(saved["minority"]))
+            maps.setdefault(classes, {})[silhouette] = (saved["points"], saved["labels"])
+            counts = confusion_matrix(saved["labels"], saved["logits"].argmax(-1), labels=np.arange(len(names)))
             matrices.setdefault(classes, {})[recall] = counts
     figures = []
     for names, minority in maps:

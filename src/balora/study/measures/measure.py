@@ -1,4 +1,4 @@
-"""What a run is judged by: how well its task was learned, and what was kept of the pretrained model."""
+"""Measure a run's model: how well it learned its task, and how far it moved from the pretrained model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ from balora.errors import WorkerDone
 from balora.evaluation.classification import classification_metrics, predict, predict_labels, text_to_text_metrics
 from balora.evaluation.perplexity import held_out_loss
 from balora.model.drift import drift_of, measure_drift
-from balora.study.answers import measure_answers, single_questions
 from balora.study.benchmarks import run_benchmarks
-from balora.study.geometry import measure_geometry
-from balora.study.noise import measure_noise
+from balora.study.measures.answers import measure_answers, single_questions
+from balora.study.measures.geometry import measure_geometry
+from balora.study.measures.noise import measure_noise
 from balora.study.student import teacher_of
 from balora.study.trainers import batches_in_order, evaluation_batches
 from balora.study.workload import Workload, preservation_metrics
@@ -31,27 +31,27 @@ Intervals = dict[str, tuple[float, float]]
 def measure(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> tuple[Metrics, Metrics, Intervals]:
-    """Task and preservation metrics, drift from the base, and 95 % intervals of benchmarks, of a model as it stands.
+    """Return a model's task and preservation metrics, its drift from the pretrained model, and 95 % intervals.
 
     Args:
-        workload: Of the run.
-        trainer: For its evaluation sets and their batches.
+        workload: The run's model, rows and metrics.
+        trainer: Supplies the evaluation sets and their batches.
         model: The student.
-        directory: The run's folder, for what the report draws of the classes' geometry.
+        directory: Folder of the run, where details for the report's figures are saved.
 
     Raises:
-        WorkerDone: In every process but the first, where each has the whole model.
+        WorkerDone: In every process except the first, if each has the whole model.
     """
     if is_main_process():
-        return _measured(workload, trainer, model, directory)
+        return _measure(workload, trainer, model, directory)
     if not is_sharded_launch():
         raise WorkerDone
-    # Every process runs the same passes on all rows, since no one of them has the whole model.
+    # The model is sharded, so every process runs the same passes on all rows.
     with TemporaryDirectory(prefix="balora-") as scratch:
-        return _measured(workload, trainer, model, Path(scratch))
+        return _measure(workload, trainer, model, Path(scratch))
 
 
-def _measured(
+def _measure(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> tuple[Metrics, Metrics, Intervals]:
     teacher = teacher_of(workload, model)
@@ -59,11 +59,11 @@ def _measured(
     sets = _evaluation_sets(workload, trainer)
     for name, (rows, tokens) in sets.items():
         if workload.recipe.is_classification:
-            parts = _of_classes(workload, trainer, model, teacher, tokens)
+            parts = _measure_classes(workload, trainer, model, teacher, tokens)
         else:
-            parts = _of_text(trainer, model, teacher, tokens)
+            parts = _measure_text(trainer, model, teacher, tokens)
             if workload.recipe.has_labels:
-                parts[0].update(_of_written_classes(workload, trainer, model, rows, tokens))
+                parts[0].update(_measure_written_classes(workload, trainer, model, rows, tokens))
         suffix = "" if name == "validation" else f"_{name}"
         for gathered, part in zip((metrics, drift), parts, strict=True):
             gathered.update({f"{key}{suffix}": value for key, value in part.items()})
@@ -76,7 +76,7 @@ def _measured(
         metrics |= measure_noise(workload, trainer, model, teacher, sets["validation"][1], directory)
     if workload.recipe.task_names is not None:
         metrics["task_distance"] = task_distance(model, workload.recipe.task_names)
-        model.set_adapter(workload.recipe.task_names[0])  # for what is of neither task
+        model.set_adapter(workload.recipe.task_names[0])  # for measurements that belong to neither task
     if workload.single is not None:
         metrics |= single_questions(workload, trainer, model)
     found = run_benchmarks(workload.benchmarks, model, directory)
@@ -86,32 +86,33 @@ def _measured(
 
 
 def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:
-    """By name, each set as rows and as the trainer has it."""
+    """Return each evaluation set by name, as rows and as the trainer's tokens."""
     rows = {"validation": workload.validation, **workload.others}
     tokens = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"validation": trainer.eval_dataset}
     return {name: (rows[name], tokens[name]) for name in tokens if tokens[name] is not None}
 
 
-def _of_classes(
+def _measure_classes(
     workload: Workload,
     trainer: Trainer,
     model: PreTrainedModel | PeftModel,
     teacher: Callable[..., Any],
     tokens: Dataset,
 ) -> tuple[Metrics, Metrics]:
-    said = predict(model, teacher, evaluation_batches(trainer, tokens))
-    scores = classification_metrics(said.logits.numpy(), said.labels.numpy(), minority=workload.minority())
-    return scores, drift_of(said.logits, said.teacher_logits)
+    predictions = predict(model, teacher, evaluation_batches(trainer, tokens))
+    logits, labels = predictions.logits.numpy(), predictions.labels.numpy()  # (N, C), (N,)
+    scores = classification_metrics(logits, labels, minority=workload.minority())
+    return scores, drift_of(predictions.logits, predictions.teacher_logits)
 
 
-def _of_text(
+def _measure_text(
     trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
 ) -> tuple[Metrics, Metrics]:
     loss = held_out_loss(model, evaluation_batches(trainer, tokens))
     return {"eval_loss": loss}, measure_drift(model, evaluation_batches(trainer, tokens), teacher)
 
 
-def _of_written_classes(
+def _measure_written_classes(
     workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
 ) -> Metrics:
     predictions = predict_labels(model, batches_in_order(trainer, tokens), workload.tokenizer, workload.label_names)

@@ -1,6 +1,6 @@
-"""Noise in a study: stability, shift and bias as the evaluation's inputs get noisier, kept with each run and drawn.
+"""Noise in the inputs: measure stability, representation shift and bias by noise level, save them and draw them.
 
-Structural regularization's study of noise injection.
+The measurements of structural regularization's noise-injection experiment.
 """
 
 import json
@@ -16,8 +16,8 @@ from balora.evaluation.noise import noisy_inputs, predicted, stability
 from balora.evaluation.shift import measure_representation_shift
 from balora.report import Run
 from balora.report.figures.sweep import ByLevel, level_figure
-from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.benchmarks import run_bias_benchmarks
+from balora.study.measures.finished import CaptionedFigure, FinishedRun, runs_with
 from balora.study.student import Teacher
 from balora.study.trainers import evaluation_batches
 from balora.study.workload import Workload
@@ -26,8 +26,8 @@ from balora.utils.files import write_text
 NOISE_FILE = "noise.json"
 DRAWN = ("stability", "representation_shift")
 CAPTION = (
-    "The evaluation set with noise in its inputs: a share of the tokens replaced, or normal draws of that size "
-    "relative to the embeddings added. Stability is the share of predictions that stay what they were without noise. "
+    "The evaluation set with noise in its inputs: a fraction of the tokens replaced, or Gaussian noise of that size "
+    "relative to the embeddings added. Stability is the fraction of predictions that are the same as without noise. "
     "Means over seeds, with a band of one standard deviation."
 )
 
@@ -40,15 +40,15 @@ def measure_noise(
     tokens: Dataset,
     directory: Path,
 ) -> dict[str, float]:
-    """Stability, representation shift and the recipe's bias benchmarks at every level of every kind of noise.
+    """Measure stability, representation shift and the recipe's bias benchmarks at each level of each kind of noise.
 
     Args:
-        workload: Of the run.
-        trainer: For batches.
+        workload: The run's model, rows and metrics.
+        trainer: Supplies the batches.
         model: The student.
         teacher: The pretrained function.
-        tokens: The evaluation set as the trainer has it.
-        directory: The run's folder, where all figures are kept.
+        tokens: The evaluation set, tokenized by the trainer.
+        directory: Folder of the run, where all metrics are saved.
 
     Returns:
         `stability_KIND`, the mean over levels.
@@ -56,33 +56,33 @@ def measure_noise(
     recipe, spared = workload.recipe, workload.tokenizer.all_special_ids
     clean = predicted(model, evaluation_batches(trainer, tokens))
 
-    def figures(folder: str) -> dict[str, float]:
+    def metrics(folder: str) -> dict[str, float]:
         return {
             **measure_representation_shift(model, evaluation_batches(trainer, tokens), teacher),
             **run_bias_benchmarks(workload.benchmarks, model, directory / folder),
         }
 
-    without = {"stability": 1.0, **figures("noise_0")}
+    clean_metrics = {"stability": 1.0, **metrics("noise_0")}
     found: dict[str, dict[float, dict[str, float]]] = {}
     for kind in recipe.noise_kinds:
-        found[kind] = {0.0: without}
+        found[kind] = {0.0: clean_metrics}
         for level in recipe.noise_levels:
             with ExitStack() as noise:
-                for read_by in {id(module): module for module in (model, teacher.model)}.values():
-                    noise.enter_context(noisy_inputs(read_by, kind, level, spared=spared))
+                for module in {id(module): module for module in (model, teacher.model)}.values():  # one model, or two
+                    noise.enter_context(noisy_inputs(module, kind, level, spared=spared))
                 noisy = predicted(model, evaluation_batches(trainer, tokens))
-                found[kind][level] = {"stability": stability(clean, noisy), **figures(f"noise_{kind}_{level:g}")}
+                found[kind][level] = {"stability": stability(clean, noisy), **metrics(f"noise_{kind}_{level:g}")}
     write_text(directory / NOISE_FILE, json.dumps(found, indent=1))
     return {
-        f"stability_{kind}": float(np.mean([figures["stability"] for level, figures in levels.items() if level > 0]))
+        f"stability_{kind}": float(np.mean([scores["stability"] for level, scores in levels.items() if level > 0]))
         for kind, levels in found.items()
     }
 
 
-def noise_figures(finished: list[Finished]) -> list[Drawn]:
-    """For each task and kind of noise that was measured, all figures by level."""
+def noise_figures(finished: list[FinishedRun]) -> list[CaptionedFigure]:
+    """Draw all metrics by noise level, for each task and kind of noise."""
     measured: dict[tuple[str, str], list[tuple[Run, ByLevel]]] = {}
-    for done, file in with_file(finished, NOISE_FILE):
+    for done, file in runs_with(finished, NOISE_FILE):
         for kind, levels in json.loads(file.read_text()).items():
             names = [name for name in next(iter(levels.values())) if name in DRAWN or name.endswith("_bias_score")]
             panels = {name: {float(level): found[name] for level, found in levels.items()} for name in names}

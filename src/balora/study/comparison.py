@@ -1,4 +1,4 @@
-"""Several tasks, methods and seeds, each cell in a process of its own, then one table and one page."""
+"""A study: every task, method and seed run in a process of its own, then one table and one page."""
 
 from itertools import product
 from pathlib import Path
@@ -7,29 +7,29 @@ from balora.data.glue import GLUE
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, write_markdown, write_page, write_results
 from balora.report.figures.sweep import sweep_figure
-from balora.study.answers import robustness_figures
-from balora.study.artifacts import Finished
-from balora.study.geometry import geometry_figures
-from balora.study.hatecheck import case_figures
-from balora.study.noise import noise_figures
+from balora.study.measures.answers import robustness_figures
+from balora.study.measures.finished import FinishedRun
+from balora.study.measures.geometry import geometry_figures
+from balora.study.measures.hatecheck import case_figures
+from balora.study.measures.noise import noise_figures
 from balora.study.output_dir import claimed
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
-from balora.study.progress import ProgressCallback, console
-from balora.study.run import RESULT_FILE, history_of, result_of
+from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
+from balora.study.terminal import ProgressCallback, console
 from balora.study.workload import prepare
 from balora.study.worlds import world_figures
 
-#: Axes of the report's picture where the recipe names none: the first that was measured.
+#: Axes of the report's trade-off figure if the recipe names none: the first metric that was measured.
 TASK_METRICS = ("task_accuracy", "accuracy", "pearson", "f1", "eval_loss")
-SWEEP_CAPTION = "Means over seeds, with a band of one standard deviation."
 DRIFT_METRICS = ("perplexity", "kl_to_base", "mse_to_base")
+SWEEP_CAPTION = "Means over seeds, with a band of one standard deviation."
 
 
 def compare(recipe: Recipe) -> list[Run]:
-    """Run every cell that is not done yet; write `results.json` after each and the report at the end.
+    """Run what is not finished; write `results.json` after each run and the report at the end.
 
     Args:
         recipe: With `methods`, `seeds` and `output_dir`. The untouched model is always measured too.
@@ -38,41 +38,41 @@ def compare(recipe: Recipe) -> list[Run]:
         All runs, the untouched model's first.
 
     Raises:
-        BALoraError: If the recipe or a cell of it is wrong; finished cells stay.
-        Interrupted: On Ctrl-C or SIGTERM, after the running cell saved.
+        BALoraError: If the recipe or a run is wrong; finished runs stay.
+        Interrupted: On Ctrl-C or SIGTERM, after the current runs are saved.
     """
     with claimed(recipe) as directory:
-        cells = plan(recipe)
-        _check(recipe, cells)
-        numbers = {cell.folder: number for number, cell in enumerate(cells, start=1)}
+        planned = plan(recipe)
+        _check(recipe, planned)
+        numbers = {one.folder: number for number, one in enumerate(planned, start=1)}
 
-        def announce(cell: Cell) -> None:
-            console.print(f"[{numbers[cell.folder]}/{len(cells)}] {cell}", style="dim", markup=False)
+        def announce(one: Cell) -> None:
+            console.print(f"[{numbers[one.folder]}/{len(planned)}] {one}", style="dim", markup=False)
 
-        def note(_: Cell | None = None) -> list[Cell]:
-            finished = [cell for cell in cells if (directory / cell.folder / RESULT_FILE).exists()]
-            write_results(directory / "results.json", [result_of(directory / cell.folder) for cell in finished])
+        def write_finished(_: Cell | None = None) -> list[Cell]:
+            finished = [one for one in planned if (directory / one.folder / RESULT_FILE).exists()]
+            write_results(directory / "results.json", [read_result(directory / one.folder) for one in finished])
             return finished
 
-        finished = note()
-        waiting = [cell for cell in cells if cell not in finished]
-        run_in_processes(waiting, directory, recipe.jobs, announce, note)
-        runs = [result_of(directory / cell.folder) for cell in cells]
-        write_report(recipe, cells, runs, directory)
+        finished = write_finished()
+        waiting = [one for one in planned if one not in finished]
+        run_in_processes(waiting, directory, recipe.jobs, announce, write_finished)
+        runs = [read_result(directory / one.folder) for one in planned]
+        write_report(recipe, planned, runs, directory)
     return runs
 
 
-def _check(recipe: Recipe, cells: list[Cell]) -> None:
-    """Whatever is wrong with models, data or methods shows here, before the first process is started."""
+def _check(recipe: Recipe, planned: list[Cell]) -> None:
+    """Check models, data and methods before the first process starts."""
     for task in task_recipes(recipe):
         workload = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
-        for cell in cells:
-            if cell.recipe.name == task.name and cell.seed == recipe.seeds[0] and cell.label != PRETRAINED:
-                check_fit(workload.empty_model(), cell.recipe)
+        for one in planned:
+            if one.recipe.name == task.name and one.seed == recipe.seeds[0] and one.label != PRETRAINED:
+                check_fit(workload.empty_model(), one.recipe)
 
 
 def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
-    """By task, the metric that tells how well it was learned: the recipe's, GLUE's, or the first that was measured."""
+    """Return each task's main metric: the recipe's, GLUE's, or the first of `TASK_METRICS` that was measured."""
     return {
         task.name: task.task_metric
         or (GLUE[task.glue_task].metric if task.glue_task else _first_measured(TASK_METRICS, task.name, runs))
@@ -80,10 +80,10 @@ def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
     }
 
 
-def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: Path) -> None:
-    """Write `report.html`, and `summary.md` with its pictures, of all cells' runs."""
+def write_report(recipe: Recipe, planned: list[Cell], runs: list[Run], directory: Path) -> None:
+    """Write `report.html`, and `summary.md` with its figures, of all runs."""
     tasks = task_recipes(recipe)
-    finished = [Finished(cell, run, directory / cell.folder) for cell, run in zip(cells, runs, strict=True)]
+    finished = [FinishedRun(one, run, directory / one.folder) for one, run in zip(planned, runs, strict=True)]
     shown = {
         "runs": runs,
         "task_metric": task_metrics(recipe, runs),
@@ -105,7 +105,7 @@ def write_report(recipe: Recipe, cells: list[Cell], runs: list[Run], directory: 
         metrics = [shown["task_metric"][task], shown["drift_metric"][task]]
         figure = sweep_figure([run for run in runs if run.task == task], points, key, metrics)
         shown["figures"].append((f"{task} by {key}", SWEEP_CAPTION, figure))
-    histories = {done.run.id: history_of(done.folder) for done in finished}
+    histories = {done.run.id: read_history(done.folder) for done in finished}
     write_page(
         directory / "report.html",
         title=recipe.name,
