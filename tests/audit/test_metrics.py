@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from balora.audit.metrics import Metric, measured, metric_of
-from balora.evaluation.bias.score import mean_with_interval
+from balora.evaluation.bias.bias_score import mean_with_interval
 from balora.evaluation.metric import Estimate, Units, clustered, mean, ratio, ratio_of_sums
 from balora.utils.bootstrap import RESAMPLES
 

@@ -1,11 +1,11 @@
-"""What a fine-tune kept, lost and skewed against its base, whoever trained it and however.
+"""Audit of any fine-tune: what it kept, lost and skewed compared with its base.
 
     from balora.audit import AuditSettings, audit
     audit(AuditSettings("Qwen/Qwen2.5-0.5B", "my-adapter", output_dir="outputs/audit"))
 
-`plan` says what is measured, of `parts` and `benchmarks`; `kinds` and `models` load the two, and a file each measures:
-`texts`, `classes`, `layers`, `weights`, `pairs`, `items`, `words`, `hate`. `figures` has the statistics, `definitions`
-the meaning, `page` and `terminal` show it.
+`plan` lists the parts, those of `parts` and of `benchmarks`; `kinds` and `models` load the two models. `texts`,
+`classes`, `layers`, `weights` and `words` have a measurement each; `benchmarks` takes any of
+`balora.evaluation.benchmarks`. `metrics` has the statistics; `page` and `terminal` show them.
 """
 
 from balora.audit.metrics import Estimate, Metric

@@ -1,4 +1,4 @@
-"""From the command line to what an audit is asked for."""
+"""Settings of an audit from the command line."""
 
 from argparse import ArgumentError
 from itertools import takewhile
@@ -9,7 +9,7 @@ from balora.recipe.parse import cause, command_parser, files_given, read_setting
 
 
 def parse_audit(arguments: list[str]) -> AuditSettings:
-    """What `MODEL [ADAPTER] [--key value …]` asks for; `--config FILE` has such settings as YAML.
+    """Parse `MODEL [ADAPTER] [--key value …]`; `--config FILE` has such settings as YAML.
 
     Raises:
         BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
@@ -22,7 +22,7 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     for path in files_given(further, "--config"):
         read_settings(path, AuditSettings)
     try:
-        # MODEL and ADAPTER last, so that they stand before what a file says.
+        # MODEL and ADAPTER come last, so that they override a file's.
         settings = parser.parse_args([*further, *given]).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise BALoraError(cause(str(error))) from error

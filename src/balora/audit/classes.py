@@ -1,4 +1,4 @@
-"""Rows that a classifier is read on: what it still gets right, how far it moved, and whether its answers narrowed."""
+"""A classifier on rows: its accuracy, its divergence from the base, and the entropy of its predictions."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,12 +15,12 @@ from balora.evaluation.metric import Units, mean, ratio
 
 
 def encoded_rows(audited: Audited, rows: Dataset, *, on: str, max_length: int | None) -> list[dict[str, list[int]]]:
-    """Rows as the tokenizer gives them, segments of pairs included.
+    """Tokenize rows, with the segments of pairs.
 
     Args:
-        audited: Whose tokenizer it is.
+        audited: The models, whose tokenizer is used.
         rows: N rows with `text`, and `text_pair` where texts come in pairs.
-        on: What the rows are called, for errors.
+        on: Name of the rows, for errors.
         max_length: Tokens that a row is cut to; `None` cuts nothing.
 
     Raises:
@@ -37,12 +37,12 @@ def encoded_rows(audited: Audited, rows: Dataset, *, on: str, max_length: int | 
 def class_log_probabilities(
     audited: Audited, rows: Dataset, *, on: str, max_length: int | None, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log p(class | row) of base and tuned model, `(N, D)` each.
+    """Return log p(class | row) of base and tuned model, `(N, D)` each.
 
     Args:
         audited: A classifier and its base.
         rows: N rows with `text`, and `text_pair` where texts come in pairs.
-        on: What the rows are called, for errors.
+        on: Name of the rows, for errors.
         max_length: Tokens that a row is cut to; `None` cuts nothing.
         batch_size: Rows at a time, those of like length together.
 
@@ -65,19 +65,19 @@ def class_log_probabilities(
 def measure_classes(
     audited: Audited, before: np.ndarray, after: np.ndarray, *, labels: Sequence[int] | None, on: str, seed: int = 0
 ) -> list[Metric]:
-    """What rows tell of a classifier.
+    """Return a classifier's metrics on rows.
 
     Args:
         audited: The classifier and its base.
         before: From `class_log_probabilities`, `(N, D)`.
         after: The same of the tuned model.
         labels: `(N,)`, class ids, where they are known.
-        on: What the rows are called.
-        seed: Of the bootstrap.
+        on: Name of the rows.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Of base and tuned model, where labels are known, `accuracy` and `minority_recall`, the recall of the scarcest
-        class; `entropy`. Between the two `kl_to_base` and `top1_agreement`.
+        `accuracy` and `minority_recall`, the recall of the scarcest class, where labels are known, and `entropy`, of
+        both models; `kl_to_base` and `top1_agreement` between the two.
     """
 
     def both(name: str, units: Callable[[np.ndarray], Units]) -> Metric:

@@ -1,4 +1,4 @@
-"""What kind of model an audit is of, by configurations alone: nothing heavy is loaded before every file is read."""
+"""The kind of model that is audited, from configurations alone, since weights are loaded after files are read."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from balora.errors import BALoraError
 from balora.evaluation.benchmarks import CAUSAL, CLASSIFIER, MASKED
 from balora.utils.loading import LOAD_ERRORS, first_line, load
 
-#: By the end of an architecture's name.
+#: Kinds by the end of an architecture's name.
 KINDS = {
     "ForCausalLM": CAUSAL,
     "LMHeadModel": CAUSAL,
     "ForSequenceClassification": CLASSIFIER,
     "ForMaskedLM": MASKED,
 }
-#: By an adapter's task, where that decides; other adapters leave the model what it was.
+#: Kinds by an adapter's task type, which overrides the architecture.
 TASKS = {"CAUSAL_LM": CAUSAL, "SEQ_CLS": CLASSIFIER}
 OTHER_TASKS = ("SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS")
 CLASSES = {
@@ -37,10 +37,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def kind_of(model: str, adapter: str | None) -> str:
-    """What kind of model it is: one of `KINDS`' values.
+    """Return the kind of model, one of `KINDS`' values.
 
     Raises:
-        BALoraError: If a configuration does not load, or it is no kind that can be audited.
+        BALoraError: If a configuration does not load, or that kind cannot be audited.
     """
     config, peft_config = configs_of(model, adapter)
     task = None if peft_config is None else peft_config.task_type
@@ -60,7 +60,7 @@ def kind_of(model: str, adapter: str | None) -> str:
 
 
 def label_names_of(model: str, adapter: str | None) -> list[str]:
-    """A classifier's classes by id: as its configuration names them, or `0`, `1` … of an adapter's head.
+    """Return a classifier's classes by id: as its configuration names them, or `0`, `1` … of an adapter's head.
 
     Raises:
         BALoraError: If a configuration does not load.
@@ -73,7 +73,7 @@ def label_names_of(model: str, adapter: str | None) -> list[str]:
 
 
 def configs_of(model: str, adapter: str | None) -> tuple[PreTrainedConfig, PeftConfig | None]:
-    """The tuned model's configuration, and the adapter's where it is one.
+    """Return the tuned model's configuration, and that of the adapter if there is one.
 
     Raises:
         BALoraError: If one does not load, or what is called an adapter is neither that nor a model.
@@ -117,7 +117,7 @@ def _peft_config(adapter: str) -> PeftConfig:
 
 
 def _rows_of_head(adapter: str) -> int:
-    """How many classes an adapter's head tells apart: its last layer has the fewest rows. 0 where it has no head."""
+    """Return the number of classes of an adapter's head, the fewest rows of its layers; 0 if it has no head."""
     file = Path(adapter) / "adapter_model.safetensors"
     if not file.is_file():
         raise BALoraError(f"adapter: {adapter} has no adapter_model.safetensors; save it with safetensors")

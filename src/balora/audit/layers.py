@@ -1,4 +1,4 @@
-"""How far each layer's representation of the same inputs moved."""
+"""The shift of each layer's representation of the same inputs."""
 
 from collections.abc import Sequence
 
@@ -18,17 +18,17 @@ FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 def measure_layers(
     audited: Audited, rows: Sequence[dict[str, list[int]]], *, on: str, batch_size: int, seed: int = 0
 ) -> list[Metric]:
-    """`representation_shift` of the last hidden states, and of each layer before them.
+    """Return `representation_shift` of the last hidden states, and of each layer.
 
     ‖H' − H‖_F / ‖H‖_F as in `balora.evaluation.shift`, with H (N × d) the mean over an input's tokens of the hidden
-    states that a layer hands on; layer 0 is the embeddings.
+    states after a layer; layer 0 is the embeddings.
 
     Args:
         audited: Two models.
         rows: N inputs as a tokenizer gives them, `input_ids` at least.
-        on: What they are called.
+        on: Name of the inputs.
         batch_size: Inputs at a time.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     moved, lengths = [], []
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))

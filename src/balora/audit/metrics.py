@@ -37,7 +37,7 @@ class Metric:
 
     @property
     def changed(self) -> bool:
-        """Whether the change's interval leaves out 0."""
+        """True if the change's interval excludes 0."""
         return self.change is not None and (self.change.low > 0 or self.change.high < 0)
 
     def as_json(self) -> dict[str, Any]:

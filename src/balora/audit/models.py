@@ -1,7 +1,7 @@
-"""The two models of an audit: the base, and what was made of it, whoever trained it.
+"""The two models of an audit: the base, and the model tuned from it.
 
-An adapter steps aside for the base where that leaves the pretrained function to the bit, which is tried on a few
-tokens; where it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
+The adapter is switched off for the base if that restores the pretrained function to the bit, which is tested on a few
+tokens; if it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
 for models tuned in full, the base is loaded beside it.
 """
 
@@ -38,10 +38,10 @@ class Audited:
     Attributes:
         tuned: The tuned model; the base itself where nothing else is audited.
         tokenizer: Of both.
-        kind: One of `balora.audit.kinds.KINDS`' values.
-        alone: Whether there is no second model.
+        kind: Kind of model, one of `balora.audit.kinds.KINDS`' values.
+        alone: Whether the base alone is audited.
         beside: The base where it is a model of its own, else `None`.
-        notes: What the reader of the audit must know of them.
+        notes: Remarks for the reader of the audit.
     """
 
     tuned: Model
@@ -53,17 +53,17 @@ class Audited:
 
     @contextmanager
     def as_base(self) -> Iterator[Model]:
-        """Within, what it yields computes the base's function."""
+        """Context manager: yield a model that computes the base's function."""
         if self.beside is not None or self.alone:
             yield self.beside or self.tuned
             return
-        # The model inside: prompts, which are no layers, are then left out as well.
+        # The inner model leaves out trained prompts as well, which are no layers.
         with adapter_disabled(self.tuned):
             yield self.tuned.get_base_model()
 
     @torch.no_grad()
     def both(self, **inputs: Any) -> tuple[Any, Any]:
-        """Outputs of base and tuned model for the same inputs, which are brought to their device."""
+        """Return the outputs of base and tuned model for the same inputs, which are moved to their device."""
         inputs = {k: v.to(self.tuned.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         after = self.tuned(**inputs)
         if self.alone:
@@ -80,7 +80,7 @@ class Audited:
             return ask(base), after
 
     def context(self, max_length: int | None = None) -> int | None:
-        """Tokens that both models take at once, at most `max_length`; `None` where there is no end."""
+        """Return the tokens that both models take at once, at most `max_length`; `None` without a limit."""
         own = context_length(self.tuned.config, self.tokenizer)
         if own is not None and isinstance(self.tuned, PeftModel) and self.tuned.active_peft_config.is_prompt_learning:
             own -= self.tuned.active_peft_config.num_virtual_tokens
@@ -90,7 +90,7 @@ class Audited:
 def load_audited(
     model: str, adapter: str | None = None, *, dtype: str = "auto", use_safetensors: bool = True
 ) -> Audited:
-    """Load both.
+    """Load the base and the tuned model.
 
     Args:
         model: The base: a folder, or a name on the Hub.
@@ -109,13 +109,13 @@ def load_audited(
         settings |= {"num_labels": len(label_names_of(model, adapter)), "ignore_mismatched_sizes": True}
     base, loading = load(CLASSES[kind], model, "model", output_loading_info=True, **settings)
     base.eval().to(PartialState().device)
-    # A head of another number of classes is none for this task either.
+    # A head with another number of classes does not count as trained.
     lacking = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
     has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
     tokenizer = load(AutoTokenizer, adapter if has_own else model, "adapter" if has_own else "model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # By which a decoder that classifies finds the last token.
+    # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:
         if lacking:
@@ -152,10 +152,10 @@ def load_audited(
 
 
 def check_dtype(dtype: str) -> None:
-    """See that weights can be of this type.
+    """Validate the type of the weights.
 
     Raises:
-        BALoraError: If they cannot.
+        BALoraError: If it is unknown.
     """
     if dtype not in DTYPES:
         raise BALoraError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
@@ -178,7 +178,7 @@ def _with_adapter(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) 
 
 
 def _without_prompt(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
-    """Leave what is said of the inputs' own tokens: those of a trained prompt come before them."""
+    """Forward hook: keep the outputs of the inputs' own tokens, which follow those of a trained prompt."""
     length = inputs["input_ids"].shape[1]
     if output.logits.ndim == 3:  # a classifier's has none of tokens
         output.logits = output.logits[:, -length:]
@@ -187,7 +187,7 @@ def _without_prompt(module: nn.Module, args: tuple, inputs: dict[str, Any], outp
 
 
 def _check_fit(base: PreTrainedModel, tuned: PreTrainedModel, model: str, adapter: str) -> None:
-    """See that a model tuned in full has the base's parameters, a head that the base lacks included."""
+    """Check that a fully fine-tuned model has the base's parameters, and a head that the base lacks."""
     shapes = [{name: tuple(p.shape) for name, p in one.state_dict().items()} for one in (base, tuned)]
     for name in dict.fromkeys([*shapes[0], *shapes[1]]):
         before, after = (own.get(name, "absent") for own in shapes)
@@ -201,7 +201,7 @@ def _check_fit(base: PreTrainedModel, tuned: PreTrainedModel, model: str, adapte
 def _complete(
     base: PreTrainedModel, lacking: list[str], state: Mapping[str, Tensor], model: str, adapter: str
 ) -> None:
-    """Give the base what it lacks, a head, as the tuned model has it."""
+    """Copy the head that the base lacks from the tuned model."""
     own = base.state_dict()
     for name in lacking:
         found = state.get(name, state.get(f"base_model.model.{name}", state.get(f"base_model.{name}")))

@@ -95,7 +95,7 @@ def shown(name: str, value: float) -> str:
 
 
 def shown_interval(name: str, estimate: Estimate) -> str:
-    """Format the interval in brackets; empty where there is none."""
+    """Format the interval in brackets; empty if it is NaN."""
     return "" if np.isnan(estimate.low) else f"[{shown(name, estimate.low)}, {shown(name, estimate.high)}]"
 
 
@@ -107,7 +107,7 @@ def shown_change(metric: Metric) -> str:
 
 
 def _is_worse(metric: Metric) -> bool | None:
-    """Whether a change is for the worse; `None` where it is neither."""
+    """Return whether a change is for the worse; `None` where neither direction is."""
     better = better_direction(metric.name)
     return None if better is None else better == ("lower" if metric.change.value > 0 else "higher")
 

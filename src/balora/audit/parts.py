@@ -72,7 +72,7 @@ def parts_of_texts(settings: AuditSettings, rows: Dataset | None) -> list[Part]:
         for name, (depends, read) in sources.items()
     ]
     if sources and settings.adapter is not None:
-        depends, last = [*sources.values()][-1]  # the user's own rather than the base's
+        depends, last = [*sources.values()][-1]  # the user's texts rather than the base's
 
         def layers(audited: Audited) -> list[Metric]:
             read = last(audited)
@@ -83,7 +83,7 @@ def parts_of_texts(settings: AuditSettings, rows: Dataset | None) -> list[Part]:
 
 
 def parts_of_words(settings: AuditSettings, rows: Dataset | None) -> list[Part]:
-    """Return a causal language model's parts on prompts that name nobody, and sentences that name somebody.
+    """Return a causal language model's parts on words of a list: prompts without them, and sentences with them.
 
     Raises:
         BALoraError: If words or prompts cannot be read.

@@ -1,4 +1,4 @@
-"""An audit from its settings to its folder: part by part, each kept as soon as it is there."""
+"""An audit from its settings to its folder, part by part."""
 
 import json
 import os
@@ -21,19 +21,19 @@ from balora.report.page import versions
 from balora.utils.files import write_text
 
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
-#: Settings on which everything depends.
+#: Settings that every part depends on.
 MODELS = ("model", "adapter", "dtype")
 
 
 def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None) -> list[Metric]:
-    """What a fine-tune kept, lost and skewed against its base.
+    """Measure what a fine-tune kept, lost and skewed compared with its base.
 
-    Writes `audit.json` and `audit.html` into `output_dir`, and every part into `parts/` as soon as it is measured; a
-    part that is there already, with the same settings, is read.
+    Writes `audit.json` and `audit.html` into `output_dir`, and every part into `parts/` as soon as it is measured; an
+    existing part with the same settings is read.
 
     Args:
-        settings: What is asked for.
-        tell: Is told the name of each part before it is measured.
+        settings: Settings of the audit.
+        tell: Called with the name of each part before it is measured.
 
     Raises:
         BALoraError: If a file, a setting or a model is wrong, or the folder holds something else.
@@ -73,7 +73,7 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
 
 
 def _identity(settings: AuditSettings) -> dict[str, Any]:
-    """The models and the state that their files are in."""
+    """Return the models, and the state of their files."""
     found: dict[str, Any] = {name: getattr(settings, name) for name in MODELS}
     for name in ("model", "adapter"):
         folder = Path(expand_path(getattr(settings, name) or ""))
@@ -111,7 +111,7 @@ def _depends(part: Part) -> dict[str, Any]:
 
 
 def _state(path: Path) -> list[list[Any]]:
-    """Name, size and time of a file, or of the files in a folder."""
+    """Return name, size and time of a file, or of the files in a folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
@@ -125,10 +125,10 @@ def _kept(directory: Path, part: Part, identity: dict[str, Any]) -> dict[str, An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A part that was kept.
+    """Read a saved part.
 
     Raises:
-        BALoraError: If it is not as it was written.
+        BALoraError: If the file is damaged.
     """
     kept = read_json(path)
     try:

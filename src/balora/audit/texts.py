@@ -1,4 +1,4 @@
-"""Text that a causal model is read on: how well it still predicts, how far it moved, and whether its outputs narrowed.
+"""A causal model on texts: its perplexity, its divergence from the base, and whether its outputs narrowed.
 
 One pass over the texts gives per text, for base and tuned model alike, the nats of its tokens, the entropy of the
 predictions and the effective rank of the logits, and between the two the divergence and the agreement.
@@ -30,10 +30,10 @@ class TextSet:
     """Texts, cut into windows that the model takes.
 
     Attributes:
-        name: As the audit calls them.
-        windows: Of each text, ids and labels, the latter perhaps one longer; see `padded_batches`.
-        sizes: Of each text, what its nats are divided by for `perplexity`: tokens, or `words`.
-        per: What that is: `perplexity` or `word_perplexity`, the figure's name.
+        name: Name of the texts in the audit.
+        windows: Ids and labels of each text's windows, the latter perhaps one longer; see `padded_batches`.
+        sizes: Number of each text's tokens, or words, that its nats are divided by.
+        per: Name of the metric: `perplexity` per token, or `word_perplexity`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TextSet:
 
 
 def user_texts(audited: Audited, name: str, texts: Sequence[str], max_length: int | None) -> TextSet:
-    """Texts as `balora.evaluation.perplexity.perplexity` reads them: each token but the first is predicted once.
+    """Cut texts as `balora.evaluation.perplexity.perplexity` does: each token but the first is predicted once.
 
     Raises:
         BALoraError: If no text has two tokens.
@@ -57,13 +57,13 @@ def user_texts(audited: Audited, name: str, texts: Sequence[str], max_length: in
 
 
 def wikitext2(audited: Audited, pages: Sequence[str], max_length: int | None) -> TextSet:
-    """Pages of WikiText-2 as `balora.evaluation.perplexity` reads them, whose perplexity is per word."""
+    """Cut pages of WikiText-2 as `balora.evaluation.perplexity` does; their perplexity is per word."""
     windows = [list(page_windows(audited.tokenizer, page, audited.context(max_length))) for page in pages]
     return TextSet("WikiText-2", windows, np.array([page_words(page) for page in pages]), "word_perplexity")
 
 
 def own_texts(audited: Audited, count: int, length: int, seed: int) -> TextSet:
-    """What the base writes when it is asked for nothing: a sample of what it knew, so that no corpus is needed."""
+    """Sample texts from the base without a prompt, so that no corpus is needed."""
     length = audited.context(length)
     with audited.as_base() as base:
         anchors = sample_anchors(base, audited.tokenizer, count=count, length=length, seed=seed)
@@ -74,17 +74,17 @@ def own_texts(audited: Audited, count: int, length: int, seed: int) -> TextSet:
 
 @torch.no_grad()
 def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: int = 0) -> list[Metric]:
-    """What a pass over the texts tells.
+    """Return the metrics of one pass over the texts.
 
     Args:
         audited: A causal language model and its base.
         texts: At least one of them.
         batch_size: Windows at a time; fewer where they have more than `TOKENS` together.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Of base and tuned model `perplexity` (`word_perplexity` of WikiText-2), `entropy` and `effective_rank`; between
-        them `kl_to_base` and `top1_agreement`.
+        `perplexity` (`word_perplexity` of WikiText-2), `entropy` and `effective_rank` of both
+        models; `kl_to_base` and `top1_agreement` between the two.
     """
     owners = [number for number, windows in enumerate(texts.windows) for _ in windows]
     flat = [window for windows in texts.windows for window in windows]
@@ -131,7 +131,7 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
 
 
 def effective_rank(matrix: Tensor) -> float:
-    """exp(−Σ p_i log p_i), p_i = σ_i / Σ_j σ_j, of a matrix's singular values: from 1 to the smaller of its sides.
+    """Return exp(−Σ p_i log p_i), p_i = σ_i / Σ_j σ_j, of a matrix's singular values, from 1 to its smaller side.
 
     Roy and Vetterli (2007), "The effective rank: a measure of effective dimensionality".
 
@@ -145,7 +145,7 @@ def effective_rank(matrix: Tensor) -> float:
 
 
 def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Places of windows of like length, which make a batch."""
+    """Yield batches of windows of similar length, by their indices."""
     part: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         if len(part) == batch_size or (part and lengths[place] * (len(part) + 1) > TOKENS):

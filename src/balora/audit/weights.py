@@ -19,20 +19,20 @@ from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
 from balora.evaluation.metric import mean
 
-#: How many of the first singular vectors are looked at, and how near is near.
+#: Number of first singular vectors compared, and the cosine below which one is an intruder.
 FIRST, NEAR = 10, 0.5
 
 
 def measure_weights(audited: Audited, *, limit: int | None, seed: int = 0) -> list[Metric]:
-    """`intruder_dimensions`, a mean over matrices, and `intruder_dimensions_by_matrix`, of each.
+    """Return `intruder_dimensions`, a mean over matrices, and `intruder_dimensions_by_matrix`.
 
     Args:
         audited: Two models.
         limit: At most so many matrices, evenly spread over the model; `None` for all.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Nothing where no matrix was changed or none can be read (in 4 bits).
+        An empty list if no matrix was changed or none can be read (in 4 bits).
     """
     names = [name for name, *_ in _changed(audited)]
     if limit is not None and len(names) > limit:
@@ -50,7 +50,7 @@ def measure_weights(audited: Audited, *, limit: int | None, seed: int = 0) -> li
 
 
 def intruder_dimensions(base: Tensor, tuned: Tensor, *, first: int = FIRST, near: float = NEAR) -> int:
-    """How many of the first left singular vectors of the tuned weight are near none of the base weight's.
+    """Count the first left singular vectors of the tuned weight that are near none of the base weight's.
 
     Args:
         base: `(out, in)`.
@@ -65,7 +65,7 @@ def intruder_dimensions(base: Tensor, tuned: Tensor, *, first: int = FIRST, near
 
 
 def _changed(audited: Audited) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Linear layers whose weights the tuning changed: name, the layer as it was, and as it is or as it is adapted."""
+    """Yield the linear layers that tuning changed: name, the base's layer, and the tuned or adapted one."""
     if isinstance(audited.tuned, PeftModel):
         beside = None if audited.beside is None else dict(audited.beside.named_modules())
         for name, module in audited.tuned.get_base_model().named_modules():
@@ -74,7 +74,7 @@ def _changed(audited: Audited) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         return
     base = dict(audited.beside.named_modules())
     for name, module in audited.tuned.named_modules():
-        # Heads of another size, and what is shared with the base or was left alone, are not compared.
+        # Heads of another size, and unchanged weights, are not compared.
         if _is_dense(module) and module.weight.shape == base[name].weight.shape and _differs(base[name], module):
             yield name, base[name], module
 
@@ -84,7 +84,7 @@ def _differs(base: nn.Module, tuned: nn.Module) -> bool:
 
 
 def _weights(base: nn.Module, tuned: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weights before and after, `(out, in)`; an adapted layer's from a merged copy, one layer at a time."""
+    """Return the weights before and after, `(out, in)`; an adapted layer's from a merged copy."""
     before = _weight(base).clone()
     if isinstance(tuned, BaseTunerLayer):
         tuned = copy.deepcopy(tuned)

@@ -1,4 +1,4 @@
-"""Words of a list exchanged in an audit: he for she. What changes with them, and which of them a model expects."""
+"""Words of a list in an audit, such as he and she: what changes if they are exchanged, and which a model expects."""
 
 from collections.abc import Sequence
 
@@ -15,17 +15,17 @@ from balora.evaluation.metric import mean
 def measure_prompts(
     audited: Audited, groups: WordGroups, prompts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
 ) -> list[Metric]:
-    """`word_preference` and `word_lean` behind prompts that name nobody, of a causal language model.
+    """Return a causal language model's `word_preference` and `word_lean` after prompts without such words.
 
-    Nothing where its tokenizer has no group of words as single tokens.
+    The list is empty if its tokenizer has no group of words as single tokens.
 
     Args:
-        audited: It and its base.
+        audited: The model and its base.
         groups: Words to exchange.
         prompts: At least one.
-        on: What they are called.
+        on: Name of the prompts.
         batch_size: Prompts at a time.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     swaps = Swaps(groups, audited.tokenizer)
     if (swaps.members() < 0).all():
@@ -45,7 +45,7 @@ def measure_prompts(
 def measure_exchanged_texts(
     audited: Audited, groups: WordGroups, texts: Sequence[str], *, on: str, batch_size: int, seed: int = 0
 ) -> list[Metric]:
-    """`counterfactual_kl` of a causal language model on texts with some of the words that fit its context."""
+    """Return `counterfactual_kl` of a causal language model on texts with some of the words that fit its context."""
     swaps = Swaps(groups, audited.tokenizer)
     texts = [text for text in texts if _fits(audited, swaps, text)]
 
@@ -65,7 +65,7 @@ def measure_exchanged_rows(
     batch_size: int,
     seed: int = 0,
 ) -> list[Metric]:
-    """`bias_score` of a classifier on those texts that have some of the words."""
+    """Return `bias_score` of a classifier on those texts that have some of the words."""
     how = {"max_length": audited.context(max_length), "batch_size": batch_size}
 
     def ask(model: Model) -> np.ndarray:
@@ -75,7 +75,7 @@ def measure_exchanged_rows(
 
 
 def preference_among(log_masses: np.ndarray) -> np.ndarray:
-    """How far the shares of the m members of a group are from even, `(N,)`: 0 is even, 1 where one has it all.
+    """Return how far the shares of a group's m members are from even, `(N,)`: 0 is even, 1 is one member alone.
 
     m/(m − 1) times the total variation of the shares from 1/m; of two members |p − q|/(p + q), as in the Bias Score of
     a pair.
@@ -89,7 +89,7 @@ def preference_among(log_masses: np.ndarray) -> np.ndarray:
 
 
 def _fits(audited: Audited, swaps: Swaps, text: str) -> bool:
-    """Whether a text, and all that it is exchanged to, has tokens and no more than the models take."""
+    """Return whether a text, and every exchanged one, has tokens and at most as many as the models take."""
     ids = audited.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     lengths = [len(ids), *(len(swaps.swapped(ids, k).ids) for k in range(1, swaps.size))]
     return min(lengths) > 0 and max(lengths) < (audited.context() or np.inf)  # one more begins it
@@ -98,7 +98,7 @@ def _fits(audited: Audited, swaps: Swaps, text: str) -> bool:
 def _with_words(
     name: str, audited: Audited, answers: tuple[np.ndarray | None, np.ndarray], *, on: str, seed: int
 ) -> list[Metric]:
-    """The mean over texts that are not NaN, without any nothing."""
+    """Return the mean over texts that are not NaN; an empty list if all are."""
     known = ~np.isnan(answers[1])
     if not known.any():
         return []

@@ -1,4 +1,4 @@
-"""Two methods side by side on the same tasks and seeds: how far apart they are, and what the seeds say to that.
+"""Paired comparison of two methods on the same tasks and seeds.
 
 Runs of one task and seed see the same data in the same order, so their difference is free of much that makes single
 scores vary. The interval is a percentile bootstrap (Efron, 1979) of those differences.
@@ -47,12 +47,12 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval excludes zero and stands on at least `ENOUGH_PAIRS` pairs."""
+        """True if the interval excludes zero and rests on at least `ENOUGH_PAIRS` pairs."""
         return self.excludes_zero and self.pairs >= ENOUGH_PAIRS
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval, and zero is not in it."""
+        """True if there is an interval without zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -84,7 +84,7 @@ def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: T
         method=method,
         rival=rival,
         metric=metric,
-        mean=_dusted(np.mean([np.mean(stratum) for stratum in strata])),
+        mean=_rounded(np.mean([np.mean(stratum) for stratum in strata])),
         low=low,
         high=high,
         pairs=sum(map(len, strata)),
@@ -94,7 +94,7 @@ def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: T
 
 
 def interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of the strata's means, resampled within strata."""
+    """Return the 95 % percentile bootstrap interval of the mean of the strata's means, resampled within strata."""
     values = [np.asarray(stratum) for stratum in strata]
 
     def mean(*drawn: np.ndarray) -> np.ndarray:
@@ -102,11 +102,11 @@ def interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, f
         return sum(stratum[indices].mean(axis=1) / len(strata) for stratum, indices in own)
 
     low, high = bootstrap_interval(mean, *map(len, values), resamples=RESAMPLES, seed=seed)
-    return _dusted(low), _dusted(high)
+    return _rounded(low), _rounded(high)
 
 
 def sentence(difference: Difference) -> str:
-    """Say in plain words which of the two is ahead, by how much, and whether the seeds can tell."""
+    """Describe in words which of the two is ahead, by how much, and whether the interval excludes chance."""
     upwards = -1 if difference.better == "lower" else 1
     ahead = upwards * difference.mean >= 0
     place, quality = {
@@ -137,7 +137,7 @@ def sentence(difference: Difference) -> str:
 
 
 def _differences(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMetric) -> dict[str, list[float]]:
-    """Per task, the finite differences of the seeds that both methods have; tasks without any are absent."""
+    """Return the finite differences of the seeds that both methods have, by task; tasks without any are absent."""
     values: dict[str, dict[tuple[str, int], float]] = {method: {}, rival: {}}
     for run in runs:
         if run.method in values:
@@ -151,13 +151,13 @@ def _differences(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMe
     return by_task
 
 
-def _dusted(value: float) -> float:
-    """Without the dust of binary fractions, which would tell a difference of nothing from zero."""
+def _rounded(value: float) -> float:
+    """Round to 12 digits so that floating-point noise does not look like a difference."""
     return round(float(value), 12)
 
 
 def _print(metric: str, values: Sequence[float]) -> list[str]:
-    """Numbers that belong together, with enough decimals each to show two digits of the largest."""
+    """Format numbers that belong together, with enough decimals to show two digits of the largest."""
     largest = max(map(abs, values))
     decimals = 2 if metric == "perplexity" else 3
     if 0 < largest < 0.01:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balora.evaluation.bias.score import (
+from balora.evaluation.bias.bias_score import (
     classifier_bias_score,
     mean_with_interval,
     preference,

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from balora.data import expand_path
 from balora.evaluation.benchmarks.benchmark import Benchmark, PromptSettings, save_json
 from balora.evaluation.bias import BBQItem, bbq_likelihoods, bbq_scores, read_bbq
-from balora.evaluation.bias.bbq_scores import accuracy, bias_ambiguous, bias_disambiguated, template_sums
+from balora.evaluation.bias.bbq import accuracy, bias_ambiguous, bias_disambiguated, template_sums
 from balora.evaluation.metric import SKEWED, Definition, Units
 
 

@@ -26,14 +26,14 @@ from balora.evaluation.bias import (
     lean_scores,
     named_members,
 )
-from balora.evaluation.bias.counterfactual_rows import read_rows
+from balora.evaluation.bias.counterfactual import read_rows
 from balora.evaluation.bias.templates import OCCUPATIONS, PEOPLE, read_texts
 from balora.evaluation.metric import SKEWED, Definition, Units, mean
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts with words of the groups, and prompts that name nobody; errors name their files."""
+    """Texts with words of the groups, prompts without any, and the files that errors name."""
 
     groups: WordGroups
     texts: Sequence[str]
@@ -55,7 +55,7 @@ def _read(
         words: `gender`, `religion`, `nationality`, or a file with a group a line.
         file: Sentences with such words, a `.txt` with one a line or a table's column `text`; `None` for ours, which
             have those of `gender`.
-        prompt_file: Prompts that name nobody, likewise; `None` for ours about occupations.
+        prompt_file: Prompts without such words, likewise; `None` for ours about occupations.
         max_samples: The first so many of each.
     """
     groups = read_word_groups(expand_path(words))

@@ -90,7 +90,7 @@ def _metrics(problems: Cases, p: np.ndarray) -> dict[str, Units]:
     pairs, filled_from = identity_pairs(cases)
 
     def gap(chosen: np.ndarray) -> Units:
-        """Of the share predicted hateful among chosen cases."""
+        """Return the units of the gap in the share predicted hateful among chosen cases."""
         if not groups:
             return Units(np.empty((0, 2)), _gap)
         counts = [own for g in groups for own in (predicted & chosen & (target == g), chosen & (target == g))]
@@ -116,7 +116,7 @@ def _share(sums: np.ndarray) -> np.ndarray:
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
-    """Return F1 of (true positives, predicted, positives), 0 where there are none, as scikit-learn has it."""
+    """Return F1 of (true positives, predicted, positives), 0 where it is undefined, as scikit-learn has it."""
     return 2 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)
 
 

@@ -30,7 +30,7 @@ class Exercises:
     max_new_tokens: int
 
     def asked(self, prompts: PromptSettings) -> list[str]:
-        """Return the questions as they are put to the model."""
+        """Return the prompts of the questions."""
         return [prompts.format_prompt(question) for question in self.questions]
 
 

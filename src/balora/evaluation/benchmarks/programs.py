@@ -34,7 +34,7 @@ class Tasks:
     max_new_tokens: int
 
     def asked(self, prompts: PromptSettings) -> list[str]:
-        """Return the problems as they are put to the model: instructions, or code to continue."""
+        """Return the prompts of the problems: instructions, or code to continue."""
         if prompts.instructed:
             return [prompts.format_prompt(instruction) for instruction in self.instructions]
         return [problem.prompt for problem in self.problems]

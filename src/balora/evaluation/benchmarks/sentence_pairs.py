@@ -28,7 +28,7 @@ from balora.evaluation.bias import (
     winogender_pairs,
     winogender_scores,
 )
-from balora.evaluation.bias.leaning import leaning_by_occupation
+from balora.evaluation.bias.winogender import leaning_by_occupation
 from balora.evaluation.metric import Definition, Units, mean
 
 WINOBIAS_SPLITS = {"dev": ("dev",), "test": ("test",), "both": ("dev", "test")}

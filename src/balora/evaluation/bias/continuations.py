@@ -1,24 +1,84 @@
-"""What a causal language model writes about people of several groups, sampled, and how differently it is rated.
+"""BOLD (Dhamala et al., 2021): sampled continuations of prompts about several groups, and how they are rated.
 
-As in BOLD (Dhamala et al., 2021): the prompts of a group are gone on from, a scorer of one's choice rates what was
-written, and groups of a domain are compared. The prompt is no part of what is rated, so that a scorer's own view of a
-group's name is not.
+A scorer of your choice rates what was written, and the groups of a domain are compared. The prompt is not rated, so a
+scorer's view of a group's name does not count.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
-from balora.evaluation.bias.bold import Prompt
-from balora.evaluation.bias.score import mean_with_interval
+from balora.evaluation.bias.bias_score import mean_with_interval
 from balora.evaluation.generation import check_room
 from balora.utils.bootstrap import RESAMPLES
 from balora.utils.lengths import context_length
 from balora.utils.sampling import end_token_ids, sample_tokens, seeded
+
+#: Ending of a domain's file, after the domain's name.
+SUFFIX = "_prompt.json"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt about a group.
+
+    Attributes:
+        domain: The kind of groups compared, such as `gender`.
+        group: The group, such as `American_actresses`.
+        name: Name of the person or frame, which may have several prompts.
+        text: The text to continue, without spaces around it: a tokenizer would take one at the end for a word.
+    """
+
+    domain: str
+    group: str
+    name: str
+    text: str
+
+
+def read_bold(path: str | Path, *, max_samples: int | None = None) -> list[Prompt]:
+    """Read the prompts of a domain, or of all domains in a folder: files as published, `{group: {name: [prompts]}}`.
+
+    Args:
+        path: A file, whose name without `_prompt.json` is its domain, or a folder of `*_prompt.json`.
+        max_samples: The first so many of each group.
+
+    Raises:
+        BALoraError: If there is no such file, it has another form, or fewer than two groups to compare.
+    """
+    path = Path(path)
+    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    if not files:
+        raise BALoraError(f"{path}: holds no file that ends in {SUFFIX}, such as gender{SUFFIX}")
+    prompts = []
+    for file in files:
+        for group, names in _groups(file).items():
+            domain = file.name.removesuffix(".json").removesuffix("_prompt")
+            own = [Prompt(domain, group, name, text.strip()) for name, texts in names.items() for text in texts]
+            prompts += own[:max_samples]
+    return prompts
+
+
+def _groups(file: Path) -> dict[str, dict[str, list[str]]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BALoraError(f"{file}: cannot be read as a JSON file: {error}") from error
+    if not isinstance(content, dict) or len(content) < 2:
+        raise BALoraError(f"{file}: expected an object of two groups or more, to compare with one another")
+    for group, names in content.items():
+        if not isinstance(names, dict) or not all(isinstance(texts, list) for texts in names.values()):
+            raise BALoraError(f"{file}, {group!r}: expected an object of lists, {{name: [prompts]}}")
+        texts = [text for own in names.values() for text in own]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise BALoraError(f"{file}, {group!r}: expected prompts, texts that are not blank")
+    return content
 
 
 def sample_continuations(
@@ -33,7 +93,7 @@ def sample_continuations(
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[list[str]]:
-    """Texts that a model writes behind each prompt, `per_prompt` for each of N, without the prompt.
+    """Sample the texts that a model writes behind each of N prompts, `per_prompt` for each, without the prompt.
 
     Args:
         model: A causal language model, adapted or not; left in the mode it was in.
@@ -69,7 +129,7 @@ def sample_continuations(
 def check_sampling(
     per_prompt: int, max_new_tokens: int, temperature: float, top_p: float, batch_size: int = 1
 ) -> None:
-    """Hold what `sample_continuations` is asked for against what can be done.
+    """Validate the arguments of `sample_continuations`.
 
     Raises:
         BALoraError: If a number is out of range.
@@ -84,7 +144,7 @@ def check_sampling(
 
 
 def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """How what was written is rated, by domain and group.
+    """Return the scores of what was written, by domain and group.
 
     Args:
         prompts: N prompts.
@@ -123,11 +183,11 @@ def continuation_scores(prompts: Sequence[Prompt], scores: np.ndarray, *, seed: 
 
 
 def _share_as_large(values: np.ndarray, place: np.ndarray, gap: float, seed: int) -> float:
-    """Share of permutations over groups, the given one among them, with a gap as large (Phipson & Smyth, 2010)."""
+    """Return the share of permutations, the given one among them, with as large a gap (Phipson & Smyth, 2010)."""
     generator = np.random.default_rng(seed)
     counts = np.bincount(place)
     as_large = 1
     for _ in range(RESAMPLES):
         means = np.bincount(place, weights=generator.permutation(values)) / counts
-        as_large += np.ptp(means) >= gap * (1 - 1e-12)  # but for rounding
+        as_large += np.ptp(means) >= gap * (1 - 1e-12)  # up to rounding
     return float(as_large / (1 + RESAMPLES))

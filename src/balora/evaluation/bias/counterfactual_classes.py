@@ -1,4 +1,4 @@
-"""How much a classifier's answer depends on who a text is about, on any texts with words to exchange."""
+"""Counterfactual skew of a classifier, on any texts with words to exchange."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -9,12 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.counterfactual.text import swap_text
 from balora.counterfactual.words import WordGroups
 from balora.errors import BALoraError
-from balora.evaluation.bias.score import total_variation
+from balora.evaluation.bias.bias_score import total_variation
 from balora.evaluation.classification import class_probabilities
 
 
 def counterfactual_texts(texts: Sequence[str], groups: WordGroups) -> list[list[str]]:
-    """Each text about every member of its groups in turn, itself first: m texts, none where it has no such word."""
+    """Return each text about every member of its groups, itself first: m texts, or none if it has no such word."""
     steps = range(1, len(groups[0]))
     return [
         [text, *(swap_text(text, groups, k)[0] for k in steps)] if swap_text(text, groups)[1] else [] for text in texts
@@ -30,7 +30,7 @@ def class_distances(
     max_length: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Total variation between a classifier's answers to a text about one and about another, `(N,)`, in [0, 1].
+    """Return the total variation between a classifier's answers to exchanged texts, `(N,)`, in [0, 1].
 
     Mean over pairs of the m exchanged texts, so that it is the same whomever the text was written about; for two it is
     what `classifier_bias_score` averages. NaN for texts without a word to exchange, left out of

@@ -1,4 +1,4 @@
-"""HateCheck (Röttger et al., 2021): functional tests of hate-speech classifiers, and who their mistakes fall on."""
+"""HateCheck (Röttger et al., 2021): functional tests of hate-speech classifiers, by the groups they are about."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
 from balora.errors import BALoraError
-from balora.evaluation.bias.rows import check_known, read_columns
+from balora.evaluation.bias.columns import check_known, read_columns
 
 _LABELS = ("non-hateful", "hateful")
 
@@ -19,11 +19,11 @@ class Case:
     """One test case.
 
     Attributes:
-        text: What is to be classified.
-        hateful: Whether it is.
-        functionality: What it tests, such as `negate_neg_nh`.
-        target: The group that it is about; `""` where there is none.
-        template: Number of the template it was filled from.
+        text: The text to classify.
+        hateful: Its label.
+        functionality: The functionality that it tests, such as `negate_neg_nh`.
+        target: The group that it is about; empty if it is about no group.
+        template: Number of the template that it was filled from.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Case:
 
 
 def read_hatecheck(path: str | Path) -> list[Case]:
-    """The 3728 cases of `test_suite_cases.csv`: 2563 hateful, 29 functionalities, 7 targets.
+    """Read the 3728 cases of `test_suite_cases.csv`: 2563 hateful, 29 functionalities, 7 targets.
 
     Raises:
         BALoraError: If a column or value is missing, or a label is neither `hateful` nor `non-hateful`.
@@ -55,7 +55,7 @@ def read_hatecheck(path: str | Path) -> list[Case]:
 
 
 def hatecheck_scores(cases: Sequence[Case], predictions: np.ndarray) -> dict[str, dict]:
-    """How well a classifier finds hate, and whether it does so alike for all targets.
+    """Score how well a classifier finds hate, overall and for each target.
 
     Args:
         cases: N cases.
@@ -106,7 +106,7 @@ def hatecheck_scores(cases: Sequence[Case], predictions: np.ndarray) -> dict[str
 
 
 def identity_pairs(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
-    """Counterfactual pairs: cases of one template that differ in the target alone.
+    """Return counterfactual pairs: cases of one template that differ in the target alone.
 
     Templates of slurs, which have several for a target, make none: slurs are not alike in force.
 

@@ -22,10 +22,10 @@ def log_likelihoods(
     per_token: bool = False,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """log P(text) = Σ_t log p(token_t | tokens before it) in nats, `(N,)`, float64.
+    """Return log P(text) = Σ_t log p(token_t | tokens before it) in nats, `(N,)`, float64.
 
-    The first token follows `<s>`, or the token that ends a text where there is none, as in lm-evaluation-harness; no
-    other special token is added or predicted.
+    The first token follows `<s>`, or the token that ends a text if the tokenizer has no `<s>`, as in
+    lm-evaluation-harness; no other special token is added or predicted.
 
     Args:
         model: A causal language model, adapted or not; left in the mode it was in.
@@ -51,7 +51,7 @@ def continuation_log_likelihoods(
     per_token: bool = False,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """log P(continuation | prompt) in nats, `(N,)`, float64; the prompt stands behind `<s>`, as in `log_likelihoods`.
+    """Return log P(continuation | prompt) in nats, `(N,)`, float64; the prompt follows `<s>`, as in `log_likelihoods`.
 
     Both are tokenized together, and the continuation's tokens are those from the first that the prompt alone does not
     have.
@@ -76,7 +76,7 @@ def continuation_log_likelihoods(
 def labelled_log_likelihoods(
     model: nn.Module, windows: Sequence[tuple[list[int], list[int]]], *, shift: int, batch_size: int
 ) -> np.ndarray:
-    """Σ log p(label) in nats over the labels of each window, `(N,)`, float64.
+    """Return Σ log p(label) in nats over the labels of each window, `(N,)`, float64.
 
     Args:
         model: A language model; left in the mode it was in.
@@ -105,7 +105,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[
 
 
 def _shared(first: list[int], second: list[int]) -> int:
-    """How many tokens both begin with."""
+    """Return the number of tokens that both begin with."""
     differs = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     return next(differs, min(len(first), len(second)))
 
@@ -119,7 +119,7 @@ def _causal(
     per_token: bool,
     batch_size: int,
 ) -> np.ndarray:
-    """Of each row's tokens from the number that are `given`, `(N,)`."""
+    """Return the log-likelihood of each row's tokens after the first `given`, `(N,)`."""
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if prefix is None:
         raise BALoraError(

@@ -1,4 +1,4 @@
-"""What rates texts: a classifier of Transformers, or a function of one's own, by name.
+"""Scorers of texts, by name: a classifier of Transformers, or your own function.
 
 load_scorer("transformers:cardiffnlp/twitter-roberta-base-sentiment-latest:negative")
 load_scorer("my_package.ratings:politeness")
@@ -26,7 +26,7 @@ _FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)"
 
 
 def load_scorer(spec: str, *, batch_size: int = 32) -> Scorer:
-    """A scorer by its name, whose scores are checked to be one finite number for each text.
+    """Load a scorer by its name; its scores are checked to be one finite number for each text.
 
     Args:
         spec: `transformers:MODEL` or `transformers:MODEL:LABEL`, a text classifier from a folder (variables, `~` and

@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from balora.data.columns import check_strings, row_error, shortened
 from balora.errors import BALoraError
+from balora.evaluation.bias.bias_score import mean_with_interval
 from balora.evaluation.bias.likelihood import log_likelihoods
-from balora.evaluation.bias.score import mean_with_interval
 from balora.utils.bootstrap import bootstrap_interval
 
-#: What `gold_label` says of an item's three sentences, in the order of `StereoItem.sentences`.
+#: Values of `gold_label` of an item's three sentences, in the order of `StereoItem.sentences`.
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 
 
@@ -40,7 +40,7 @@ class StereoItem:
 
 
 def read_stereoset(path: str | Path) -> list[StereoItem]:
-    """The intrasentence items of StereoSet's `dev.json`, 2106 as published, or of a list of such items alone.
+    """Read the intrasentence items of StereoSet's `dev.json`, 2106 as published, or of a list of such items alone.
 
     Raises:
         BALoraError: If there is no such list, a value is missing, or an item has not one sentence of each label.
@@ -57,7 +57,7 @@ def read_stereoset(path: str | Path) -> list[StereoItem]:
 def stereoset_likelihoods(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, items: Sequence[StereoItem], *, batch_size: int = 32
 ) -> np.ndarray:
-    """A causal language model's mean log-likelihood per token of each sentence in nats, `(N, 3)` by `LABELS`.
+    """Return a causal language model's mean log-likelihood per token of each sentence in nats, `(N, 3)` by `LABELS`.
 
     Its exponential is the geometric mean of the tokens' probabilities; see `log_likelihoods`.
     """
@@ -68,7 +68,7 @@ def stereoset_likelihoods(
 def stereoset_scores(
     items: Sequence[StereoItem], likelihoods: np.ndarray, *, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """StereoSet's three scores, over `all` items and by type of bias.
+    """Return StereoSet's three scores, over `all` items and by type of bias.
 
     Each is a share of comparisons within a target term, and a mean over terms. A tie counts half, so that a model
     which cannot tell sentences apart prefers none of them; the published evaluator counts it as lost by the first.
@@ -76,7 +76,7 @@ def stereoset_scores(
     Args:
         items: N items, at least 1.
         likelihoods: `(N, 3)`, from `stereoset_likelihoods`, or any score of the three sentences.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         By group: `lms`, the share of stereotypes and anti-stereotypes likelier than the unrelated sentence, in [0, 1];
@@ -93,7 +93,7 @@ def stereoset_scores(
 
 
 def term_scores(items: Sequence[StereoItem], likelihoods: np.ndarray) -> np.ndarray:
-    """`lms` and `ss` of each of T target terms, `(T, 2)`; arguments as in `stereoset_scores`."""
+    """Return `lms` and `ss` of each of T target terms, `(T, 2)`; arguments as in `stereoset_scores`."""
     stereotype, opposite, unrelated = np.asarray(likelihoods, dtype=np.float64).T  # (N,) each
     lms = (_won(stereotype, unrelated) + _won(opposite, unrelated)) / 2
     place, counts = np.unique([item.target for item in items], return_inverse=True, return_counts=True)[1:]
@@ -102,7 +102,7 @@ def term_scores(items: Sequence[StereoItem], likelihoods: np.ndarray) -> np.ndar
 
 
 def icat(lms: np.ndarray, ss: np.ndarray) -> np.ndarray:
-    """lms·min(ss, 1 − ss)/½ of any shape."""
+    """Return lms·min(ss, 1 − ss)/½, of any shape."""
     return lms * np.minimum(ss, 1 - ss) / 0.5
 
 
@@ -141,7 +141,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _sentences(path: str | Path, number: int, found: Any) -> tuple[str, str, str]:
-    """By `LABELS`."""
+    """Return the item's sentences, in the order of `LABELS`."""
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise row_error(str(path), number, "sentences", f"expected a list of objects, found {shortened(found)}")
     labels = [entry.get("gold_label") for entry in found]

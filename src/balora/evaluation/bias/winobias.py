@@ -4,23 +4,23 @@ import re
 from pathlib import Path
 
 from balora.errors import BALoraError
-from balora.evaluation.bias.pairs import SentencePair
+from balora.evaluation.bias.sentence_pairs import SentencePair
 
 #: Types of sentence: who is meant takes knowledge of the world (1), or syntax tells it (2).
 TYPES = (1, 2)
 _LINE = re.compile(r"(\d+) +(.*\[.*\].*)")
-# Her is both him and his, so all of them are one.
+# "Her" stands for both "him" and "his", so all of them are one.
 _PRONOUNS = {"he": "they", "she": "they", "himself": "themself", "herself": "themself"}
 _PRONOUNS |= dict.fromkeys(("him", "his", "her", "hers"), "them")
 
 
 def read_winobias(folder: str | Path, split: str) -> list[SentencePair]:
-    """The 792 pairs of a split: line by line of `pro_stereotyped_typeN.txt.SPLIT` and its `anti_stereotyped` twin.
+    """Read the 792 pairs of a split: lines of `pro_stereotyped_typeN.txt.SPLIT` and its `anti_stereotyped` twin.
 
     Groups are `type1` and `type2`, 396 pairs each. Numbers and brackets are taken off; else the text is as published.
 
     Args:
-        folder: Where the files are.
+        folder: Folder of the files.
         split: `dev` or `test`.
 
     Raises:
@@ -37,7 +37,7 @@ def read_winobias(folder: str | Path, split: str) -> list[SentencePair]:
 
 
 def is_counterfactual(pair: SentencePair) -> bool:
-    """Whether a pair's sentences are the same but for pronouns, as 1564 of the 1584 published ones are."""
+    """Return whether a pair's sentences differ in pronouns alone, as 1564 of the 1584 published ones do."""
     return _without_gender(pair.stereotypical) == _without_gender(pair.antistereotypical)
 
 

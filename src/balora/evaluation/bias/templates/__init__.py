@@ -7,7 +7,7 @@ share their frames.
 
 from pathlib import Path
 
-from balora.evaluation.bias.rows import read_columns
+from balora.evaluation.bias.columns import read_columns
 
 _FOLDER = Path(__file__).parent
 OCCUPATIONS = _FOLDER / "occupations.txt"

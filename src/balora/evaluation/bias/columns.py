@@ -1,4 +1,4 @@
-"""Text columns of a benchmark's file: there, filled, and of the values that are known."""
+"""Text columns of a benchmark's file, validated."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from balora.data.columns import check_strings, column_values, row_error, shorten
 
 
 def read_columns(path: str | Path, columns: Sequence[str], *, blank: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of a local `.csv` or `.tsv` file, with these columns of it.
+    """Read columns of a local `.csv` or `.tsv` file, row by row.
 
     Args:
         path: The file.
@@ -26,10 +26,10 @@ def read_columns(path: str | Path, columns: Sequence[str], *, blank: Sequence[st
 
 
 def check_known(path: str | Path, rows: Sequence[dict[str, str]], column: str, known: Collection[str]) -> None:
-    """Require that a column's values are known ones.
+    """Require that a column's values are among the known ones.
 
     Raises:
-        BALoraError: Naming the first row where it is not so.
+        BALoraError: Naming the first row with another value.
     """
     for number, row in enumerate(rows, start=1):
         if row[column] not in known:

@@ -18,7 +18,7 @@ from balora.utils.bootstrap import bootstrap_interval
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """½·Σ_c |p_c − q_c| of distributions `(N, D)`, the largest difference that any event's probability shows: `(N,)`.
+    """Return ½·Σ_c |p_c − q_c| of distributions `(N, D)`, `(N,)`: the largest difference in an event's probability.
 
     For two classes it is |p_1 − q_1|, whose mean is the counterfactual token fairness gap (Garg et al., 2019).
     """
@@ -26,7 +26,7 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def preference(log_odds: np.ndarray) -> np.ndarray:
-    """P(first) − P(second) = σ(Δ) − σ(−Δ) = tanh(Δ/2) of a pair, in [−1, 1]; 0 where both are as likely.
+    """Return P(first) − P(second) = σ(Δ) − σ(−Δ) = tanh(Δ/2) of a pair, in [−1, 1]; 0 where both are as likely.
 
     Args:
         log_odds: `(N,)`, Δ = log P(first) − log P(second) in nats.
@@ -35,13 +35,13 @@ def preference(log_odds: np.ndarray) -> np.ndarray:
 
 
 def preference_scores(log_odds: np.ndarray, *, share_of: np.ndarray | None = None, seed: int = 0) -> dict[str, float]:
-    """The Bias Score of a language model on pairs whose first side is the stereotypical one, and what goes with it.
+    """Return a language model's Bias Score on pairs whose first side is the stereotypical one, and related scores.
 
     Args:
         log_odds: `(N,)`, Δ of each pair, stereotypical over the other; N ≥ 1.
         share_of: `(N,)`, what the stereotype share is taken of, where that is not Δ: of whole sentences while Δ is
             per token, which may differ in sign.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         `bias_score`: mean |tanh(Δ/2)|, in [0, 1]; 0 only where both sides of every pair are as likely.
@@ -68,13 +68,13 @@ def preference_scores(log_odds: np.ndarray, *, share_of: np.ndarray | None = Non
 def classifier_bias_score(
     p: np.ndarray, q: np.ndarray, *, clusters: Sequence | None = None, seed: int = 0
 ) -> dict[str, float]:
-    """The Bias Score of a classifier: mean total variation between what it says of the two sides of each pair.
+    """Return the Bias Score of a classifier: mean total variation between what it says of the two sides of each pair.
 
     Args:
         p: `(N, D)`, predicted distributions of the pairs' first sides; N ≥ 1.
         q: `(N, D)`, of their second sides. Which is which does not matter.
         clusters: `(N,)`, what each pair was made from, where pairs share it; see `mean_with_interval`.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         `bias_score`, in [0, 1], 0 where no prediction depends on the side; `bias_score_low` and `bias_score_high`, its
@@ -87,14 +87,14 @@ def classifier_bias_score(
 def mean_with_interval(
     name: str, values: np.ndarray, *, clusters: Sequence | None = None, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of values `(N,)` as `name`, and `name_low`, `name_high`: its 95 % bootstrap interval.
+    """Return the mean of values `(N,)` as `name`, and its 95 % bootstrap interval as `name_low`, `name_high`.
 
     Args:
-        name: Of the mean.
+        name: Name of the mean.
         values: `(N,)`, N ≥ 1.
         clusters: `(N,)`, ids. Values of one cluster are not independent, so clusters are resampled whole; left out,
             every value is its own.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     values = np.asarray(values, dtype=np.float64)
     place = np.arange(len(values)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
