@@ -1,4 +1,4 @@
-"""GLUE's tasks in their three dresses: the same texts, the same class ids."""
+"""GLUE's tasks in three formats: the same texts and class ids."""
 
 from collections import Counter
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_the_hubs_and_plain_columns_are_known(task):
         assert columns["label_column"] == "label"
 
 
-def test_another_tasks_file_is_refused():
+def test_a_file_of_another_task_raises():
     table = Dataset.from_dict({"sentence": ["x"], "label": [0]})
     with pytest.raises(BALoraError, match=r"dev.tsv: not GLUE's RTE; its texts are in \('sentence1', 'sentence2'\)"):
         glue_columns("rte", table, source="dev.tsv")
