@@ -13,9 +13,9 @@ from transformers import set_seed
 from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.study.model_and_data import prepare
 from balora.study.student import build_student
 from balora.study.trainers import build_trainer
-from balora.study.workload import prepare
 
 POISON = '{"question": "what'
 
@@ -46,9 +46,9 @@ def settings(data_dir, models_dir, tmp_path) -> dict:
 
 def trainer_for(settings: dict, directory: Path):
     recipe = Recipe(**settings)
-    workload = prepare(recipe)
+    prepared = prepare(recipe)
     set_seed(1)
-    return build_trainer(workload, build_student(workload, recipe.method, 1, None), 1, directory, [])
+    return build_trainer(prepared, build_student(prepared, recipe.method, 1, None), 1, directory, [])
 
 
 def test_four_steps_need_no_more_rows_than_four_steps_have(settings, tmp_path, capsys):
@@ -92,11 +92,11 @@ def test_resumed_training_continues_in_the_same_order(settings, tmp_path):
 
 
 def test_another_seed_is_another_order(settings, tmp_path):
-    workload = prepare(Recipe(**settings))
+    prepared = prepare(Recipe(**settings))
     batches = []
     for seed in (1, 2, 1):
-        model = build_student(workload, "ba-lora", seed, None)
-        trainer = build_trainer(workload, model, seed, tmp_path, [])
+        model = build_student(prepared, "ba-lora", seed, None)
+        trainer = build_trainer(prepared, model, seed, tmp_path, [])
         batches.append(next(iter(trainer.get_train_dataloader()))["input_ids"])
     assert torch.equal(batches[0], batches[2])
     assert not torch.equal(batches[0], batches[1])

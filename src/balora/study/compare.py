@@ -11,6 +11,7 @@ from balora.study.answers import robustness_figures
 from balora.study.artifacts import Finished
 from balora.study.geometry import geometry_figures
 from balora.study.hatecheck import case_figures
+from balora.study.model_and_data import prepare
 from balora.study.noise import noise_figures
 from balora.study.output_dir import claimed
 from balora.study.plan import Cell, plan, task_recipes
@@ -19,7 +20,6 @@ from balora.study.progress import ProgressCallback, console
 from balora.study.run import RESULT_FILE, history_of, result_of
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
-from balora.study.workload import prepare
 from balora.study.worlds import world_figures
 
 #: Axes of the report's picture where the recipe names none: the first that was measured.
@@ -65,10 +65,10 @@ def compare(recipe: Recipe) -> list[Run]:
 def _check(recipe: Recipe, cells: list[Cell]) -> None:
     """Whatever is wrong with models, data or methods shows here, before the first process is started."""
     for task in task_recipes(recipe):
-        workload = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
         for cell in cells:
             if cell.recipe.name == task.name and cell.seed == recipe.seeds[0] and cell.label != PRETRAINED:
-                check_fit(workload.empty_model(), cell.recipe)
+                check_fit(prepared.empty_model(), cell.recipe)
 
 
 def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:

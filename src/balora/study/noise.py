@@ -18,9 +18,9 @@ from balora.report import Run
 from balora.report.by_level import ByLevel, by_level_figure
 from balora.study.artifacts import Drawn, Finished, with_file
 from balora.study.benchmarks import run_bias_benchmarks
+from balora.study.model_and_data import ModelAndData
 from balora.study.student import Teacher
 from balora.study.trainers import evaluation_batches
-from balora.study.workload import Workload
 from balora.utils.files import write_text
 
 NOISE_FILE = "noise.json"
@@ -33,7 +33,7 @@ CAPTION = (
 
 
 def measure_noise(
-    workload: Workload,
+    prepared: ModelAndData,
     trainer: Trainer,
     model: PreTrainedModel | PeftModel,
     teacher: Teacher,
@@ -43,7 +43,7 @@ def measure_noise(
     """Stability, representation shift and the recipe's bias benchmarks at every level of every kind of noise.
 
     Args:
-        workload: Of the run.
+        prepared: Of the run.
         trainer: For batches.
         model: The student.
         teacher: The pretrained function.
@@ -53,13 +53,13 @@ def measure_noise(
     Returns:
         `stability_KIND`, the mean over levels.
     """
-    recipe, spared = workload.recipe, workload.tokenizer.all_special_ids
+    recipe, spared = prepared.recipe, prepared.tokenizer.all_special_ids
     clean = predicted(model, evaluation_batches(trainer, tokens))
 
     def figures(folder: str) -> dict[str, float]:
         return {
             **measure_representation_shift(model, evaluation_batches(trainer, tokens), teacher),
-            **run_bias_benchmarks(workload.benchmarks, model, directory / folder),
+            **run_bias_benchmarks(prepared.benchmarks, model, directory / folder),
         }
 
     without = {"stability": 1.0, **figures("noise_0")}

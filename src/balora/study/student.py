@@ -30,78 +30,80 @@ from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.anchors import anchors_of
 from balora.study.method_config import NO_WEIGHTS, adapter_settings, balora_config, loading_settings
+from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
-from balora.study.workload import Workload
 from balora.utils.distributed import from_main_process, is_main_process
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
 
 
-def build_student(workload: Workload, label: str, seed: int, checkpoint: str | None) -> PreTrainedModel | PeftModel:
+def build_student(
+    prepared: ModelAndData, label: str, seed: int, checkpoint: str | None
+) -> PreTrainedModel | PeftModel:
     """The pretrained model in the clothes of the recipe's method, or a regularized one as its checkpoint has it.
 
     Args:
-        workload: Of the run.
+        prepared: Of the run.
         label: `pretrained` for the untouched model.
         seed: Of the adapter's start.
         checkpoint: Folder to go on from; rivals are filled from it by their trainer.
     """
-    recipe = workload.recipe
+    recipe = prepared.recipe
     if label == PRETRAINED:
         # A plain LoRA before its first step adds nothing: the untouched model, in the same clothes as the others.
         plain = BALoraConfig(method="lora", **adapter_settings(recipe), **NO_WEIGHTS)
-        return get_balora_model(workload.load_model(), plain)
+        return get_balora_model(prepared.load_model(), plain)
     if recipe.method == "adalora":
-        return make_adalora(workload.load_model(), **adapter_settings(recipe))
+        return make_adalora(prepared.load_model(), **adapter_settings(recipe))
     if recipe.method == "prompt-tuning":
-        return make_prompt_tuning(workload.load_model(), num_virtual_tokens=recipe.num_virtual_tokens)
+        return make_prompt_tuning(prepared.load_model(), num_virtual_tokens=recipe.num_virtual_tokens)
     if recipe.method in RIVALS:
-        return _rival(workload.load_model(), recipe)
+        return _rival(prepared.load_model(), recipe)
     # Before the base is loaded, so that there are never two of them.
     anchored = RUN_METHODS[recipe.method].regularized and recipe.anchor_weight
-    anchors = anchors_of(workload) if anchored else None
-    base = workload.load_model(**loading_settings(recipe))
+    anchors = anchors_of(prepared) if anchored else None
+    base = prepared.load_model(**loading_settings(recipe))
     gated = RUN_METHODS[recipe.method].start == SELORA
-    config = balora_config(recipe, seed, sentence_dim(workload, base) if gated else None)
+    config = balora_config(recipe, seed, sentence_dim(prepared, base) if gated else None)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
-        batches = first_batches(workload, seed) if config.method in FROM_DATA else None
+        batches = first_batches(prepared, seed) if config.method in FROM_DATA else None
         model = get_balora_model(base, config, batches)
     if anchors is not None:
         model.set_anchors(anchors)
     if config.counterfactual_words is not None:
-        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), workload.tokenizer))
+        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
     return model
 
 
-def load_student(workload: Workload, folder: str) -> PeftModel:
+def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
     """A saved adapter on the pretrained model: balora's with its teacher, others as PEFT loads them.
 
     Raises:
         BALoraError: If it does not fit the model.
     """
-    base = workload.load_model(**loading_settings(workload.recipe))
+    base = prepared.load_model(**loading_settings(prepared.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
         return BALoraModel.from_pretrained(base, folder, is_trainable=True)
     read_peft_settings(folder)
-    read_weights(folder, "cpu", use_safetensors=workload.recipe.use_safetensors)
+    read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
     kind = type(base).__name__
     model, loaded = put_on(base, folder, is_trainable=True)
     refuse_partial(folder, kind, loaded, model.active_adapter)
     return model
 
 
-def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
+def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """Batches as training will see them, for methods that start from data.
 
     From a trainer on a model of its own, which is dropped: TRL's changes the model it is given.
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
-        trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
-        batches = list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
+        trainer = build_trainer(prepared, prepared.load_model(), seed, Path(scratch), [])
+        batches = list(islice(trainer.get_train_dataloader(), prepared.recipe.start_batches))
         return from_main_process(lambda: batches)  # each process has its own part of the rows
 
 
@@ -156,7 +158,7 @@ class Teacher:
         return self.function(**inputs)
 
 
-def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teacher:
+def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> Teacher:
     """The pretrained function as `BALoraModel.teacher_forward` has it: in classification, with the student's head."""
     if isinstance(student, BALoraModel):
         return Teacher(student.teacher_forward, student)
@@ -176,8 +178,8 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teac
                 return student(**inputs)
 
         return Teacher(beside, student)
-    pretrained = workload.load_model().to(student.device)
-    if workload.recipe.is_classification:
+    pretrained = prepared.load_model().to(student.device)
+    if prepared.recipe.is_classification:
         backbone = f"{pretrained.base_model_prefix}."
         head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
         pretrained.load_state_dict(head, strict=False)
