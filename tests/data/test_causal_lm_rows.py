@@ -44,12 +44,12 @@ def test_named_columns_and_template_on_real_rows(data_dir):
     assert rows[0]["completion"] == f" {table[0]['answer']}"
 
 
-def test_text_is_left_as_it_is(data_dir):
+def test_text_is_unchanged(data_dir):
     table = load_table(str(data_dir / "tinystories/tinystories_1000.json"))
     assert to_causal_lm_rows(table, source="stories").to_list() == table.to_list()
 
 
-def test_messages_keep_role_and_content_alone():
+def test_messages_keep_only_role_and_content():
     rows = rows_of({"chat": [[{**message, "weight": 1} for message in CHAT]], "text": ["x"]}, messages_column="chat")
     assert rows.to_list() == [{"messages": CHAT}]
     assert is_conversational(rows[0])

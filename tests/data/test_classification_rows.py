@@ -70,7 +70,7 @@ def test_question_and_sentence_are_a_pair(data_dir):
         ([3, 4], {"label_names": []}, [3.0, 4.0], []),
     ],
 )
-def test_what_labels_mean(labels, settings, ids, names):
+def test_labels_become_class_ids_and_names(labels, settings, ids, names):
     assert classified(labels, **settings) == (ids, names)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every file: rows written come back, and bytes without sense give a table or a `BALoraError`."""
+"""Properties of every file: written rows are read back; random bytes give a table or a `BALoraError`."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_tsv_round_trip(tmp_path, rows, bom):
 
 
 def complaint_about(path, action):
-    """What is said against the file; other errors than `BALoraError` pass through and fail the test."""
+    """Return the error for the file; errors other than `BALoraError` fail the test."""
     try:
         action(load_table(str(path)), source=str(path))
     except BALoraError as error:

@@ -1,4 +1,4 @@
-"""`expand_path`: what a recipe may write in a path."""
+"""`expand_path`: variables, home and packages in the paths of a recipe."""
 
 import sys
 from pathlib import Path
@@ -70,6 +70,6 @@ def test_the_packaged_encoder():
         ("package:../x", "write package:NAME/folder"),
     ],
 )
-def test_what_cannot_be_expanded(text, message):
+def test_invalid_paths_raise(text, message):
     with pytest.raises(BALoraError, match=message):
         expand_path(text)

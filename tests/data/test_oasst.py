@@ -39,7 +39,7 @@ HUB_FEATURES = Features(
 
 
 def message(message_id, text, *replies, quality=0.75, **fields):
-    """A message as in the file of trees; roles are filled in by `tree`."""
+    """Build a message as in the file of trees; `tree` adds the roles."""
     labels = {"spam": {"value": 0.0, "count": 3}, "quality": {"value": quality, "count": 3}}
     return {
         "message_id": message_id,
@@ -69,7 +69,7 @@ def tree(prompt):
 
 
 def flat(trees):
-    """The same messages one by one, as in the file of messages."""
+    """Return the same messages one by one, as in the file of messages."""
     found = []
 
     def visit(node, parent, known):
@@ -118,7 +118,7 @@ def texts(rows):
 
 
 def one_tree():
-    """A prompt with two ranked replies; the better goes on twice, and once more without an answer."""
+    """Build a prompt with two ranked replies; the better one has three follow-ups, one without an answer."""
     good = message(
         "a1",
         "Low tide.",
@@ -155,7 +155,7 @@ def test_the_three_published_forms_are_the_same_rows(tmp_path):
     assert oasst_conversations(str(tmp_path / "hub.parquet")).to_list() == nested.to_list()
 
 
-def test_replies_may_stand_before_what_they_reply_to(tmp_path):
+def test_replies_may_come_before_their_parents(tmp_path):
     messages = flat([one_tree()])
     rows = oasst_conversations(write(tmp_path / "a.jsonl", messages[::-1]))
     assert sorted(texts(rows)) == sorted(THREADS)
@@ -200,7 +200,7 @@ def test_filters(tmp_path, options, left):
     ("field", "bad", "option"),
     [("deleted", True, "deleted"), ("review_result", False, "failed_review"), ("synthetic", True, "synthetic")],
 )
-def test_a_message_left_out_takes_its_replies_along(tmp_path, field, bad, option):
+def test_dropping_a_message_drops_its_replies(tmp_path, field, bad, option):
     trees = [one_tree()]
     trees[0]["prompt"]["replies"][1]["replies"][0][field] = bad  # p2
     short = ["Tell me of tides.", "No."]
@@ -210,7 +210,7 @@ def test_a_message_left_out_takes_its_replies_along(tmp_path, field, bad, option
     assert texts(conversations(tmp_path, trees)) == [["Tell me of tides.", "Low tide."], short]
 
 
-def test_what_is_unknown_is_within_no_bound(tmp_path):
+def test_messages_of_unknown_quality_or_rank_are_dropped_by_bounds(tmp_path):
     unranked = tree(message("p", "One?", message("a", "Two."), message("b", "Three.", rank=0), quality=None))
     assert conversations(tmp_path, [unranked])["rank"][:] == [0, None]
     assert texts(conversations(tmp_path, [unranked], max_rank=5)) == [["One?", "Three."]]
@@ -219,12 +219,12 @@ def test_what_is_unknown_is_within_no_bound(tmp_path):
         conversations(tmp_path, [unranked], min_quality=0)
 
 
-def test_blank_messages_say_nothing(tmp_path):
+def test_blank_messages_are_dropped(tmp_path):
     blank = tree(message("p", "One?", message("a", " \n ", message("q", "Two?", message("b", "Three.")))))
     assert texts(conversations(tmp_path, [blank, one_tree()])) == THREADS
 
 
-def test_duplicates_go_within_and_across_trees(tmp_path):
+def test_duplicates_are_dropped_within_and_across_trees(tmp_path):
     one = tree(message("p1", "Caf\u00e9?", message("a1", "Yes,  please."), message("a2", "yes, please.")))
     other = tree(message("p2", "cafe\u0301?\r\n", message("b1", "YES, PLEASE."), message("b2", "No.")))
     rows = conversations(tmp_path, [one, other])
@@ -237,7 +237,7 @@ WORDS = st.sampled_from(["one", "two", "three", "One", "four  five"])
 
 @st.composite
 def forests(draw):
-    """A few random trees whose texts often coincide."""
+    """Draw a few random trees with many equal texts."""
     ids = iter(range(10**6))
 
     def node(depth):
@@ -256,7 +256,7 @@ def forests(draw):
 
 
 def naive(trees, languages, min_quality, max_rank):
-    """Conversations as a set of texts, by listing every path from a prompt and striking out the shorter."""
+    """List the conversations as all paths from a prompt that are not part of a longer one."""
 
     def is_in(node, siblings):
         quality = (node["labels"].get("quality") or {}).get("value")
@@ -314,7 +314,7 @@ def test_conversations_are_those_of_a_naive_reading(tmp_path, trees, languages, 
 
 
 def kept_apart(rows):
-    """Trees, prompts and replies, none of which may stand on both sides."""
+    """Return the trees, prompts and replies, none of which may be on both sides."""
     found = {("tree", name) for name in rows["tree"]}
     for messages in rows["messages"]:
         found.add(("user", " ".join(messages[0]["content"].lower().split())))
@@ -323,7 +323,7 @@ def kept_apart(rows):
 
 
 def rows_of_trees(seed):
-    """Some trees of one or two conversations, of which a few have a prompt or a reply in common."""
+    """Draw trees of one or two conversations, some of which share a prompt or a reply."""
     draws = random.Random(seed)
     rows = []
     for number in range(draws.randint(2, 15)):
@@ -373,7 +373,7 @@ def test_trees_without_common_text_are_split_exactly():
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
-def test_a_share_that_is_none(share):
+def test_a_share_out_of_range_raises(share):
     with pytest.raises(BALoraError, match=r"validation_share: .* use a share between 0 and 1"):
         split_oasst(plain_rows(4), validation_share=share, seed=1)
 
@@ -381,7 +381,7 @@ def test_a_share_that_is_none(share):
 @pytest.mark.parametrize(
     ("trees", "replies"), [(["t1"], ["Yes"]), (["t1", "t2"], ["Yes", "yes"]), (["a", "b", "c", "d"], list("xxyy"))]
 )
-def test_trees_that_cannot_be_divided(trees, replies):
+def test_trees_that_cannot_be_split_raise(trees, replies):
     rows = [
         {**row, "tree": tree, "messages": [row["messages"][0], {"role": "assistant", "content": reply}]}
         for row, tree, reply in zip(plain_rows(len(trees)), trees, replies, strict=True)
@@ -411,7 +411,7 @@ def test_normalization(text, normal):
 @given(st.text(st.sampled_from(" \n\r\t`ae\u0301\u00e9\u00a0X\u2028"), max_size=30) | st.text(max_size=30))
 @example(" ```\n  ```  \n")
 @example("a\n ``` ")
-def test_normalization_twice_is_once_and_keeps_the_words(text):
+def test_normalization_is_idempotent_and_keeps_the_words(text):
     once = normalize_text(text)
     assert normalize_text(once) == once
     assert once.split() == unicodedata.normalize("NFC", text).split()
@@ -419,7 +419,7 @@ def test_normalization_twice_is_once_and_keeps_the_words(text):
 
 
 def broken(**changes):
-    """The messages of a small tree, one of them changed."""
+    """Return the messages of a small tree with one of them changed."""
     messages = flat([tree(message("p", "One?", message("a", "Two.", message("q", "Three?"))))])
     messages[1].update(changes)
     return messages
@@ -463,7 +463,7 @@ def test_a_broken_message_is_named_with_row_and_field(tmp_path, changes, problem
         oasst_conversations(source)
 
 
-def test_a_circle_is_named_even_from_below_it(tmp_path):
+def test_a_cycle_raises_also_for_messages_below_it(tmp_path):
     messages = broken(parent_id="q")  # a replies to q replies to a
     messages.insert(1, {**messages[0], "message_id": "below", "parent_id": "q", "role": "assistant"})
     with pytest.raises(BALoraError, match=r"row 4, message 'q', field 'parent_id': the message is its own ancestor"):
@@ -525,6 +525,6 @@ def test_a_line_that_is_not_json(tmp_path):
         ({"languages": []}, "no conversation with a reply is left"),
     ],
 )
-def test_settings_that_cannot_be_met(tmp_path, options, problem):
+def test_settings_that_cannot_be_met_raise(tmp_path, options, problem):
     with pytest.raises(BALoraError, match=problem):
         conversations(tmp_path, [one_tree()], **options)

@@ -1,4 +1,4 @@
-"""Perturbed questions: nothing at strength 0, the same text for the same seed, names untouched, more with strength."""
+"""Perturbed questions: reproducible, unchanged at strength 0, more changes with strength, names kept."""
 
 import difflib
 import re
@@ -49,7 +49,7 @@ def questions(data_dir):
 
 
 def naive_names(question):
-    """Numbers, capitalised words after the first, and quotations, by a rule of the test's own."""
+    """Return numbers, capitalised words after the first, and quotations, by an independent rule."""
     words = re.findall(r"\w+", question)
     plain = [word for i, word in enumerate(words) if any(map(str.isdigit, word)) or (i and word[0].isupper())]
     return Counter(plain), re.findall(r'"[^"]*"', question)
@@ -60,20 +60,20 @@ def naive_names(question):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(QUESTIONS, st.integers(), st.floats(0, 1))
-def test_strength_0_is_the_identity_and_a_seed_decides(kind, question, seed, strength):
+def test_strength_0_changes_nothing_and_the_result_depends_on_the_seed(kind, question, seed, strength):
     assert perturb(question, kind, 0, seed) == question
     assert perturb(question, kind, strength, seed) == perturb(question, kind, strength, seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(QUESTIONS, st.integers(0, 99), st.floats(0, 1))
-def test_names_survive_in_any_text(kind, question, seed, strength):
+def test_names_are_kept_in_any_text(kind, question, seed, strength):
     text = perturb(question, kind, strength, seed)
     assert all(name in text for name in names_in(question))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_survive_in_real_questions(kind, questions):
+def test_names_are_kept_in_real_questions(kind, questions):
     for question in questions:
         plain, quoted = naive_names(question)
         for seed, strength in ((0, 0.5), (1, 1.0)):
@@ -83,7 +83,7 @@ def test_names_survive_in_real_questions(kind, questions):
 
 
 def edited_share(before, after):
-    """Words put in or taken out, as a share of the words of both texts."""
+    """Return the inserted and removed words as a share of the words of both texts."""
     one, other = before.split(), after.split()
     same = sum(block.size for block in difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks())
     return 1 - 2 * same / (len(one) + len(other))
@@ -101,7 +101,7 @@ def test_the_share_of_changed_words_rises_with_strength(kind, most, questions):
 
 
 def changed_places(kind, question, strength):
-    """Words that are not what they were, of a kind that keeps words in their number."""
+    """Count the changed words, for kinds that keep the number of words."""
     after = split_words(perturb(question, kind, strength, 3))
     return {i for i, (a, b) in enumerate(zip(split_words(question), after, strict=True)) if a.core != b.core}
 
@@ -118,14 +118,14 @@ def test_strength_is_the_share_of_pairs_exchanged_and_a_higher_one_changes_more_
         before = changed
 
 
-def test_strength_is_the_share_of_synonyms_put_in():
+def test_strength_is_the_share_of_words_replaced_by_synonyms():
     question = "which " + " ".join(["film"] * 2000)
     for strength in STRENGTHS:
         left = perturb(question, "synonym", strength, 0).split().count("film")
         assert 1 - left / 2000 == pytest.approx(strength, abs=0.045)
 
 
-def test_seeds_and_questions_draw_for_themselves(questions):
+def test_draws_differ_between_seeds_and_questions(questions):
     for kind in ("word_order", "distractor"):
         texts = {perturb(questions[0], kind, 0.5, seed) for seed in range(20)}
         assert len(texts) > 5
@@ -145,8 +145,8 @@ GOLDEN = "Which large city in Ohio is the author of the famous novel Beloved kno
         ("distractor", f"It was late in the evening. {GOLDEN} It rained all afternoon."),
     ],
 )
-def test_every_process_writes_the_same(kind, expected):
-    """String hashes differ between processes; draws may not."""
+def test_every_process_perturbs_alike(kind, expected):
+    """String hashes differ between processes; draws must not."""
     assert perturb(GOLDEN, kind, 0.6, 11) == expected
 
 
@@ -167,7 +167,7 @@ def test_wrong_settings_are_named(kind, strength, message):
 
 
 @given(QUESTIONS)
-def test_words_are_the_whole_question(question):
+def test_joined_words_are_the_question(question):
     assert join_words(split_words(question)) == question
 
 
@@ -210,12 +210,12 @@ def test_the_table_of_synonyms_is_clean():
         assert all(re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", other) and other != word for other in others)
 
 
-def test_neighbours_change_places_and_leave_capital_and_marks():
+def test_exchanged_neighbours_keep_the_place_of_capital_and_marks():
     assert perturb("What was the, in Rome, name?", "word_order", 1, 0) == "Was what the, in Rome, name?"
     assert perturb("who was born first?", "word_order", 1, 0) == "was who first born?"
 
 
-def test_distractors_stand_around_the_question(questions):
+def test_distractors_surround_the_question(questions):
     for question in questions[:50]:
         text = perturb(question, "distractor", 1, 0)
         before, after = text.split(question)
@@ -251,13 +251,13 @@ def test_rules_of_paraphrase_by_hand(rule, question, expected):
     assert rule(question) == expected
 
 
-def test_a_paraphrase_that_would_break_a_name_is_left_out():
+def test_a_paraphrase_that_would_change_a_name_is_skipped():
     question = 'Which is older, "Truth or Dare" and more?'
     assert '"Truth or Dare"' in perturb(question, "paraphrase", 1, 0)
     assert move_alternatives('Which is older, "Truth or Dare"?') != 'Which is older, "Truth or Dare"?'
     assert '"Truth or Dare"' in perturb('Which is older, "Truth or Dare"?', "paraphrase", 1, 0)
 
 
-def test_every_rule_has_its_real_questions(questions):
+def test_every_rule_applies_to_real_questions(questions):
     for rule in (contract_or_expand, exchange_which_and_what, move_preposition, move_alternatives, ask_to_tell):
         assert sum(rule(question) != question for question in questions) >= 20

@@ -1,4 +1,4 @@
-"""Choice of context against a naive scan of its rule, and prompts that fit and carry what they should."""
+"""Context selection compared with a naive implementation, and prompts that fit."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def words(text):
 
 
 def naive_context(row, max_tokens, count, gold=False):
-    """The rule, one sentence at a time: the text after each step down the ranking, the last that fits."""
+    """Apply the rule one sentence at a time, down the ranking, and return the last text that fits."""
     places = [(p, i) for p, paragraph in enumerate(row["context"]) for i in range(len(paragraph["sentences"]))]
     text = {(p, i): row["context"][p]["sentences"][i] for p, i in places}
     holds = {(p, i): re.findall(r"\w+", (row["context"][p]["title"] + " " + text[p, i]).lower()) for p, i in places}
@@ -82,13 +82,13 @@ def rows(draw):
 
 
 @given(rows(), st.integers(0, 40), st.booleans())
-def test_the_choice_is_the_naive_one(row, max_tokens, gold):
+def test_the_selection_matches_a_naive_one(row, max_tokens, gold):
     chosen = select_context(row, max_tokens=max_tokens, count=words, gold=gold)
     assert chosen == naive_context(row, max_tokens, words, gold)
 
 
 @pytest.mark.parametrize("gold", [False, True])
-def test_the_choice_on_real_rows_is_the_naive_one(hotpot, gold):
+def test_the_selection_on_real_rows_matches_a_naive_one(hotpot, gold):
     for row in hotpot.select(range(25)):
         chosen = select_context(row, max_tokens=300, count=words, gold=gold)
         assert chosen == naive_context(row, 300, words, gold)
@@ -109,7 +109,7 @@ def test_supporting_sentences_come_first_with_gold_and_mostly_without(hotpot):
     assert found[False] > 2 * in_order
 
 
-def test_a_seed_moves_paragraphs_and_nothing_else(hotpot):
+def test_a_seed_shuffles_only_the_paragraphs(hotpot):
     row = hotpot[0]
     plain = select_context(row, max_tokens=300, count=words)
     texts = {seed: select_context(row, max_tokens=300, count=words, seed=seed) for seed in range(6)}
@@ -123,8 +123,8 @@ def test_a_seed_moves_paragraphs_and_nothing_else(hotpot):
     assert [place for place in places if place >= 0] == sorted(place for place in places if place >= 0)
 
 
-def test_the_order_of_the_question_s_words_does_not_matter(hotpot):
-    """Sums over sets of words: in another process their order, and with it a rounding, would differ."""
+def test_the_order_of_the_words_of_the_question_does_not_matter(hotpot):
+    """Sums over sets of words must not depend on the order of the set, which differs between processes."""
     for row in hotpot.select(range(10)):
         backwards = {**row, "question": " ".join(reversed(row["question"].split()))}
         assert select_context(row, max_tokens=200, count=words) == select_context(
@@ -132,7 +132,7 @@ def test_the_order_of_the_question_s_words_does_not_matter(hotpot):
         )
 
 
-def test_everything_stands_where_it_fits_and_nothing_where_nothing_does(hotpot):
+def test_the_whole_context_is_kept_if_it_fits_and_none_if_nothing_fits(hotpot):
     row = hotpot[1]
     whole = " ".join(f"{p['title']}: {' '.join(p['sentences'])}" for p in row["context"])
     assert select_context(row, max_tokens=10_000, count=words) == whole
@@ -157,7 +157,7 @@ def table(*changes):
     return Dataset.from_list([{**ROW, **change} for change in changes], features=QA_FEATURES)
 
 
-def test_prompts_have_t5_s_fields_and_fit():
+def test_prompts_have_the_fields_of_t5_and_fit():
     rows = to_qa_rows(table({}, {}), source="x", max_tokens=11, count=words)
     assert rows.column_names == ["prompt", "completion"]
     assert rows["prompt"][0] == "question: what is {context} red context: Red: a rose is red"
@@ -166,13 +166,13 @@ def test_prompts_have_t5_s_fields_and_fit():
     assert gold["prompt"][0].endswith("context: Red: it grows")
 
 
-def test_a_causal_prompt_asks_for_its_answer_and_braces_stand_for_themselves():
+def test_a_causal_prompt_ends_in_answer_and_keeps_other_braces():
     rows = to_qa_rows(table({}), source="x", max_tokens=99, count=words, template="{x} " + CAUSAL_TEMPLATE)
     assert rows["prompt"][0] == ("{x} question: what is {context} red context: Red: a rose is red it grows answer:")
     assert to_causal_lm_rows(rows, source="x")["completion"][0] == " rose"
 
 
-def test_a_prompt_that_cannot_fit_and_a_template_without_its_places():
+def test_a_prompt_that_is_too_long_and_an_incomplete_template_raise():
     with pytest.raises(
         BALoraError, match=r"^x, row 2, field 'question': takes 13 tokens without context, more than ma"
     ):

@@ -1,4 +1,4 @@
-"""HotpotQA's rows: both schemas and the real files, facts that point nowhere, and one error for each broken value."""
+"""HotpotQA's rows: both schemas, the real files, facts without a sentence, one error per broken value."""
 
 import json
 
@@ -22,7 +22,7 @@ FILES = {"dev_distractor_500.jsonl": 500, "train_distractor_100.json": 100}
 
 
 def on_hub(row):
-    """A row of the official files as the Hub's `hotpotqa/hotpot_qa` has it."""
+    """Convert a row of the official files to the schema of the Hub's `hotpotqa/hotpot_qa`."""
     return {
         "id": row["_id"],
         **{name: row[name] for name in ("question", "answer", "type", "level")},
@@ -59,7 +59,7 @@ def test_both_schemas_become_the_same_rows(tmp_path, form):
     }
 
 
-def test_facts_that_point_nowhere_support_nothing(tmp_path):
+def test_facts_that_point_to_no_sentence_are_dropped(tmp_path):
     facts = [["It", 3], ["It", -1], ["It", 1], ["Nobody", 0], ["It", 0], ["It", 0]]
     rows = hotpotqa_rows(table(tmp_path, {**OFFICIAL, "supporting_facts": facts}))
     assert rows[0]["supporting"] == ["It is a book."]
@@ -73,7 +73,7 @@ def test_a_title_that_is_a_number_stays_a_title(tmp_path, form):
     assert rows[0]["supporting"] == ["It is a book."]
 
 
-def test_a_set_without_types_levels_and_facts(tmp_path):
+def test_rows_without_types_levels_and_facts(tmp_path):
     bare = {name: value for name, value in OFFICIAL.items() if name not in ("type", "level")}
     rows = hotpotqa_rows(table(tmp_path, {**bare, "supporting_facts": []}))
     assert (rows[0]["type"], rows[0]["level"], rows[0]["supporting"]) == ("", "", [])
@@ -121,7 +121,7 @@ def test_a_broken_value_is_named_with_its_row(tmp_path, field, value, problem):
 
 
 @pytest.mark.parametrize("name", ["question", "answer", "context", "supporting_facts"])
-def test_an_absent_column_is_named(tmp_path, name):
+def test_a_missing_column_raises(tmp_path, name):
     with pytest.raises(BALoraError, match=f"^hotpot: no column '{name}'; it has '_id', "):
         hotpotqa_rows(table(tmp_path, OFFICIAL).remove_columns(name), source="hotpot")
 

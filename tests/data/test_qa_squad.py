@@ -57,7 +57,7 @@ def nested_table(tmp_path, content):
 
 
 def flat_rows(content):
-    """The questions of a nested file as the Hub has them."""
+    """Return the questions of a nested file in the schema of the Hub."""
     return [
         {
             "id": question["id"],
@@ -109,18 +109,18 @@ def flat(**changes):
         ("It rained", -1, []),
     ],
 )
-def test_supporting_sentences_are_those_that_the_answer_touches(text, start, supporting):
+def test_supporting_sentences_overlap_the_answer(text, start, supporting):
     rows = squad_rows(flat(answers={"text": [text], "answer_start": [start]}))
     assert rows[0]["supporting"] == supporting
 
 
-def test_a_title_may_be_absent():
+def test_a_title_is_optional():
     rows = squad_rows(flat().remove_columns("title"))
     assert rows[0]["context"][0]["title"] == ""
 
 
 @given(st.text(st.sampled_from('aB1 .!?"\n)é'), max_size=60))
-def test_sentences_are_the_whole_text_but_for_white_space(text):
+def test_sentences_cover_the_text_except_white_space(text):
     spans = sentence_spans(text)
     pieces = [text[start:end] for start, end in spans]
     assert "".join("".join(pieces).split()) == "".join(text.split())
@@ -174,7 +174,7 @@ def test_a_broken_nested_value_is_named_with_its_place(tmp_path, path, value, me
     assert str(raised.value).startswith(f"squad, row 2, field 'paragraphs': {message}")
 
 
-def test_other_tables_are_refused():
+def test_other_tables_raise():
     with pytest.raises(BALoraError, match=r"^squad: neither SQuAD's official 'paragraphs' nor .*; it has 'a'"):
         squad_rows(Dataset.from_dict({"a": [1]}), source="squad")
     with pytest.raises(BALoraError, match=r"^squad: no questions"):

@@ -1,4 +1,4 @@
-"""The context rule, and tokenized classification rows: nothing is cut that the user did not say to cut."""
+"""The context length, and tokenized classification rows: rows are truncated only on request."""
 
 import pytest
 from datasets import Dataset
@@ -36,11 +36,11 @@ def test_context_of_each_kind_of_config(encoder, tokenizer):
     assert context_length(XLNetConfig(), tokenizer) is None
 
 
-def test_positions_that_no_token_can_take_do_not_count(tokenizer):
+def test_positions_that_no_token_can_have_do_not_count(tokenizer):
     assert context_length(AutoConfig.for_model("roberta", max_position_embeddings=514), tokenizer) == 512
 
 
-def test_a_row_beyond_the_context_is_an_error_unless_truncation_was_asked_for():
+def test_a_row_beyond_the_context_raises_without_truncation():
     check_lengths([3, 512], source="a.jsonl", max_length=None, context=512)
     check_lengths([9000], source="a.jsonl", max_length=512, context=512)
     check_lengths([9000], source="a.jsonl", max_length=None, context=None)

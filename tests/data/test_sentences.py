@@ -1,4 +1,4 @@
-"""Sentence vectors: the encoder's own, whatever the batch, computed once for each text and encoder."""
+"""Sentence embeddings: independent of the batch, and computed once per text and encoder."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def real() -> SentenceEncoder:
 
 
 def counted(encoder: SentenceEncoder) -> tuple[SentenceEncoder, list[int]]:
-    """The encoder, and how many texts were in each of its batches."""
+    """Return the encoder, and a list of the sizes of its batches."""
     seen: list[int] = []
 
     def token_vectors(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ def test_vectors_are_normalized_means_of_each_text_alone(real):
     assert vectors[0] @ vectors[1] > 0.6 > 0.2 > vectors[0] @ vectors[2]
 
 
-def test_the_first_token_is_taken_where_the_encoder_says_so_and_other_poolings_are_refused(real, tmp_path):
+def test_first_token_pooling_is_supported_and_other_poolings_raise(real, tmp_path):
     folder = tmp_path / "encoder"
     shutil.copytree(expand_path(REAL), folder)
 
@@ -73,7 +73,7 @@ def test_the_first_token_is_taken_where_the_encoder_says_so_and_other_poolings_a
         pooling_by({"pooling_mode_max_tokens": True})
 
 
-def test_a_text_longer_than_the_encoder_reads_is_said_to_be(real):
+def test_a_text_longer_than_the_encoder_reads_warns(real):
     assert real.max_length == 256
     long = "word " * 400
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 256 tokens"):
@@ -99,7 +99,7 @@ def test_each_text_is_encoded_once_for_each_encoder(real, tmp_path):
     assert seen[3:] == [4], "without a folder nothing is kept"
 
 
-def test_an_encoder_of_other_weights_or_tokens_has_another_file():
+def test_encoders_of_other_weights_or_tokens_use_other_files():
     model, tokenizer = make("llama"), word_tokenizer()
     fingerprint = input_embedding_encoder(model, tokenizer).fingerprint()
     assert fingerprint == input_embedding_encoder(make("llama"), word_tokenizer()).fingerprint()
@@ -109,7 +109,7 @@ def test_an_encoder_of_other_weights_or_tokens_has_another_file():
     assert fingerprint != input_embedding_encoder(model, tokenizer).fingerprint()
 
 
-def test_a_model_s_own_embeddings_need_no_second_model():
+def test_input_embeddings_need_no_second_model():
     model = make("t5").train()
     encoder = input_embedding_encoder(model, word_tokenizer(closes=False))
     vectors = embed_texts(["a b b", "c", ""], encoder)
@@ -121,7 +121,7 @@ def test_a_model_s_own_embeddings_need_no_second_model():
     assert model.training
 
 
-def test_a_dataset_gets_its_column():
+def test_a_dataset_gets_a_column_of_embeddings():
     encoder = input_embedding_encoder(make("llama"), word_tokenizer())
     dataset = Dataset.from_dict({"input_ids": [[1], [2]]})
     added = add_sentence_embeds(dataset, ["a", "b"], encoder)

@@ -1,4 +1,4 @@
-"""Rows read as they are needed: the rows and errors of whole reading, no further than asked for, in a known order."""
+"""Streamed rows: the rows and errors of `load_table`, read lazily, in a reproducible order."""
 
 import gzip
 import json
@@ -41,26 +41,26 @@ def streamed(path, **columns):
         ("a.txt", "x\r\n \n\ny z "),
     ],
 )
-def test_files_have_the_rows_that_they_have_read_whole(tmp_path, name, content):
+def test_streamed_files_have_the_rows_of_load_table(tmp_path, name, content):
     path = written(tmp_path, name, content)
     assert list(stream_table(path)) == list(stream_table(path)) == load_table(path).to_list()
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
-def test_column_names_stand_for_a_missing_header(tmp_path, name):
+def test_column_names_replace_a_missing_header(tmp_path, name):
     path = written(tmp_path, name, "1,2\n3,4\n".replace(",", "\t" if name == "a.tsv" else ","))
     rows = stream_table(path, column_names=["a", "b"])
     assert list(rows) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
     assert rows.num_shards == 1
 
 
-def test_parquet_is_read_in_parts(tmp_path):
+def test_parquet_is_read_in_batches(tmp_path):
     whole = Dataset.from_dict({"text": [f"row {i}" for i in range(600)], "chat": [CHAT] * 600})
     whole.to_parquet(tmp_path / "a.parquet")
     assert list(stream_table(str(tmp_path / "a.parquet"))) == whole.to_list()
 
 
-def test_real_rows_are_those_read_whole(data_dir):
+def test_streamed_real_rows_equal_those_of_load_table(data_dir):
     columns = {"prompt_column": "question", "completion_column": "answer", "prompt_template": "Q: {prompt}\nA:"}
     path = str(data_dir / "gsm8k/test.jsonl")
     rows = list(stream_causal_lm_rows(stream_table(path), source="test", **columns))
@@ -99,7 +99,7 @@ def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, message)
         ([{"text": "x"}], {"prompt_template": "{prompt}"}, "prompt_template is for prompts that are strings"),
     ],
 )
-def test_what_the_first_row_shows_is_said_before_anything_is_read(tmp_path, rows, columns, message):
+def test_errors_of_the_first_row_raise_at_once(tmp_path, rows, columns, message):
     with pytest.raises(BALoraError, match=message):
         streamed(jsonl(tmp_path, *rows), **columns)
 
@@ -121,14 +121,14 @@ def test_what_the_first_row_shows_is_said_before_anything_is_read(tmp_path, rows
         ({"text": "x"}, {"text": "\ud800"}, {}, "row 3: holds a value no table can hold"),
     ],
 )
-def test_a_wrong_row_is_named_when_it_is_met(tmp_path, good, bad, columns, message):
+def test_an_invalid_row_raises_when_it_is_read(tmp_path, good, bad, columns, message):
     rows = iter(streamed(jsonl(tmp_path, good, good, bad), **columns))
     assert [next(rows)[ROW], next(rows)[ROW]] == [1, 2]
     with pytest.raises(BALoraError, match=message):
         next(rows)
 
 
-def test_rows_without_text_are_left_out_where_asked_and_the_others_keep_their_numbers(tmp_path):
+def test_drop_empty_keeps_the_numbers_of_the_other_rows(tmp_path):
     rows = [{"q": None, "a": "1"}, {"q": "x", "a": "1"}, {"q": "y", "a": " "}, {"q": "z", "a": "2"}]
     columns = {"prompt_column": "q", "completion_column": "a", "drop_empty": True}
     stream = streamed(jsonl(tmp_path, *rows, then="poison"), max_rows=2, **columns)
@@ -140,7 +140,7 @@ def test_rows_without_text_are_left_out_where_asked_and_the_others_keep_their_nu
         streamed(jsonl(tmp_path, rows[0], rows[2]), **columns)
 
 
-def test_nothing_is_read_beyond_what_is_asked_for(tmp_path):
+def test_no_row_is_read_before_it_is_needed(tmp_path):
     path = jsonl(tmp_path, *({"text": f"{i}"} for i in range(20)), then="poison")
     assert [row["text"] for row in streamed(path, max_rows=20)] == [f"{i}" for i in range(20)]
     rows = streamed(path)
@@ -159,7 +159,7 @@ def hub_rows(texts, error=None):
         raise error
 
 
-def test_hub_rows_and_what_the_network_does_to_them(monkeypatch):
+def test_hub_rows_and_errors_of_the_network(monkeypatch):
     rows = IterableDataset.from_generator(hub_rows, gen_kwargs={"texts": ("a", "b"), "error": Broken("gone")})
     asked = []
 
@@ -192,7 +192,7 @@ def passes(lengths, buffer_size=None, **settings) -> Passes:
 
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 12), buffer_size=st.integers(1, 15))
-def test_every_pass_has_every_row_once_and_an_order_of_its_own(rows, buffer_size):
+def test_every_pass_has_every_row_once_in_a_new_order(rows, buffer_size):
     endless = passes([1] * rows, buffer_size)
     seen = [row[ROW] for row in islice(endless, 4 * rows)]
     parts = [seen[start : start + rows] for start in range(0, 4 * rows, rows)]
@@ -206,7 +206,7 @@ def test_without_a_buffer_every_pass_is_in_order():
     assert [row[ROW] for row in islice(passes([1, 1, 1]), 7)] == [1, 2, 3, 1, 2, 3, 1]
 
 
-def test_a_row_beyond_the_context_is_named_when_it_is_met():
+def test_a_row_beyond_the_context_raises_when_it_is_read():
     rows = iter(passes([4, 5, 6], context=5))
     assert [next(rows)[ROW], next(rows)[ROW]] == [1, 2]
     with pytest.raises(BALoraError, match=r"jsonl, row 3: 6 tokens, but the model's context is 5; set max_length"):
@@ -214,6 +214,6 @@ def test_a_row_beyond_the_context_is_named_when_it_is_met():
     assert len(list(islice(passes([4, 6], context=6, max_length=6), 4))) == 4
 
 
-def test_a_stream_that_truncation_leaves_nothing_of_is_no_endless_loop():
+def test_a_stream_without_rows_after_truncation_raises():
     with pytest.raises(BALoraError, match=r"max_length: 2 leaves nothing to learn in any row of train\.jsonl"):
         next(iter(passes([], max_length=2)))

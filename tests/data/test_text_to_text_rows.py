@@ -1,4 +1,4 @@
-"""Text-to-text rows in T5's form, and their tokens: nothing is cut that the user did not say to cut."""
+"""Text-to-text rows in T5's form, and their tokens: texts are truncated only on request."""
 
 import pytest
 from datasets import Dataset
@@ -13,7 +13,7 @@ from balora.errors import BALoraError
 ROWS = Dataset.from_dict({"prompt": ["a b c", "b"], "completion": [" c b a", "c"]})
 
 
-def test_pairs_become_t5_s_inputs_and_class_names():
+def test_pairs_become_inputs_of_t5_and_class_names():
     table = Dataset.from_dict({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": ["same", "other"]})
     rows, names = to_classification_rows(table, source="x")
     text = to_text_to_text_rows(rows, names, task="mrpc", fields=["sentence1", "sentence2"])
@@ -22,7 +22,7 @@ def test_pairs_become_t5_s_inputs_and_class_names():
     assert text.column_names == ["prompt", "completion"]
 
 
-def test_fields_stand_in_alphabetical_order_with_their_own_texts():
+def test_fields_are_in_alphabetical_order_with_their_texts():
     rows = Dataset.from_dict({"text": ["it rains"], "text_pair": ["it is wet"], "label": [0]})
     text = to_text_to_text_rows(rows, ["entailment", "neutral"], task="mnli", fields=["premise", "hypothesis"])
     assert text["prompt"][:] == ["mnli hypothesis: it is wet premise: it rains"]
@@ -49,7 +49,7 @@ def test_regression_targets_are_numbers_in_steps_of_a_fifth():
 
 
 @given(st.floats(-100, 100))
-def test_a_number_s_text_is_the_nearest_multiple_of_a_fifth(value):
+def test_numbers_are_rounded_to_the_nearest_fifth(value):
     text = number_as_text(value)
     assert text.partition(".")[2] in ("0", "2", "4", "6", "8")
     assert abs(float(text) - value) <= 0.1 + 1e-9
@@ -65,7 +65,7 @@ def test_real_pairs_and_scores(data_dir):
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_targets_end_in_the_end_of_text_whoever_puts_it_there(closes):
+def test_targets_end_in_the_end_of_text_for_every_tokenizer(closes):
     tokenizer = word_tokenizer(closes=closes)
     tokens = tokenize_seq2seq(ROWS, tokenizer, source="x")
     assert tokens.column_names == ["input_ids", "attention_mask", "labels"]
@@ -104,7 +104,7 @@ def test_a_prompt_is_cut_where_max_length_says():
         ({"max_target_length": 1}, "max_target_length: 1 leaves no room for text beside 1 special tokens"),
     ],
 )
-def test_lengths_that_do_not_fit_are_named(limits, message):
+def test_lengths_that_do_not_fit_raise(limits, message):
     with pytest.raises(BALoraError, match=message):
         tokenize_seq2seq(ROWS, word_tokenizer(), source="x", **limits)
 
@@ -117,6 +117,6 @@ def test_lengths_that_do_not_fit_are_named(limits, message):
         {"prompt": [[{"role": "user", "content": "a"}]], "completion": [[{"role": "assistant", "content": "a"}]]},
     ],
 )
-def test_rows_of_another_form_are_refused(rows):
+def test_rows_of_another_form_raise(rows):
     with pytest.raises(BALoraError, match="x: a sequence-to-sequence model takes a prompt and a completion"):
         tokenize_seq2seq(Dataset.from_dict(rows), word_tokenizer(), source="x")

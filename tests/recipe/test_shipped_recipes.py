@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 
 from balora.recipe.parse import parse
+from balora.study.model_and_data import prepare
 from balora.study.plan import plan
-from balora.study.workload import prepare
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 #: Those of `scale` are Accelerate's, and recipes for one method (`test_launched.py`).
@@ -41,10 +41,10 @@ def test_a_local_recipe_s_data_is_there(name, data_dir, models_dir, monkeypatch)
     monkeypatch.setenv("BALORA_MODELS", str(models_dir))
     recipe, _ = parse("compare", [str(FOLDER / name)])
     for cell in plan(recipe)[: max(len(recipe.tasks), 1)]:
-        workload = prepare(cell.recipe)
+        prepared = prepare(cell.recipe)
         if "minilm" in name:
-            assert len(workload.train) == 2000 * (1 - (recipe.validation_share or 0))
-        assert len(workload.validation) > 0
+            assert len(prepared.train) == 2000 * (1 - (recipe.validation_share or 0))
+        assert len(prepared.validation) > 0
 
 
 @pytest.mark.parametrize(

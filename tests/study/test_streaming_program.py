@@ -1,4 +1,4 @@
-"""Training on a stream, from a recipe: real rows and weights, nothing read beyond need, and resumed in order."""
+"""Training on a stream from a recipe: real rows and weights, read lazily, resumed in order."""
 
 import json
 from itertools import islice
@@ -13,16 +13,16 @@ from transformers import set_seed
 from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
+from balora.study.model_and_data import prepare
 from balora.study.student import build_student
 from balora.study.trainers import build_trainer
-from balora.study.workload import prepare
 
 POISON = '{"question": "what'
 
 
 @pytest.fixture
 def settings(data_dir, models_dir, tmp_path) -> dict:
-    """A streaming recipe on a hundred real rows, behind which the file is broken."""
+    """Return a streaming recipe on a hundred real rows, after which the file is broken."""
     lines = (data_dir / "gsm8k/train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join([*lines[:100], POISON]))
     (tmp_path / "eval.jsonl").write_text("\n".join(lines[-8:]))
@@ -46,9 +46,9 @@ def settings(data_dir, models_dir, tmp_path) -> dict:
 
 def trainer_for(settings: dict, directory: Path):
     recipe = Recipe(**settings)
-    workload = prepare(recipe)
+    prepared = prepare(recipe)
     set_seed(1)
-    return build_trainer(workload, build_student(workload, recipe.method, 1, None), 1, directory, [])
+    return build_trainer(prepared, build_student(prepared, recipe.method, 1, None), 1, directory, [])
 
 
 def test_four_steps_need_no_more_rows_than_four_steps_have(settings, tmp_path, capsys):
@@ -64,7 +64,7 @@ def test_four_steps_need_no_more_rows_than_four_steps_have(settings, tmp_path, c
         assert "train.jsonl, line 101: not JSON" in capsys.readouterr().err
 
 
-def test_in_file_order_the_batches_are_those_of_the_whole_set(settings, tmp_path):
+def test_sequential_batches_equal_those_of_the_whole_dataset(settings, tmp_path):
     settings |= {"train_sampling_strategy": "sequential", "max_train_samples": 10, "num_train_epochs": 3}
     clean = tmp_path / "clean.jsonl"
     clean.write_text(Path(settings["train_file"]).read_text().removesuffix(POISON))
@@ -76,7 +76,7 @@ def test_in_file_order_the_batches_are_those_of_the_whole_set(settings, tmp_path
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_resumed_training_goes_on_in_the_same_order_pass_after_pass(settings, tmp_path):
+def test_resumed_training_continues_in_the_same_order(settings, tmp_path):
     settings |= {"max_train_samples": 10, "max_steps": 6, "save_steps": 4}
     settings["training_arguments"] = {"use_cpu": True, "save_total_limit": 2}
     whole = trainer_for(settings, tmp_path)
@@ -92,17 +92,17 @@ def test_resumed_training_goes_on_in_the_same_order_pass_after_pass(settings, tm
 
 
 def test_another_seed_is_another_order(settings, tmp_path):
-    workload = prepare(Recipe(**settings))
+    prepared = prepare(Recipe(**settings))
     batches = []
     for seed in (1, 2, 1):
-        model = build_student(workload, "ba-lora", seed, None)
-        trainer = build_trainer(workload, model, seed, tmp_path, [])
+        model = build_student(prepared, "ba-lora", seed, None)
+        trainer = build_trainer(prepared, model, seed, tmp_path, [])
         batches.append(next(iter(trainer.get_train_dataloader()))["input_ids"])
     assert torch.equal(batches[0], batches[2])
     assert not torch.equal(batches[0], batches[1])
 
 
-def test_packed_rows_are_packed_as_they_come(settings, tmp_path):
+def test_rows_of_a_stream_are_packed(settings, tmp_path):
     rows = [{"question": f"who is {number} ?", "answer": "she ."} for number in range(50)]
     Path(settings["train_file"]).write_text("\n".join(map(json.dumps, rows)))
     trainer = trainer_for(settings | {"packing": True, "max_length": 256, "max_steps": 2}, tmp_path)
@@ -134,13 +134,13 @@ def test_a_row_beyond_the_context_is_named_by_its_place_in_the_file(settings, tm
         ({"shuffle_buffer_size": 0}, "shuffle_buffer_size: 0 is out of range"),
     ],
 )
-def test_what_a_stream_cannot_do_is_said_at_once(spoil, message):
+def test_settings_that_a_stream_does_not_support_raise(spoil, message):
     files = {"model_name_or_path": "no/such-model", "train_file": "absent.jsonl"}
     with pytest.raises(BALoraError, match=message):
         Recipe(**{**files, "streaming": True, "max_steps": 4, **spoil})
 
 
-def test_a_chat_without_a_template_is_refused(settings, tmp_path):
+def test_a_chat_without_a_template_raises(settings, tmp_path):
     row = {"messages": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "she"}]}
     for file in ("train_file", "validation_file"):
         Path(settings[file]).write_text(json.dumps(row))

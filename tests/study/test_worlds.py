@@ -11,8 +11,8 @@ from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, read_results
+from balora.study.model_and_data import prepare
 from balora.study.plan import plan, single
-from balora.study.workload import prepare
 from balora.study.worlds import world_figures
 from balora.world import WorldConfig
 
@@ -136,13 +136,13 @@ def test_the_figure_holds_methods_against_the_pretrained_model_of_their_world():
 def test_the_pretraining_text_is_replayed_beside_the_task(settings):
     replay = {"auxiliary": {"train_file": "world:pretraining.jsonl"}, "mixture_ratio": [4, 1], "worlds": {}}
     recipe = Recipe(**settings | replay | {"world": WorldConfig(**SMALL), "subset_seed": 3})
-    workload = prepare(recipe)
-    lines = Path(workload.recipe.auxiliary["train_file"]).read_text().splitlines()
+    prepared = prepare(recipe)
+    lines = Path(prepared.recipe.auxiliary["train_file"]).read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    replayed = [row["completion"] for row in workload.train if row["prompt"] == ""]
+    replayed = [row["completion"] for row in prepared.train if row["prompt"] == ""]
     assert len(replayed) == 10
     assert set(replayed) <= set(texts)
-    assert len(workload.train) - len(replayed) == 40
+    assert len(prepared.train) - len(replayed) == 40
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED, Run
 from balora.report.glossary import better_direction
 from balora.study.comparison import compare, task_metrics
+from balora.study.model_and_data import prepare
 from balora.study.plan import single
 from balora.study.student import build_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
-from balora.study.workload import prepare
 from balora.utils.files import write_text
 
 #: Share of the training rows that judge the factors.
@@ -89,12 +89,12 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
         raise BALoraError(f"method: {recipe.method} has no regularizers; use ba-lora or a method that ends in +reg")
     if recipe.streaming and len(settings.factors) > 1:
         raise BALoraError("factors: a stream has no rows to hold out and judge them by; give [1], or no streaming")
-    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     set_seed(recipe.seed)
-    model = build_student(workload, recipe.method, recipe.seed, None)
+    model = build_student(prepared, recipe.method, recipe.seed, None)
     warmup = settings.calibration_warmup or (0.3 if recipe.is_classification else 0.1)
     callbacks = [_StopAt(warmup), ProgressCallback("the task alone")]
-    trainer = build_trainer(workload, model, recipe.seed, directory, callbacks)
+    trainer = build_trainer(prepared, model, recipe.seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     regularized = model.balora_config
     model.balora_config = replace(regularized, **turned_off())

@@ -12,6 +12,7 @@ from balora.study.measures.finished import FinishedRun
 from balora.study.measures.geometry import geometry_figures
 from balora.study.measures.hatecheck import case_figures
 from balora.study.measures.noise import noise_figures
+from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
 from balora.study.plan import Cell, plan, task_recipes
 from balora.study.pool import run_in_processes
@@ -19,7 +20,6 @@ from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
 from balora.study.sweep import sweep_points, swept
 from balora.study.terminal import ProgressCallback, console
-from balora.study.workload import prepare
 from balora.study.worlds import world_figures
 
 #: Axes of the report's trade-off figure if the recipe names none: the first metric that was measured.
@@ -65,10 +65,10 @@ def compare(recipe: Recipe) -> list[Run]:
 def _check(recipe: Recipe, planned: list[Cell]) -> None:
     """Check models, data and methods before the first process starts."""
     for task in task_recipes(recipe):
-        workload = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
         for one in planned:
             if one.recipe.name == task.name and one.seed == recipe.seeds[0] and one.label != PRETRAINED:
-                check_fit(workload.empty_model(), one.recipe)
+                check_fit(prepared.empty_model(), one.recipe)
 
 
 def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:

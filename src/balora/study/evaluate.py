@@ -8,13 +8,13 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.study.measures.measure import measure
+from balora.study.model_and_data import ModelAndData, prepare
 from balora.study.output_dir import named_folder
 from balora.study.plan import single
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
-from balora.study.workload import Workload, prepare
 from balora.utils.files import report_full_disk, write_text
 from balora.utils.modules import trainable_parameters
 
@@ -46,15 +46,15 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         raise BALoraError(
             f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
         )
-    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     if settings.adapter is None:
-        model = build_student(workload, PRETRAINED, recipe.seed, None)
+        model = build_student(prepared, PRETRAINED, recipe.seed, None)
     else:
-        model = load_student(workload, settings.adapter)
+        model = load_student(prepared, settings.adapter)
     directory.mkdir(parents=True, exist_ok=True)
-    trainer = build_trainer(_to_evaluate(workload), model, recipe.seed, directory, [])
+    trainer = build_trainer(_to_evaluate(prepared), model, recipe.seed, directory, [])
     with report_full_disk(directory):
-        metrics, drift, intervals = measure(workload, trainer, model, directory)
+        metrics, drift, intervals = measure(prepared, trainer, model, directory)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
         seed=recipe.seed,
@@ -69,6 +69,6 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     return run
 
 
-def _to_evaluate(workload: Workload) -> Workload:
+def _to_evaluate(prepared: ModelAndData) -> ModelAndData:
     """Keep one training row: the trainer tokenizes all rows, and only the evaluation sets are needed here."""
-    return workload if workload.recipe.streaming else replace(workload, train=workload.train.select([0]))
+    return prepared if prepared.recipe.streaming else replace(prepared, train=prepared.train.select([0]))

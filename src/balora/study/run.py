@@ -18,10 +18,10 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
 from balora.study.measures.measure import measure
+from balora.study.model_and_data import prepare
 from balora.study.student import build_student, method_callbacks, save_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
-from balora.study.workload import prepare
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
 from balora.utils.files import report_full_disk, write_text
@@ -56,13 +56,13 @@ def train_and_measure(recipe: Recipe, label: str, seed: int, directory: Path) ->
 
 
 def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
-    workload = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     checkpoint = last_intact_checkpoint(directory)
     set_seed(seed)
-    model = build_student(workload, label, seed, checkpoint)
+    model = build_student(prepared, label, seed, checkpoint)
     interrupt = InterruptCallback()
     callbacks = [interrupt, ProgressCallback(f"{label}, seed {seed}"), *method_callbacks(recipe.method)]
-    trainer = build_trainer(workload, model, seed, directory, callbacks)
+    trainer = build_trainer(prepared, model, seed, directory, callbacks)
     trainer.remove_callback(PrinterCallback)
     if label != PRETRAINED:
         _train(trainer, checkpoint)
@@ -72,12 +72,12 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     trained = trainable_parameters(model) if label != PRETRAINED else 0
     if recipe.wise_ft is not None and label != PRETRAINED:
         average_with_base(model, recipe.wise_ft)
-    metrics, drift, intervals = measure(workload, trainer, model, directory)
+    metrics, drift, intervals = measure(prepared, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
             model.drift = drift
         save_student(model, directory)
-        workload.tokenizer.save_pretrained(directory)
+        prepared.tokenizer.save_pretrained(directory)
         write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
     run = Run(
         method=label,

@@ -9,36 +9,38 @@ from balora.data import add_sentence_embeds, input_embedding_encoder
 from balora.data.sentences import SentenceEncoder, embed_texts
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
-from balora.study.workload import Workload
+from balora.study.model_and_data import ModelAndData
 from balora.utils.files import cache_folder
 
 #: Columns with the input of a row without its answer, the first present one is used; `text` only next to a label.
 ASKING = ("question", "prompt", "text")
 
 
-def encoder_of(workload: Workload, model: PreTrainedModel) -> SentenceEncoder:
+def encoder_of(prepared: ModelAndData, model: PreTrainedModel) -> SentenceEncoder:
     """Return the recipe's sentence encoder, by default the model's input embeddings."""
-    return workload.encoder or input_embedding_encoder(model, workload.tokenizer)
+    return prepared.encoder or input_embedding_encoder(model, prepared.tokenizer)
 
 
-def sentence_dim(workload: Workload, model: PreTrainedModel) -> int:
+def sentence_dim(prepared: ModelAndData, model: PreTrainedModel) -> int:
     """Return the dimension of the encoder's embeddings."""
-    return encoder_of(workload, model)(["."]).shape[1]
+    return encoder_of(prepared, model)(["."]).shape[1]
 
 
-def with_sentences(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset) -> Dataset:
+def with_sentences(
+    prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
+) -> Dataset:
     """Add the sentence embeddings of `rows` to `tokens`, the same N rows tokenized; no-op for other methods."""
     if not is_gated(model):
         return tokens
-    encoder = encoder_of(workload, model)
+    encoder = encoder_of(prepared, model)
     return add_sentence_embeds(tokens, sentences_of(rows), encoder, cache_dir=_cache())
 
 
-def sentence_vectors(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset) -> Tensor | None:
+def sentence_vectors(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset) -> Tensor | None:
     """Return the sentence embeddings of `rows`, `(N, d)`; `None` for other methods."""
     if not is_gated(model):
         return None
-    return embed_texts(sentences_of(rows), encoder_of(workload, model), cache_dir=_cache())
+    return embed_texts(sentences_of(rows), encoder_of(prepared, model), cache_dir=_cache())
 
 
 def is_gated(model: PreTrainedModel | PeftModel) -> bool:

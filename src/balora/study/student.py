@@ -30,44 +30,46 @@ from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.anchors import anchors_of
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
+from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
-from balora.study.workload import Workload
 from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
 
 
-def build_student(workload: Workload, label: str, seed: int, checkpoint: str | None) -> PreTrainedModel | PeftModel:
+def build_student(
+    prepared: ModelAndData, label: str, seed: int, checkpoint: str | None
+) -> PreTrainedModel | PeftModel:
     """Build the model to train: the base model with the recipe's method applied.
 
     Args:
-        workload: The run's model, rows and metrics.
+        prepared: The run's model, rows and metrics.
         label: The method's name in tables; `pretrained` for the untouched model.
         seed: Seed of the adapter's initialization.
         checkpoint: Folder to resume from, which fills a regularized model here; a baseline is filled by its trainer.
     """
-    recipe = workload.recipe
+    recipe = prepared.recipe
     if label == PRETRAINED:
         # LoRA adds nothing before its first step, so this is the untouched model in the same class as the others.
         plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
-        return get_balora_model(workload.load_model(), plain)
+        return get_balora_model(prepared.load_model(), plain)
     if recipe.method in BASELINES:
-        return _build_baseline(workload.load_model(), recipe)
+        return _build_baseline(prepared.load_model(), recipe)
     method = RUN_METHODS[recipe.method]
     # Sampled before the base is loaded, so that memory never holds two base models.
-    anchors = anchors_of(workload) if method.regularized and recipe.anchor_weight else None
-    base = workload.load_model(**loading_settings(recipe))
-    config = balora_config(recipe, seed, sentence_dim(workload, base) if method.gated else None)
+    anchors = anchors_of(prepared) if method.regularized and recipe.anchor_weight else None
+    base = prepared.load_model(**loading_settings(recipe))
+    config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
-        model = get_balora_model(base, config, first_batches(workload, seed) if method.from_data else None)
+        model = get_balora_model(base, config, first_batches(prepared, seed) if method.from_data else None)
     if anchors is not None:
         model.set_anchors(anchors)
     if config.counterfactual_words is not None:
-        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), workload.tokenizer))
+        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
     return model
 
 
@@ -77,31 +79,31 @@ def _build_baseline(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel |
     return baseline.build(model, **{name: settings[name] for name in baseline.settings})
 
 
-def load_student(workload: Workload, folder: str) -> PeftModel:
+def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
     """Load a saved adapter onto the pretrained model: balora's with its teacher, others as PEFT loads them.
 
     Raises:
         BALoraError: If it does not fit the model.
     """
-    base = workload.load_model(**loading_settings(workload.recipe))
+    base = prepared.load_model(**loading_settings(prepared.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
         return BALoraModel.from_pretrained(base, folder, is_trainable=True)
     read_peft_settings(folder)
-    read_weights(folder, "cpu", use_safetensors=workload.recipe.use_safetensors)
+    read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
     kind = type(base).__name__
     model, loaded = load_adapter(base, folder, is_trainable=True)
     check_all_weights_loaded(folder, kind, loaded, model.active_adapter)
     return model
 
 
-def first_batches(workload: Workload, seed: int) -> list[dict[str, Tensor]]:
+def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """Return the first training batches, for methods that are initialized from data.
 
     They come from a trainer on a model of its own, which is dropped, because TRL's trainer changes its model.
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
-        trainer = build_trainer(workload, workload.load_model(), seed, Path(scratch), [])
-        batches = list(islice(trainer.get_train_dataloader(), workload.recipe.start_batches))
+        trainer = build_trainer(prepared, prepared.load_model(), seed, Path(scratch), [])
+        batches = list(islice(trainer.get_train_dataloader(), prepared.recipe.start_batches))
         return broadcast_from_main(lambda: batches)  # each process has its own part of the rows
 
 
@@ -150,7 +152,7 @@ class Teacher:
         return self.function(**inputs)
 
 
-def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teacher:
+def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> Teacher:
     """Return the pretrained function as in `BALoraModel.teacher_forward`: a classifier's uses the student's head."""
     if isinstance(student, BALoraModel):
         return Teacher(student.teacher_forward, student)
@@ -170,8 +172,8 @@ def teacher_of(workload: Workload, student: PreTrainedModel | PeftModel) -> Teac
                 return student(**inputs)
 
         return Teacher(without_adapter, student)
-    pretrained = workload.load_model().to(student.device)
-    if workload.recipe.is_classification:
+    pretrained = prepared.load_model().to(student.device)
+    if prepared.recipe.is_classification:
         backbone = f"{pretrained.base_model_prefix}."
         head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
         pretrained.load_state_dict(head, strict=False)

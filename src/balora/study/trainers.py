@@ -32,8 +32,8 @@ from balora.model.base import BALoraModel
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 from balora.recipe.training import Training
+from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
-from balora.study.workload import Workload
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
@@ -53,7 +53,7 @@ class BaselineSFTTrainer(ReliableTrainerMixin, SFTTrainer):
 
 
 def build_trainer(
-    workload: Workload,
+    prepared: ModelAndData,
     model: PreTrainedModel | PeftModel,
     seed: int,
     directory: Path,
@@ -64,7 +64,7 @@ def build_trainer(
     Rows are tokenized, and their lengths compared with the model's context.
 
     Args:
-        workload: The run's model, rows and metrics.
+        prepared: The run's model, rows and metrics.
         model: The model to train.
         seed: Seed of data order and dropout.
         directory: Folder for checkpoints.
@@ -74,43 +74,43 @@ def build_trainer(
         BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
             argument is unknown.
     """
-    recipe = workload.recipe
-    context = context_length(model.config, workload.tokenizer)
+    recipe = prepared.recipe
+    context = context_length(model.config, prepared.tokenizer)
     check_max_length(recipe.max_length, context)
-    settings = _training_arguments(workload, seed, directory)
+    settings = _training_arguments(prepared, seed, directory)
     has_teacher = isinstance(model, BALoraModel)
     if recipe.is_classification or recipe.is_seq2seq:
-        sets = _tokenized(workload, model, context)
+        sets = _tokenized(prepared, model, context)
         collator = (
-            DataCollatorForSeq2Seq(workload.tokenizer, model=model)
+            DataCollatorForSeq2Seq(prepared.tokenizer, model=model)
             if recipe.is_seq2seq
-            else DataCollatorWithPadding(workload.tokenizer)
+            else DataCollatorWithPadding(prepared.tokenizer)
         )
         trainer = (BALoraTrainer if has_teacher else BaselineTrainer)(
             model=model,
             args=_checked(TrainingArguments, settings),
             train_dataset=sets.pop("train"),
-            eval_dataset=sets if workload.others else sets.get("validation"),
+            eval_dataset=sets if prepared.others else sets.get("validation"),
             data_collator=collator,
             callbacks=callbacks,
         )
     else:
-        _check_chat_template(workload)
-        sets = _sets(workload)
-        evaluated = {name: _as_trl(workload, model, rows) for name, (rows, _) in sets.items() if name != "train"}
+        _check_chat_template(prepared)
+        sets = _sets(prepared)
+        evaluated = {name: _as_trl(prepared, model, rows) for name, (rows, _) in sets.items() if name != "train"}
         trainer = (BALoraSFTTrainer if has_teacher else BaselineSFTTrainer)(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
-            processing_class=workload.tokenizer,
-            train_dataset=_in_order(workload.train, recipe, seed) if recipe.streaming else _as_trl(workload, model),
-            eval_dataset=evaluated if workload.others else evaluated.get("validation"),
+            processing_class=prepared.tokenizer,
+            train_dataset=_in_order(prepared.train, recipe, seed) if recipe.streaming else _as_trl(prepared, model),
+            eval_dataset=evaluated if prepared.others else evaluated.get("validation"),
             callbacks=callbacks,
         )
         if recipe.streaming:
             _, source = sets.pop("train")
             limits = {"max_length": recipe.max_length, "context": context}
             trainer.train_dataset = Passes(trainer.train_dataset, source=source, **limits)
-        evaluated = trainer.eval_dataset if workload.others else {"validation": trainer.eval_dataset}
+        evaluated = trainer.eval_dataset if prepared.others else {"validation": trainer.eval_dataset}
         tokenized = {"train": trainer.train_dataset, **evaluated}
         for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
@@ -141,31 +141,31 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
     return rows.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer_size)
 
 
-def _as_trl(workload: Workload, model: PreTrainedModel | PeftModel, rows: Dataset | None = None) -> Dataset:
+def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset | None = None) -> Dataset:
     """Return rows (default: training) in TRL's format, with sentence embeddings if the model reads them."""
-    rows = workload.train if rows is None else rows
+    rows = prepared.train if rows is None else rows
     standard = [name for name in rows.column_names if name not in QA_FEATURES]
-    return with_sentences(workload, model, rows, rows.select_columns(standard))
+    return with_sentences(prepared, model, rows, rows.select_columns(standard))
 
 
-def _tokenized(workload: Workload, model: PreTrainedModel | PeftModel, context: int | None) -> dict[str, Dataset]:
+def _tokenized(prepared: ModelAndData, model: PreTrainedModel | PeftModel, context: int | None) -> dict[str, Dataset]:
     """Tokenize every set, for a classification head or for an encoder and a decoder."""
-    recipe, tokenizer = workload.recipe, workload.tokenizer
+    recipe, tokenizer = prepared.recipe, prepared.tokenizer
     limits = {"max_length": recipe.max_length, "context": context}
     if recipe.is_seq2seq:
         limits["max_target_length"] = recipe.max_target_length
         tokens = {
-            name: tokenize_seq2seq(workload.as_text(rows), tokenizer, source=source, **limits)
-            for name, (rows, source) in _sets(workload).items()
+            name: tokenize_seq2seq(prepared.as_text(rows), tokenizer, source=source, **limits)
+            for name, (rows, source) in _sets(prepared).items()
         }
     else:
         tokens = {
             name: tokenize_classification(rows, tokenizer, source=source, **limits)
-            for name, (rows, source) in _sets(workload).items()
+            for name, (rows, source) in _sets(prepared).items()
         }
     return {
-        name: with_sentences(workload, model, rows, _with_task_ids(rows, tokens[name]))
-        for name, (rows, _) in _sets(workload).items()
+        name: with_sentences(prepared, model, rows, _with_task_ids(rows, tokens[name]))
+        for name, (rows, _) in _sets(prepared).items()
     }
 
 
@@ -173,30 +173,30 @@ def _with_task_ids(rows: Dataset, tokens: Dataset) -> Dataset:
     return tokens.add_column("task_ids", rows["task_ids"][:]) if "task_ids" in rows.column_names else tokens
 
 
-def _sets(workload: Workload) -> dict[str, tuple[Dataset, str]]:
-    """Return every dataset of the workload by name, with its source for error messages."""
-    recipe = workload.recipe
+def _sets(prepared: ModelAndData) -> dict[str, tuple[Dataset, str]]:
+    """Return every dataset by name, with its source for error messages."""
+    recipe = prepared.recipe
     sets = {
-        "train": (workload.train, recipe.train_file or recipe.dataset_name),
-        "validation": (workload.validation, recipe.validation_file or "validation"),
-        **{name: (rows, name) for name, rows in workload.others.items()},
+        "train": (prepared.train, recipe.train_file or recipe.dataset_name),
+        "validation": (prepared.validation, recipe.validation_file or "validation"),
+        **{name: (rows, name) for name, rows in prepared.others.items()},
     }
     return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
 
 
-def _check_chat_template(workload: Workload) -> None:
-    train = workload.train
+def _check_chat_template(prepared: ModelAndData) -> None:
+    train = prepared.train
     columns = next(iter(train)) if isinstance(train, IterableDataset) else train.column_names
-    if "messages" in columns and workload.tokenizer.chat_template is None:
+    if "messages" in columns and prepared.tokenizer.chat_template is None:
         raise BALoraError(
-            f"{_sets(workload)['train'][1]}: chat rows need a chat template, and the tokenizer of "
-            f"{workload.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer or "
+            f"{_sets(prepared)['train'][1]}: chat rows need a chat template, and the tokenizer of "
+            f"{prepared.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer or "
             "prompt–completion rows"
         )
 
 
-def _training_arguments(workload: Workload, seed: int, directory: Path) -> dict[str, Any]:
-    recipe = workload.recipe
+def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> dict[str, Any]:
+    recipe = prepared.recipe
     return {
         **{name: getattr(recipe, name) for name in SAME_NAMES},
         "output_dir": str(directory),

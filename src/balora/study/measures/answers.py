@@ -15,10 +15,10 @@ from balora.evaluation.qa import qa_metrics
 from balora.report import PRETRAINED, Run
 from balora.report.figures.sweep import ByLevel, level_figure
 from balora.study.measures.finished import CaptionedFigure, FinishedRun, runs_with
+from balora.study.model_and_data import ModelAndData
 from balora.study.questions import answer_tokens, perturbed, with_prompts
 from balora.study.sentences import sentence_vectors, with_sentences
 from balora.study.trainers import batches_in_order
-from balora.study.workload import Workload
 from balora.utils.files import write_text
 
 ANSWERS_FILE = "answers.jsonl"
@@ -32,12 +32,12 @@ CAPTION = (
 
 
 def measure_answers(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> dict[str, float]:
     """Score the answers to the evaluation set's questions; save them, and the scores on perturbed questions.
 
     Args:
-        workload: The run's model, rows and metrics.
+        prepared: The run's model, rows and metrics.
         trainer: Supplies the collator and batch size.
         model: The student.
         directory: Folder of the run.
@@ -46,33 +46,33 @@ def measure_answers(
         `em`, `f1` and, with a sentence encoder, `semsim`; `em` and `f1` for each type and level of question; and
         `f1_perturbed`, the mean over kinds and strengths of perturbation, if the recipe names any.
     """
-    rows = workload.validation
-    answers = write_answers(workload, trainer, model, rows)
+    rows = prepared.validation
+    answers = write_answers(prepared, trainer, model, rows)
     records = zip(rows["id"], rows["question"], rows["answers"], answers, strict=True)
     names = ("id", "question", "answers", "prediction")
     lines = [json.dumps(dict(zip(names, record, strict=True)), ensure_ascii=False) for record in records]
     write_text(directory / ANSWERS_FILE, "\n".join(lines) + "\n")
-    scores = _scores(workload, answers, rows)
+    scores = _scores(prepared, answers, rows)
     shown = {name: value for name, value in scores.items() if name in SHOWN or name.startswith(("em_", "f1_"))}
-    if not workload.recipe.perturbation_kinds:
+    if not prepared.recipe.perturbation_kinds:
         return shown
-    found = {kind: _perturbed_scores(workload, trainer, model, kind) for kind in workload.recipe.perturbation_kinds}
+    found = {kind: _perturbed_scores(prepared, trainer, model, kind) for kind in prepared.recipe.perturbation_kinds}
     write_text(directory / ROBUSTNESS_FILE, json.dumps(found, indent=1))
     f1 = [scores["f1"] for by_strength in found.values() for scores in by_strength.values()]
     return shown | {"f1_perturbed": sum(f1) / len(f1)}
 
 
-def single_questions(workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, float]:
+def single_questions(prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, float]:
     """Return `single_em`: the fraction still answered of the questions that the reading world's model could answer."""
-    answers = write_answers(workload, trainer, model, workload.single)
-    return {"single_em": qa_metrics(answers, workload.single)["em"]}
+    answers = write_answers(prepared, trainer, model, prepared.single)
+    return {"single_em": qa_metrics(answers, prepared.single)["em"]}
 
 
 def write_answers(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset
 ) -> list[str]:
     """Generate the model's answer to each row of `with_prompts`, by greedy decoding."""
-    recipe, tokenizer = workload.recipe, workload.tokenizer
+    recipe, tokenizer = prepared.recipe, prepared.tokenizer
     longest = answer_tokens(recipe)
     if not recipe.is_seq2seq:
         return generate_completions(
@@ -82,28 +82,28 @@ def write_answers(
             max_new_tokens=longest,
             batch_size=trainer.args.eval_batch_size,
             stop=("\n",),
-            sentence_embeds=sentence_vectors(workload, model, rows),
+            sentence_embeds=sentence_vectors(prepared, model, rows),
         )
     limits = {"max_length": recipe.max_length, "max_target_length": recipe.max_target_length}
     tokens = tokenize_seq2seq(rows, tokenizer, source="evaluation", **limits)
-    tokens = with_sentences(workload, model, rows, tokens)
+    tokens = with_sentences(prepared, model, rows, tokens)
     return write_texts(model, batches_in_order(trainer, tokens), tokenizer, max_new_tokens=longest)
 
 
-def _scores(workload: Workload, answers: Sequence[str], rows: Dataset) -> dict[str, float]:
-    encode = None if workload.encoder is None else lambda texts: embed_texts(texts, workload.encoder).numpy()
+def _scores(prepared: ModelAndData, answers: Sequence[str], rows: Dataset) -> dict[str, float]:
+    encode = None if prepared.encoder is None else lambda texts: embed_texts(texts, prepared.encoder).numpy()
     return qa_metrics(answers, rows, encode)
 
 
 def _perturbed_scores(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, kind: str
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, kind: str
 ) -> dict[float, dict[str, float]]:
     """Return scores by strength of one kind of perturbation; contexts are chosen for the perturbed question."""
     found = {}
-    for strength in workload.recipe.perturbation_strengths:
-        questions = perturbed(workload.validation, kind, strength)
-        rows = with_prompts(workload.recipe, workload.tokenizer, questions, f"{kind} {strength}")
-        scores = _scores(workload, write_answers(workload, trainer, model, rows), rows)
+    for strength in prepared.recipe.perturbation_strengths:
+        questions = perturbed(prepared.validation, kind, strength)
+        rows = with_prompts(prepared.recipe, prepared.tokenizer, questions, f"{kind} {strength}")
+        scores = _scores(prepared, write_answers(prepared, trainer, model, rows), rows)
         found[strength] = {name: scores[name] for name in SHOWN if name in scores}
     return found
 

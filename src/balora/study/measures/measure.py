@@ -19,9 +19,9 @@ from balora.study.benchmarks import run_benchmarks
 from balora.study.measures.answers import measure_answers, single_questions
 from balora.study.measures.geometry import measure_geometry
 from balora.study.measures.noise import measure_noise
+from balora.study.model_and_data import ModelAndData, preservation_metrics
 from balora.study.student import teacher_of
 from balora.study.trainers import batches_in_order, evaluation_batches
-from balora.study.workload import Workload, preservation_metrics
 from balora.utils.distributed import is_main_process, is_sharded_launch
 
 Metrics = dict[str, float]
@@ -29,12 +29,12 @@ Intervals = dict[str, tuple[float, float]]
 
 
 def measure(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> tuple[Metrics, Metrics, Intervals]:
     """Return a model's task and preservation metrics, its drift from the pretrained model, and 95 % intervals.
 
     Args:
-        workload: The run's model, rows and metrics.
+        prepared: The run's model, rows and metrics.
         trainer: Supplies the evaluation sets and their batches.
         model: The student.
         directory: Folder of the run, where details for the report's figures are saved.
@@ -43,57 +43,57 @@ def measure(
         WorkerDone: In every process except the first, if each has the whole model.
     """
     if is_main_process():
-        return _measure(workload, trainer, model, directory)
+        return _measure(prepared, trainer, model, directory)
     if not is_sharded_launch():
         raise WorkerDone
     # The model is sharded, so every process runs the same passes on all rows.
     with TemporaryDirectory(prefix="balora-") as scratch:
-        return _measure(workload, trainer, model, Path(scratch))
+        return _measure(prepared, trainer, model, Path(scratch))
 
 
 def _measure(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
 ) -> tuple[Metrics, Metrics, Intervals]:
-    teacher = teacher_of(workload, model)
+    teacher = teacher_of(prepared, model)
     metrics, drift = {}, {}
-    sets = _evaluation_sets(workload, trainer)
+    sets = _evaluation_sets(prepared, trainer)
     for name, (rows, tokens) in sets.items():
-        if workload.recipe.is_classification:
-            parts = _measure_classes(workload, trainer, model, teacher, tokens)
+        if prepared.recipe.is_classification:
+            parts = _measure_classes(prepared, trainer, model, teacher, tokens)
         else:
             parts = _measure_text(trainer, model, teacher, tokens)
-            if workload.recipe.has_labels:
-                parts[0].update(_measure_written_classes(workload, trainer, model, rows, tokens))
+            if prepared.recipe.has_labels:
+                parts[0].update(_measure_written_classes(prepared, trainer, model, rows, tokens))
         suffix = "" if name == "validation" else f"_{name}"
         for gathered, part in zip((metrics, drift), parts, strict=True):
             gathered.update({f"{key}{suffix}": value for key, value in part.items()})
-    if workload.recipe.geometry:
+    if prepared.recipe.geometry:
         batches = evaluation_batches(trainer, sets["validation"][1])
-        metrics |= measure_geometry(model, batches, workload.label_names, workload.minority(), directory)
-    if workload.recipe.qa_format is not None and workload.validation is not None:
-        metrics |= measure_answers(workload, trainer, model, directory)
-    if workload.recipe.noise_kinds and workload.validation is not None:
-        metrics |= measure_noise(workload, trainer, model, teacher, sets["validation"][1], directory)
-    if workload.recipe.task_names is not None:
-        metrics["task_distance"] = task_distance(model, workload.recipe.task_names)
-        model.set_adapter(workload.recipe.task_names[0])  # for measurements that belong to neither task
-    if workload.single is not None:
-        metrics |= single_questions(workload, trainer, model)
-    found = run_benchmarks(workload.benchmarks, model, directory)
+        metrics |= measure_geometry(model, batches, prepared.label_names, prepared.minority(), directory)
+    if prepared.recipe.qa_format is not None and prepared.validation is not None:
+        metrics |= measure_answers(prepared, trainer, model, directory)
+    if prepared.recipe.noise_kinds and prepared.validation is not None:
+        metrics |= measure_noise(prepared, trainer, model, teacher, sets["validation"][1], directory)
+    if prepared.recipe.task_names is not None:
+        metrics["task_distance"] = task_distance(model, prepared.recipe.task_names)
+        model.set_adapter(prepared.recipe.task_names[0])  # for measurements that belong to neither task
+    if prepared.single is not None:
+        metrics |= single_questions(prepared, trainer, model)
+    found = run_benchmarks(prepared.benchmarks, model, directory)
     metrics |= {name: estimate.value for name, estimate in found.items()}
     intervals = {name: (own.low, own.high) for name, own in found.items() if not np.isnan(own.low)}
-    return metrics | preservation_metrics(workload, model), drift, intervals
+    return metrics | preservation_metrics(prepared, model), drift, intervals
 
 
-def _evaluation_sets(workload: Workload, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:
+def _evaluation_sets(prepared: ModelAndData, trainer: Trainer) -> dict[str, tuple[Dataset, Dataset]]:
     """Return each evaluation set by name, as rows and as the trainer's tokens."""
-    rows = {"validation": workload.validation, **workload.others}
+    rows = {"validation": prepared.validation, **prepared.others}
     tokens = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"validation": trainer.eval_dataset}
     return {name: (rows[name], tokens[name]) for name in tokens if tokens[name] is not None}
 
 
 def _measure_classes(
-    workload: Workload,
+    prepared: ModelAndData,
     trainer: Trainer,
     model: PreTrainedModel | PeftModel,
     teacher: Callable[..., Any],
@@ -101,7 +101,7 @@ def _measure_classes(
 ) -> tuple[Metrics, Metrics]:
     predictions = predict(model, teacher, evaluation_batches(trainer, tokens))
     logits, labels = predictions.logits.numpy(), predictions.labels.numpy()  # (N, C), (N,)
-    scores = classification_metrics(logits, labels, minority=workload.minority())
+    scores = classification_metrics(logits, labels, minority=prepared.minority())
     return scores, drift_of(predictions.logits, predictions.teacher_logits)
 
 
@@ -113,8 +113,8 @@ def _measure_text(
 
 
 def _measure_written_classes(
-    workload: Workload, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
+    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, rows: Dataset, tokens: Dataset
 ) -> Metrics:
-    predictions = predict_labels(model, batches_in_order(trainer, tokens), workload.tokenizer, workload.label_names)
+    predictions = predict_labels(model, batches_in_order(trainer, tokens), prepared.tokenizer, prepared.label_names)
     labels = np.array(rows["label"])
-    return text_to_text_metrics(predictions, labels, workload.label_names, minority=workload.minority())
+    return text_to_text_metrics(predictions, labels, prepared.label_names, minority=prepared.minority())

@@ -18,9 +18,9 @@ from balora.report import Run
 from balora.report.figures.sweep import ByLevel, level_figure
 from balora.study.benchmarks import run_bias_benchmarks
 from balora.study.measures.finished import CaptionedFigure, FinishedRun, runs_with
+from balora.study.model_and_data import ModelAndData
 from balora.study.student import Teacher
 from balora.study.trainers import evaluation_batches
-from balora.study.workload import Workload
 from balora.utils.files import write_text
 
 NOISE_FILE = "noise.json"
@@ -33,7 +33,7 @@ CAPTION = (
 
 
 def measure_noise(
-    workload: Workload,
+    prepared: ModelAndData,
     trainer: Trainer,
     model: PreTrainedModel | PeftModel,
     teacher: Teacher,
@@ -43,7 +43,7 @@ def measure_noise(
     """Measure stability, representation shift and the recipe's bias benchmarks at each level of each kind of noise.
 
     Args:
-        workload: The run's model, rows and metrics.
+        prepared: The run's model, rows and metrics.
         trainer: Supplies the batches.
         model: The student.
         teacher: The pretrained function.
@@ -53,13 +53,13 @@ def measure_noise(
     Returns:
         `stability_KIND`, the mean over levels.
     """
-    recipe, spared = workload.recipe, workload.tokenizer.all_special_ids
+    recipe, spared = prepared.recipe, prepared.tokenizer.all_special_ids
     clean = predicted(model, evaluation_batches(trainer, tokens))
 
     def metrics(folder: str) -> dict[str, float]:
         return {
             **measure_representation_shift(model, evaluation_batches(trainer, tokens), teacher),
-            **run_bias_benchmarks(workload.benchmarks, model, directory / folder),
+            **run_bias_benchmarks(prepared.benchmarks, model, directory / folder),
         }
 
     clean_metrics = {"stability": 1.0, **metrics("noise_0")}

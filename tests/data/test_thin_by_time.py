@@ -1,4 +1,4 @@
-"""Rows thinned in time: at most so many of a bucket, the calendar's buckets, the same rows each time."""
+"""Rows thinned by time: at most `per_bucket` rows of each calendar bucket, reproducibly."""
 
 import random
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ TIMES = st.datetimes(datetime(2024, 12, 20), datetime(2025, 1, 12)).flatmap(
 
 
 def naive_bucket(time, frequency):
-    """The first moment of the bucket, by arithmetic on days."""
+    """Return the start of the bucket, by arithmetic on days."""
     time = time.astimezone(timezone.utc)
     hour = time.replace(minute=0, second=0, microsecond=0)
     day = hour.replace(hour=0)
@@ -44,7 +44,7 @@ def kept(times, frequency, **options):
 
 @few
 @given(st.lists(TIMES, min_size=1, max_size=40), st.sampled_from(sorted(BUCKETS)), st.integers(1, 3))
-def test_each_bucket_keeps_as_many_as_it_may(times, frequency, per_bucket):
+def test_each_bucket_keeps_at_most_per_bucket_rows(times, frequency, per_bucket):
     buckets = defaultdict(list)
     for row, time in enumerate(times):
         buckets[naive_bucket(time, frequency)].append(row)
@@ -57,7 +57,7 @@ def test_each_bucket_keeps_as_many_as_it_may(times, frequency, per_bucket):
 
 @few
 @given(st.lists(TIMES, min_size=1, max_size=40), st.integers(0, 99))
-def test_sparser_choices_are_parts_of_denser_ones(times, seed):
+def test_lower_frequencies_keep_subsets_of_higher_ones(times, seed):
     hours, days, weeks, months = (
         set(kept(times, frequency, seed=seed)) for frequency in ("hourly", "daily", "weekly", "monthly")
     )
@@ -66,7 +66,7 @@ def test_sparser_choices_are_parts_of_denser_ones(times, seed):
     assert days <= set(kept(times, "daily", seed=seed, per_bucket=2))
 
 
-def test_the_choice_is_the_seeds():
+def test_the_rows_depend_on_the_seed_only():
     times = [datetime(2023, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=5 * i) for i in range(60)]
     random.seed(1), np.random.seed(1)
     first = kept(times, "hourly")
@@ -96,7 +96,7 @@ def test_names_of_buckets(text, names):
 
 
 @pytest.mark.parametrize("type_", ["timestamp[s]", "timestamp[us, tz=UTC]", "timestamp[ns]"])
-def test_datetimes_are_times_too(type_):
+def test_datetime_columns_are_read(type_):
     times = [datetime(2023, 2, 5, 14), datetime(2023, 2, 5, 15), datetime(2023, 2, 6, 14)]
     rows = Dataset.from_dict({"at": times}, features=Features({"at": Value(type_)}))
     assert time_buckets(rows, "daily", source="x", column="at") == ["2023-02-05", "2023-02-05", "2023-02-06"]
@@ -112,13 +112,13 @@ def test_datetimes_are_times_too(type_):
         ("0001-01-01T00:00:00+05:00", "expected a time"),
     ],
 )
-def test_a_time_that_cannot_be_read_is_named(value, problem):
+def test_an_invalid_time_raises(value, problem):
     rows = Dataset.from_dict({"created_date": ["2023-02-05", value]})
     with pytest.raises(BALoraError, match=f"^a.jsonl, row 2, field 'created_date': {problem}"):
         thin_by_time(rows, "daily", seed=1, source="a.jsonl")
 
 
-def test_numbers_are_no_times():
+def test_numbers_are_not_times():
     with pytest.raises(BALoraError, match=r"row 1, field 'created_date': expected a time .*, found 1675607030"):
         time_buckets(Dataset.from_dict({"created_date": [1675607030]}), "daily", source="x", column="created_date")
 

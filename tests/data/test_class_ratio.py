@@ -1,4 +1,4 @@
-"""`subsample_to_ratio`: counts as the ratio says, rows that are there, the same ones each time."""
+"""`subsample_to_ratio`: counts follow the ratio, rows are unchanged, and draws are reproducible."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def rows_of(labels):
 
 
 def kept(labels, ratio, **options):
-    """The numbers of the rows kept."""
+    """Return the indices of the kept rows."""
     rows = subsample_to_ratio(rows_of(labels), ratio, **{"seed": 1, "source": "train.tsv", **options})
     numbers = [int(text.removeprefix("row ")) for text in rows["text"]]
     assert rows["label"][:] == [labels[i] for i in numbers]
@@ -45,7 +45,7 @@ def counts_of(labels, numbers):
 
 
 def scales(counts, ratio):
-    """Least and greatest s for which every count is s·ratio rounded, or one where that rounds to nothing."""
+    """Return the range of s for which every count is s·ratio rounded, or 1 if that is 0."""
     slack = 1e-9
     low = max((n - 0.5) / share if n > 1 else 0.0 for n, share in zip(counts, ratio, strict=True))
     high = min((n + 0.5) / share for n, share in zip(counts, ratio, strict=True))
@@ -54,7 +54,7 @@ def scales(counts, ratio):
 
 @few
 @given(sets_and_ratios(), st.data())
-def test_counts_are_the_ratio_rounded_and_rows_stay_rows(drawn, data):
+def test_counts_are_the_rounded_ratio_and_rows_are_unchanged(drawn, data):
     labels, ratio = drawn
     numbers = kept(labels, ratio)
     counts = counts_of(labels, numbers)
@@ -75,7 +75,7 @@ def test_counts_are_the_ratio_rounded_and_rows_stay_rows(drawn, data):
 
 @few
 @given(sets_and_ratios())
-def test_the_same_seed_gives_the_same_rows_whatever_the_global_generators(drawn):
+def test_the_rows_depend_on_the_seed_and_not_on_global_generators(drawn):
     labels, ratio = drawn
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     first = kept(labels, ratio)
@@ -105,7 +105,7 @@ def test_counts(available, ratio, total, counts):
     assert tuple(counts_of(labels, kept(labels, ratio, total=total))) == counts
 
 
-def test_seeds_choose_other_rows():
+def test_other_seeds_draw_other_rows():
     labels = [0, 1] * 200
     first, second = kept(labels, (10, 1), seed=1), kept(labels, (10, 1), seed=2)
     assert len(first) == len(second) == 220
@@ -129,7 +129,7 @@ def test_seeds_choose_other_rows():
         ([0, 0, 1, 1], (1, 1), {"total": 1}, "total is 1;"),
     ],
 )
-def test_errors_say_what_would_be_right(labels, ratio, options, message):
+def test_errors_name_the_remedy(labels, ratio, options, message):
     with pytest.raises(BALoraError, match=rf"train\.tsv: .*{message}"):
         kept(labels, ratio, **options)
 

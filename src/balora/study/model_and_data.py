@@ -41,7 +41,7 @@ MODEL = "model_name_or_path"
 
 
 @dataclass(frozen=True)
-class Workload:
+class ModelAndData:
     """The model and data of a recipe, read and validated, for every method and seed.
 
     Attributes:
@@ -134,7 +134,7 @@ class Workload:
         return to_text_to_text_rows(rows, self.label_names, task=task, fields=fields)
 
 
-def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Workload:
+def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> ModelAndData:
     """Read and validate everything that a recipe names, before anything is trained.
 
     Args:
@@ -172,7 +172,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
         benchmarks = read_benchmarks(recipe, tokenizer, config, datasets)
-    return Workload(
+    return ModelAndData(
         recipe,
         tokenizer,
         datasets.train,
@@ -188,14 +188,14 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Work
     )
 
 
-def preservation_metrics(workload: Workload, model: torch.nn.Module) -> dict[str, float]:
+def preservation_metrics(prepared: ModelAndData, model: torch.nn.Module) -> dict[str, float]:
     """Measure what the model still knows: the world's metrics, or perplexity on the recipe's texts."""
-    if workload.world is not None:
-        return measure_world(model, workload.tokenizer, workload.world)
-    if not workload.texts:
+    if prepared.world is not None:
+        return measure_world(model, prepared.tokenizer, prepared.world)
+    if not prepared.texts:
         return {}
-    context = context_length(model.config, workload.tokenizer)
-    return {"perplexity": perplexity(model, workload.tokenizer, workload.texts, context=context)}
+    context = context_length(model.config, prepared.tokenizer)
+    return {"perplexity": perplexity(model, prepared.tokenizer, prepared.texts, context=context)}
 
 
 def _single_questions(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reading: ReadingWorld) -> Dataset:
