@@ -61,7 +61,7 @@ def run(settings: dict, tmp_path, command: str = "compare") -> int:
     return main([command, str(tmp_path / "recipe.yaml")])
 
 
-def test_the_baselines_of_semantic_guidance(reading, tmp_path):
+def test_the_baselines_of_selora(reading, tmp_path):
     methods = ["houlsby", "prompt-tuning", "lora", "selora+reg"]
     asked = {"perturbation_kinds": ["synonym", "distractor"], "perturbation_strengths": [0.5, 1.0]}
     assert run(reading | asked | {"methods": methods, "num_virtual_tokens": 5}, tmp_path) == 0

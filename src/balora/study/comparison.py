@@ -14,7 +14,7 @@ from balora.study.measures.hatecheck import case_figures
 from balora.study.measures.noise import noise_figures
 from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
-from balora.study.plan import Cell, plan, task_recipes
+from balora.study.plan import PlannedRun, plan, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
@@ -46,10 +46,10 @@ def compare(recipe: Recipe) -> list[Run]:
         _check(recipe, planned)
         numbers = {one.folder: number for number, one in enumerate(planned, start=1)}
 
-        def announce(one: Cell) -> None:
+        def announce(one: PlannedRun) -> None:
             console.print(f"[{numbers[one.folder]}/{len(planned)}] {one}", style="dim", markup=False)
 
-        def write_finished(_: Cell | None = None) -> list[Cell]:
+        def write_finished(_: PlannedRun | None = None) -> list[PlannedRun]:
             finished = [one for one in planned if (directory / one.folder / RESULT_FILE).exists()]
             write_results(directory / "results.json", [read_result(directory / one.folder) for one in finished])
             return finished
@@ -62,7 +62,7 @@ def compare(recipe: Recipe) -> list[Run]:
     return runs
 
 
-def _check(recipe: Recipe, planned: list[Cell]) -> None:
+def _check(recipe: Recipe, planned: list[PlannedRun]) -> None:
     """Check models, data and methods before the first process starts."""
     for task in task_recipes(recipe):
         prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
@@ -80,7 +80,7 @@ def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
     }
 
 
-def write_report(recipe: Recipe, planned: list[Cell], runs: list[Run], directory: Path) -> None:
+def write_report(recipe: Recipe, planned: list[PlannedRun], runs: list[Run], directory: Path) -> None:
     """Write `report.html`, and `summary.md` with its figures, of all runs."""
     tasks = task_recipes(recipe)
     finished = [FinishedRun(one, run, directory / one.folder) for one, run in zip(planned, runs, strict=True)]

@@ -16,7 +16,7 @@ UNTRAINED = {"task_names": None, "alignment_weight": 0.0}
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of a study.
 
     Attributes:
@@ -61,7 +61,7 @@ def single(recipe: Recipe) -> Recipe:
     return replace(task, **{"sweep": {}, **_settings_of(recipe, recipe.method)})
 
 
-def plan(recipe: Recipe) -> list[Cell]:
+def plan(recipe: Recipe) -> list[PlannedRun]:
     """Plan all runs: the untouched model on each task, then every task and method, seed by seed.
 
     In this order the runs that are done at any time compare the methods fairly.
@@ -73,12 +73,12 @@ def plan(recipe: Recipe) -> list[Cell]:
     tasks = task_recipes(recipe)
     order = [(task, PRETRAINED, recipe.seeds[0]) for task in tasks]
     order += [(task, method, seed) for seed in recipe.seeds for task in tasks for method in recipe.methods]
-    cells = []
+    runs = []
     for task, label, seed in order:
         own = _settings_of(recipe, label) if label != PRETRAINED else UNTRAINED
         inside = Path("runs") / task.name if recipe.tasks else Path("runs")
-        cells.append(Cell(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
-    return cells
+        runs.append(PlannedRun(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
+    return runs
 
 
 def _settings_of(recipe: Recipe, label: str) -> dict[str, Any]:

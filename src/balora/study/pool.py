@@ -19,13 +19,17 @@ from types import FrameType
 import torch
 
 from balora.errors import BALoraError, Interrupted
-from balora.study.plan import Cell
+from balora.study.plan import PlannedRun
 from balora.study.run import train_and_measure
 from balora.study.terminal import quiet_libraries, report_errors, without_bars
 
 
 def run_in_processes(
-    planned: Sequence[Cell], directory: Path, jobs: int, started: Callable[[Cell], None], done: Callable[[Cell], None]
+    planned: Sequence[PlannedRun],
+    directory: Path,
+    jobs: int,
+    started: Callable[[PlannedRun], None],
+    done: Callable[[PlannedRun], None],
 ) -> None:
     """Run the planned runs, at most `jobs` at a time.
 
@@ -42,8 +46,8 @@ def run_in_processes(
     """
     context = _context()
     waiting = list(planned)
-    running: dict[int, tuple[BaseProcess, Cell]] = {}  # by sentinel
-    failed: list[Cell] = []
+    running: dict[int, tuple[BaseProcess, PlannedRun]] = {}  # by sentinel
+    failed: list[PlannedRun] = []
     with _forward_signals(running) as received:
         while running or (waiting and not failed and not received):
             while waiting and len(running) < jobs and not failed and not received:
@@ -68,7 +72,7 @@ def run_in_processes(
 
 
 @contextmanager
-def _forward_signals(running: dict[int, tuple[BaseProcess, Cell]]) -> Iterator[list[int]]:
+def _forward_signals(running: dict[int, tuple[BaseProcess, PlannedRun]]) -> Iterator[list[int]]:
     """Context manager: pass each signal on to every child once, since they are in process groups of their own."""
     received: list[int] = []
 
@@ -108,7 +112,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_in_child(one: Cell, directory: Path, jobs: int) -> None:
+def _run_in_child(one: PlannedRun, directory: Path, jobs: int) -> None:
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from balora.report import Run
-from balora.study.plan import Cell
+from balora.study.plan import PlannedRun
 
 #: Heading, caption and figure.
 CaptionedFigure = tuple[str, str, Figure]
@@ -23,7 +23,7 @@ class FinishedRun:
         folder: Folder of the run.
     """
 
-    planned: Cell
+    planned: PlannedRun
     run: Run
     folder: Path
 
