@@ -10,7 +10,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 from shared_paths import DATA, MODELS
+
+# A time limit for each example would fail on a busy machine; their number bounds the time of a test instead.
+settings.register_profile("balora", deadline=None, max_examples=60)
+settings.load_profile("balora")
 
 
 def existing(path: Path, variable: str) -> Path:

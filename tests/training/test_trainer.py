@@ -139,8 +139,10 @@ def test_accumulation_gives_the_same_adapter(tmp_path):
             torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa", "dora"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [("lora", signal.SIGTERM), ("lora", signal.SIGINT), ("pissa", signal.SIGTERM), ("dora", signal.SIGINT)],
+)
 def test_an_interrupted_run_resumes_to_the_same_bits(method, number, tmp_path):
     # A teacher that sees some of the sequences must see the same ones again.
     settings = {"method": method, "adapter": {"sample_rate": 0.5 if method == "pissa" else 1.0}}
