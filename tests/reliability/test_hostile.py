@@ -110,7 +110,8 @@ def harmless(path: Path, shown: str) -> None:
     assert not [name for name in page.attributes if name.startswith("on")]
     assert all(link.startswith("#") for link in page.links)
     assert shown in page.text
-    assert "49" not in page.text or "7 * 7" not in shown
+    if "7 * 7" in shown:  # a template that ran would have shown its value
+        assert "49" not in page.text
 
 
 @pytest.mark.parametrize("evil", EVIL)

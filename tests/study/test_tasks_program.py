@@ -118,6 +118,7 @@ def test_structural_regularization_is_settings_of_the_same_objective(study, tmp_
     for method in study["methods"]:
         history = json.loads((tmp_path / f"out/runs/{method}-seed1/history.json").read_text())
         logged[method] = [row for row in history if "loss_task" in row]
+        assert logged[method], method
     assert all(row["weight_bias_path"] == 10 and row["loss_bias_path"] > 0 for row in logged["structural"])
     assert all("loss_diversity" not in row for row in logged["structural"])
     assert all("loss_bias_path" not in row for row in logged["lora"])  # plain, whatever the recipe's weights

@@ -253,4 +253,4 @@ def test_an_address_that_is_none_is_an_error_and_not_repeated(address):
     "address", ["https://a.b/v1", "http://localhost:8000/v1/", "http://[::1]:80", "http://10.0.0.1"]
 )
 def test_an_address_is_taken(address):
-    JudgeEndpoint(address, "m", api_key_env=None)
+    assert JudgeEndpoint(address, "m", api_key_env=None).base_url == address
