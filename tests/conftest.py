@@ -1,12 +1,12 @@
-"""What every test shares: the folders of real data, and no network."""
+"""Settings and fixtures of all tests: folders of real data, no network, one thread."""
 
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Two threads on two busy cores spin against each other, and tiny models gain nothing from a second one. In the
-# environment, so that the processes that tests start have it too.
+# Tiny models gain nothing from a second thread, and threads of two busy workers slow each other down. Set in the
+# environment so that subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest

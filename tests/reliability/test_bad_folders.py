@@ -1,4 +1,4 @@
-"""Run folders, results and audits that were changed behind our back: read, or refused by one clear error."""
+"""Changed run folders, results and audits: read, or refused by one clear error."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_changed_results_are_read_or_refused(count, tmp_path):
 
 @sized(few=60, share=0.04)
 @pytest.mark.parametrize("name", [RESULT_FILE, HISTORY_FILE])
-def test_a_cell_with_a_changed_file_is_reported_or_refused(name, count, tmp_path):
+def test_a_run_with_a_changed_file_is_reported_or_refused(name, count, tmp_path):
     right = {RESULT_FILE: json.dumps(vars(RUN)).encode(), HISTORY_FILE: json.dumps(HISTORY).encode()}
     path = tmp_path / name
 
@@ -52,7 +52,7 @@ def test_a_cell_with_a_changed_file_is_reported_or_refused(name, count, tmp_path
 
 
 @sized(few=15, share=0.005)
-def test_what_is_read_is_drawn(count, tmp_path):
+def test_results_that_can_be_read_can_be_drawn(count, tmp_path):
     cell, page = tmp_path / "cell", tmp_path / "page.html"
     cell.mkdir()
 
