@@ -50,7 +50,7 @@ def run_in_processes(
             while waiting and len(running) < jobs and not failed and not received:
                 cell = waiting.pop(0)
                 started(cell)
-                process = context.Process(target=_cell_process, args=(cell, directory, jobs))
+                process = context.Process(target=_cell_process, args=(cell, directory, jobs, dict(os.environ)))
                 process.start()
                 running[process.sentinel] = (process, cell)
             for sentinel in connection.wait(list(running)):
@@ -109,7 +109,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cell_process(cell: Cell, directory: Path, jobs: int) -> None:
+def _cell_process(cell: Cell, directory: Path, jobs: int, environment: dict[str, str]) -> None:
+    # The server forks with the environment of its own start, which may be that of an earlier study of this process.
+    os.environ.clear()
+    os.environ.update(environment)
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()
