@@ -10,8 +10,11 @@ export HF_HUB_OFFLINE := 1
 quickstart: .venv/installed
 	$(BIN)/balora quickstart
 
+# A worker a core: each has one thread (tests/conftest.py). A worker that runs out of tests takes some of another's.
+WORKERS ?= 2
+
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What `make test` leaves out for its length: docs/reliability.md.
 reliability: .venv/installed

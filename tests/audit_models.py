@@ -1,4 +1,4 @@
-"""How tests of the audit put models and adapters into folders, and take one against the other."""
+"""Helpers of the audit's tests: save tiny models and adapters, and compare figures."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def load(folder: str, kind: type = hf.AutoModelForCausalLM) -> hf.PreTrainedMode
 
 @torch.no_grad()
 def moved(model: torch.nn.Module, seed: int = 1, scale: float = 0.05) -> torch.nn.Module:
-    """With noise on all that is trained."""
+    """Add noise to every trainable parameter."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -65,7 +65,7 @@ def moved(model: torch.nn.Module, seed: int = 1, scale: float = 0.05) -> torch.n
 
 
 def adapted(base: str, folder: Path, config=None, *, kind: type = hf.AutoModelForCausalLM, scale: float = 0.05):
-    """A stock-PEFT adapter of a saved base, moved off its start, the same each time: its folder and the model."""
+    """Save a deterministic PEFT adapter with noise for a saved base; return its folder and the model."""
     config = config or LoraConfig(r=4, target_modules=TARGETS, task_type="CAUSAL_LM")
     torch.manual_seed(0)  # of adapters' start
     model: PeftModel = moved(get_peft_model(load(base, kind), config), scale=scale)
@@ -74,7 +74,7 @@ def adapted(base: str, folder: Path, config=None, *, kind: type = hf.AutoModelFo
 
 
 def texts(count: int, seed: int = 0, longest: int = 20) -> list[str]:
-    """Texts of the tokenizer's words, from two on."""
+    """Return texts of two or more of the tokenizer's words."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(2, longest + 1, (count,), generator=generator).tolist()
     return [" ".join(WORDS[i] for i in torch.randint(5, 97, (n,), generator=generator).tolist()) for n in sizes]
@@ -84,7 +84,7 @@ SIDES = ("base", "tuned")
 
 
 def assert_is(figure, expected, names, *, rel=1e-5):
-    """A figure's value and interval on both sides are those of the dictionaries; NaN intervals are those of one."""
+    """Assert that a figure has the dictionaries' values and intervals; a NaN interval comes from a single value."""
     for side, scores in zip(SIDES, expected, strict=True):
         estimate = getattr(figure, side)
         for key, value in zip(("value", "low", "high"), names, strict=False):

@@ -1,4 +1,4 @@
-"""Inputs that are wrong, made from right ones, and what must be said of them: it works, or there is one clear error.
+"""Bad inputs made from valid ones; each must work or give one clear error.
 
 `BALORA_INPUTS` says how many there are in all under the marker `reliability` (10,000); `make test` tries few of each.
 Files are changed as structures (a value, a key, a row) and as bytes (flipped, cut, doubled, in another encoding), a
@@ -21,12 +21,12 @@ from balora.errors import BALoraError
 from balora.study.terminal import one_line
 
 INPUTS = int(os.environ.get("BALORA_INPUTS", "10000"))
-#: Seconds of the processor that a reader may take over a file; what hangs takes more.
+#: Limit on a reader's CPU seconds for one file.
 PATIENCE = 20.0
-#: Of each test, how many inputs it was given and what became of them.
+#: Outcomes of each test's inputs.
 TALLY: dict[str, Counter] = {}
 
-#: Values where others are expected.
+#: Values of unexpected types and ranges.
 ODD = [
     None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.0, -0.0, 0.5, 1e308, math.nan, math.inf,
     -math.inf, "", " ", "\t", "\n", "a", "0", "1", "-1", "1.5", "nan", "inf", "null", "true", "{prompt}", "\0",
@@ -45,16 +45,16 @@ PIECES = [
 
 
 def sized(few: int, share: float) -> Callable:
-    """A test of `few` inputs among the quick ones, and of its share of all of them under `reliability`."""
+    """Parametrize a test with `few` inputs by default and its share of `INPUTS` under the marker `reliability`."""
     many = pytest.param(math.ceil(INPUTS * share), id="many", marks=pytest.mark.reliability)
     return pytest.mark.parametrize("count", [pytest.param(few, id="few"), many])
 
 
 def hold(count: int, strategy: st.SearchStrategy, check: Callable[[Any], str]) -> Counter:
-    """Give a check `count` inputs, the same ones every time; it returns what became of each, or fails.
+    """Run a check on `count` generated inputs, the same ones every time.
 
     Returns:
-        How often which.
+        How often the check returned each outcome.
     """
     name = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0].split("/")[-1]
     tally = TALLY[name] = Counter()
@@ -74,11 +74,11 @@ def hold(count: int, strategy: st.SearchStrategy, check: Callable[[Any], str]) -
 
 
 def complaint(action: Callable[[], object], *names: object) -> str | None:
-    """What is said against an input, `None` where it works; any other error passes through and fails the test.
+    """Return the `BALoraError` of an action as one line, `None` where it works; other errors fail the test.
 
     Args:
         action: Reads the input.
-        names: The complaint names one of these: a file, or fields.
+        names: A file or fields; the error must name one of them.
     """
     try:
         action()
@@ -93,7 +93,7 @@ def complaint(action: Callable[[], object], *names: object) -> str | None:
 
 
 def mutated(value: Any, draw: st.DrawFn, most: int = 3) -> Any:
-    """A copy with up to so many of its parts changed, left out, doubled, renamed or exchanged."""
+    """Return a copy with up to `most` of its parts changed, dropped, doubled, renamed or swapped."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(0, most))):
         places = list(_places(value))
@@ -121,7 +121,7 @@ def mutated(value: Any, draw: st.DrawFn, most: int = 3) -> Any:
 
 
 def _places(value: Any) -> Any:
-    """Every part of a structure: what it is in, and where in that."""
+    """Yield the container and key of every part of a structure."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in entries:
         yield value, key
@@ -129,7 +129,7 @@ def _places(value: Any) -> Any:
 
 
 def mutated_bytes(content: bytes, draw: st.DrawFn, most: int = 3) -> bytes:
-    """The bytes with up to so many places changed."""
+    """Return the bytes with up to `most` places changed."""
     for _ in range(draw(st.integers(0, most))):
         at = draw(st.integers(0, len(content)))
         length = draw(st.sampled_from([1, 1, 2, 7, 40]))
@@ -149,7 +149,7 @@ def mutated_bytes(content: bytes, draw: st.DrawFn, most: int = 3) -> bytes:
 
 
 def encoded(text: str, draw: st.DrawFn) -> bytes:
-    """Text in UTF-8, or seldom in something else."""
+    """Encode text, mostly as UTF-8."""
     encoding = draw(
         st.sampled_from(["utf-8"] * 9 + ["utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252", "shift-jis"])
     )

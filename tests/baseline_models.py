@@ -5,7 +5,7 @@ import transformers as hf
 from tiny_models import GPT2, GROUPED, SMALL
 from torch import Tensor
 
-#: Beside the size, what makes dropout off and every parameter take part.
+#: Settings that turn dropout off and use every parameter.
 BERT = {**SMALL, "num_labels": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 HEADED = {**GROUPED, "head_dim": 8}
@@ -53,13 +53,13 @@ WITHOUT_BIAS = {"modernbert", "t5", "llama", "mistral", "qwen3", "gemma", "gemma
 
 
 def make_base(name: str) -> hf.PreTrainedModel:
-    """The model of that name, the same weights each time, in evaluation mode."""
+    """Build the model of that name with the same weights each time, in evaluation mode."""
     torch.manual_seed(0)
     return BASELINE_MODELS[name]().eval()
 
 
 def batch_for(model: hf.PreTrainedModel, rows: int = 3, length: int = 8) -> dict[str, Tensor]:
-    """Ids, a mask with padding in the first row, and labels that suit the model."""
+    """Return ids, a mask with padding in the first row, and labels for the model."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 90, (rows, length), generator=generator)
     mask = torch.ones_like(ids)

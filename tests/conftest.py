@@ -1,16 +1,21 @@
-"""What every test shares: the folders of real data, and no network."""
+"""Settings and fixtures of all tests: folders of real data, no network, one thread."""
 
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Two threads on two busy cores spin against each other, and tiny models gain nothing from a second one. In the
-# environment, so that the processes that tests start have it too.
+# Tiny models gain nothing from a second thread, and threads of two busy workers slow each other down. Set in the
+# environment so that subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 from shared_paths import DATA, MODELS
+
+# A time limit for each example would fail on a busy machine; their number bounds the time of a test instead.
+settings.register_profile("balora", deadline=None, max_examples=60)
+settings.load_profile("balora")
 
 
 def existing(path: Path, variable: str) -> Path:

@@ -1,4 +1,4 @@
-"""A judge that answers as the test says and notes what it was asked; `tests/evaluation/mt_bench` serves it."""
+"""A fake judge endpoint with scripted answers that records its requests; used by `tests/evaluation/mt_bench`."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def status(code: int, text: str = '{"error": {"message": "not so"}}', **headers:
 
 
 class FakeJudge:
-    """`answer` is called with each request's body and gives status, text and headers, or `None` to hang up."""
+    """Server whose `answer(body)` returns status, text and headers, or `None` to close the connection."""
 
     def __init__(self) -> None:
         self.url = ""

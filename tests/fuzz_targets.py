@@ -1,4 +1,4 @@
-"""What a fuzzer's bytes are given to: the readers of rows and of recipes, each on a file in a folder of its own.
+"""Fuzz targets: the readers of rows and recipes, each on a file in its own folder.
 
 A target returns where the bytes are read, or refused by one clear error; it raises whatever else happened. It needs no
 fuzzer, so that a test can tell that it would notice.
@@ -21,11 +21,11 @@ TARGETS = ("recipe", *READERS)
 
 
 def target(name: str, folder: Path) -> Callable[[bytes], str | None]:
-    """What takes the bytes, and says what is said against them, `None` where they can be read.
+    """Return a function that reads the given bytes and returns the error, `None` where they are valid.
 
     Args:
-        name: One of `TARGETS`. For rows the first byte chooses the form of the file, the others stand in it.
-        folder: Empty, and so again after each input.
+        name: One of `TARGETS`. For rows the first byte chooses the file format, the others are the content.
+        folder: An empty folder; it is empty again after each input.
     """
 
     def take(given: bytes) -> str | None:
@@ -43,7 +43,7 @@ def target(name: str, folder: Path) -> Callable[[bytes], str | None]:
 
 
 def seeds(name: str) -> list[bytes]:
-    """Right inputs of a target, which the fuzzer begins with."""
+    """Return a target's valid inputs, from which the fuzzer starts."""
     if name == "recipe":
         return [yaml.safe_dump(recipe).encode() for recipe in RECIPES]
     kinds, suffixes, _ = READERS[name]
@@ -52,7 +52,7 @@ def seeds(name: str) -> list[bytes]:
 
 
 def words(name: str) -> list[bytes]:
-    """What no fuzzer guesses byte by byte: pieces of the formats, names of settings."""
+    """Return a dictionary for the fuzzer: pieces of the formats and names of settings."""
     return [*PIECES, *(setting.encode() for setting in NAMES if name == "recipe")]
 
 

@@ -1,4 +1,4 @@
-"""Recipes that work, which bad ones are made from, and all that is done with one before anything is loaded."""
+"""Valid recipes, from which bad ones are made, and all checks of a recipe that load no model."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Right rows in the forms that they come in, and the readers that take them: what bad files are made from."""
+"""Valid rows in every file format, from which bad files are made, and their readers."""
 
 import csv
 import io
@@ -141,7 +141,7 @@ def conversed(path: str) -> None:
         split_oasst(rows, validation_share=0.5, seed=0, source=path)
 
 
-#: By what reads them: right rows in their forms of file, and the reader.
+#: By reader: its valid rows, their file formats, and the function that reads them.
 TABLES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
 NESTED = (".jsonl", ".json", ".parquet")
 READERS: dict[str, tuple[list[Rows], tuple[str, ...], Callable[[str], None]]] = {
@@ -157,7 +157,7 @@ READERS: dict[str, tuple[list[Rows], tuple[str, ...], Callable[[str], None]]] = 
 
 
 def written(rows: Rows, suffix: str) -> bytes | str:
-    """Rows in a form of file, as bytes where they are no text."""
+    """Return rows in a file format, as bytes where the format is binary."""
     if suffix == ".parquet":
         try:
             file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Where the real data, the real models and the oracle lie, when this checkout has them beside it."""
+"""Paths of the real data, the real models and the oracle beside this checkout."""
 
 import os
 from pathlib import Path

@@ -57,7 +57,7 @@ BART = {
 
 
 def widen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every width a multiple of 64: bitsandbytes gives narrower weights back wrong on CPUs with AVX512."""
+    """Set all widths to multiples of 64: bitsandbytes dequantizes narrower weights wrongly on CPUs with AVX512."""
     for sizes in (SMALL, GROUPED):
         monkeypatch.setitem(sizes, "hidden_size", 64)
     monkeypatch.setitem(GPT2, "n_embd", 64)
@@ -126,7 +126,7 @@ LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_h
 
 
 def deciding(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
-    """A mixture of experts whose routers prefer some to others, as drawn they hardly do."""
+    """Draw the routers' weights wide enough that they clearly prefer some experts."""
     for name, parameter in model.named_parameters():
         if name.endswith(("gate.weight", "router.weight")):
             torch.nn.init.normal_(parameter, std=0.5)
@@ -168,18 +168,18 @@ MIXTURES = {
     ),
 }
 ALL = CAUSAL | CLASSIFIERS | SEQ2SEQ | MIXTURES
-#: One of each kind, for what does not depend on how a head is made.
+#: One model of each kind, for tests that do not depend on the head.
 MODELS = CAUSAL | CLASSIFIERS | {name: SEQ2SEQ[name] for name in ("t5-untied", "bart")}
 
 
 def make(name: str) -> hf.PreTrainedModel:
-    """The model of that name, the same weights each time, in evaluation mode."""
+    """Build the model of that name with the same weights each time, in evaluation mode."""
     torch.manual_seed(0)
     return ALL[name]().eval()
 
 
 def inputs_for(name: str, rows: int = 4, length: int = 12, seed: int = 1) -> dict[str, Tensor]:
-    """Ids with right padding in the first row, and labels that suit the task, for a decoder with their own padding."""
+    """Return ids, padded on the right in the first row, and labels for the task, padded for a decoder."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 90, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
@@ -214,7 +214,7 @@ def without_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def off_its_start(model: torch.nn.Module, dropout: float = 0.0) -> torch.nn.Module:
-    """In training, its adapter moved off its start, the same for every model of the same settings; b stays."""
+    """Return the model in training mode with deterministic noise on its adapter, except on the bias path's b."""
     generator = torch.Generator().manual_seed(5)
     for key, parameter in model.named_parameters():
         if parameter.requires_grad and "bias_path" not in key:
@@ -228,7 +228,7 @@ def off_its_start(model: torch.nn.Module, dropout: float = 0.0) -> torch.nn.Modu
 
 
 def train_steps(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int = 3, lr: float = 1e-2) -> None:
-    """A hand-written loop; leaves the model in evaluation mode."""
+    """Train in a plain loop; leave the model in evaluation mode."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):
@@ -240,7 +240,7 @@ def train_steps(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int = 
 
 
 def trained(name: str, method: str, **settings) -> BALoraModel:
-    """A tiny model with an adapter on every linear layer, some steps from its start."""
+    """Return a tiny model with an adapter on every linear layer, trained for three steps."""
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
     model = get_balora_model(make(name), BALoraConfig(method=method, **settings))
     train_steps(model, inputs_for(name))

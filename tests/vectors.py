@@ -1,4 +1,4 @@
-"""The float64 oracle: every equation's value and gradient on small random inputs."""
+"""The float64 oracle: each equation's value and gradient on small random inputs."""
 
 import json
 
@@ -8,7 +8,7 @@ from shared_paths import VECTORS
 
 
 def read_cases() -> dict[str, dict]:
-    """Tensors of each case by name, and its scalars; none where the oracle is absent."""
+    """Return each case's tensors by name and its scalars; no cases where the oracle is missing."""
     if not VECTORS.exists():
         return {}
     with safe_open(VECTORS, "pt") as file:

@@ -123,7 +123,9 @@ def test_only_plain_layers_are_replaced():
     model = get_balora_model(make("gpt2"), BALoraConfig(r=4, target_modules="all-linear"))
     assert not any(isinstance(module, FusedLinear) for module in model.modules())  # GPT-2's are Conv1D
     model = get_balora_model(make("llama"), BALoraConfig(r=4, target_modules="all-linear"))
-    assert all(isinstance(m, FusedLinear) for m in model.modules() if isinstance(m, Linear))
+    adapted = [module for module in model.modules() if isinstance(module, Linear)]
+    assert adapted
+    assert all(isinstance(module, FusedLinear) for module in adapted)
     assert isinstance(model.base_model.merge_and_unload().model.layers[0].mlp.up_proj, nn.Linear)
 
 

@@ -70,6 +70,7 @@ def test_masked_models_are_scored_token_by_token(folders, tmp_path, data_dir):
     pairs = read_crows_pairs(data_dir / "crows_pairs/crows_pairs_anonymized.csv")[:8]
     figures = measure_pairs(audited, pairs, per_token=True, batch_size=8)
     odds = [masked_pair_log_odds(m, audited.tokenizer, pairs) for m in (load(folders["masked"], kind), tuned)]
+    assert figures
     for figure in figures:
         assert_is(figure, [score_pairs(pairs, own)["all"] for own in odds], ends(figure.name), rel=1e-4)
 
@@ -79,7 +80,9 @@ def test_an_untouched_adapter_changes_no_answer(folders, tmp_path):
     get_peft_model(load(folders["causal"]), config).save_pretrained(tmp_path)
     pairs = [SentencePair("the nurse said she was tired", "the nurse said he was tired"), SentencePair("he", "she")]
     audited = load_audited(folders["causal"], str(tmp_path))
-    for figure in measure_pairs(audited, pairs, per_token=False, batch_size=2):
+    figures = measure_pairs(audited, pairs, per_token=False, batch_size=2)
+    assert figures
+    for figure in figures:
         assert (figure.change.value, figure.change.low, figure.change.high) == (0, 0, 0)
 
 

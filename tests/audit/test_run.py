@@ -242,7 +242,9 @@ class TestGoingOn:
         assert not Path(asked().output_dir).exists()
 
     def test_parts_depend_on_settings_that_there_are(self, asked, data):
-        for part in run.plan(asked(data_file=str(data)), "causal language model", []):
+        parts = run.plan(asked(data_file=str(data)), "causal language model", [])
+        assert parts
+        for part in parts:
             assert isinstance(part, Part)
             assert set(part.settings) <= set(vars(asked()))
 

@@ -83,7 +83,7 @@ def test_perplexities_of_lm_eval_s_task_of_the_local_one_and_ours_are_equal(
     assert first["wikitext2_local"]["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.reliability
 def test_perplexities_of_the_whole_test_set_are_lm_eval_s(model, tokenizer, data_dir):
     got = evaluate_with_harness(model, tokenizer, ["wikitext2_local"], data_dir=data_dir, batch_size=16)
     ours = wikitext_perplexity(model, tokenizer, read_pages(data_dir / "wikitext2/test.txt"), context=512)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -72,10 +73,15 @@ def rows_of(case: Case) -> tuple[Tensor, Tensor | None, RowWeights, RowObjective
 
 @pytest.fixture(scope="module")
 def from_the_kernel(tmp_path_factory) -> dict[Case, tuple[Tensor, Tensor]]:
-    saved = tmp_path_factory.mktemp("triton") / "results.pt"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, __file__, saved], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    from shared_folders import built_once  # here, since the script that this file is too has no tests/ on its path
+
+    def interpret(folder: Path) -> None:
+        environment = os.environ | {"TRITON_INTERPRET": "1"}
+        command = [sys.executable, __file__, folder / "results.pt"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    saved = built_once(tmp_path_factory, "triton", interpret) / "results.pt"
     return dict(zip(CASES, torch.load(saved), strict=True))
 
 

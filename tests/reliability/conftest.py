@@ -1,4 +1,4 @@
-"""How many bad inputs were tried, said at the end."""
+"""Print at the end how many bad inputs were tried."""
 
 from collections import Counter
 

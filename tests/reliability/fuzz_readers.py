@@ -1,4 +1,4 @@
-"""Inputs guided by what they reach in balora, given to one target until libFuzzer has had enough, or found a crash:
+"""Script: fuzz one target, guided by coverage of balora, until libFuzzer's limit or a crash.
 
     python tests/reliability/fuzz_readers.py squad FOLDER -runs=10000 -seed=1
 
@@ -25,12 +25,12 @@ MEGABYTES = 6144
 
 
 def quoted(word: bytes) -> str:
-    """An entry of libFuzzer's dictionary, which holds 64 bytes at most."""
+    """Return an entry of libFuzzer's dictionary, at most 64 bytes long."""
     return '"' + "".join(f"\\x{byte:02X}" for byte in word[:64]) + '"\n'
 
 
 def main(name: str, folder: Path, *further: str) -> None:
-    """Fuzz a target, which ends the process; `further` are libFuzzer's arguments."""
+    """Fuzz a target and exit; `further` are libFuzzer's arguments."""
     for inner in ("corpus", "read"):
         (folder / inner).mkdir(parents=True)
     for number, seed in enumerate(seeds(name)):

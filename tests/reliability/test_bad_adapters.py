@@ -1,4 +1,4 @@
-"""Folders of adapters and models that are wrong, damaged or hostile: one clear error, and nothing of theirs is run."""
+"""Wrong, damaged or hostile folders of adapters and models: one clear error, and none of their code runs."""
 
 import json
 import os
@@ -38,7 +38,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> dict[str, Path]:
-    """A folder of each kind, of adapters for `tiny`, and that of the model."""
+    """Save the model `tiny` and an adapter of each kind; return the folders."""
     root = tmp_path_factory.mktemp("saved")
     tiny(root / "model")
     for name, settings in METHODS.items():
@@ -60,7 +60,7 @@ def test_a_changed_folder_of_an_adapter_is_loaded_or_refused(saved, count, tmp_p
 
     @st.composite
     def folders(draw: st.DrawFn) -> tuple[str, str, bytes]:
-        """Of which kind, which of its files, and what stands there."""
+        """Draw an adapter kind, one of its files and the changed content."""
         kind = draw(st.sampled_from(["lora", "pissa", "selora", "peft", "tasks"]))
         name = draw(st.sampled_from([PEFT, SETTINGS, WEIGHTS] if kind not in ("peft", "tasks") else [PEFT, WEIGHTS]))
         name = f"one/{name}" if kind == "tasks" else name
@@ -93,7 +93,7 @@ def test_a_changed_folder_of_an_adapter_is_loaded_or_refused(saved, count, tmp_p
 
 
 class TestAdapters:
-    """Of another model, of another shape, in part, with code."""
+    """Adapters of another model or shape, incomplete, or with code."""
 
     def refused(self, saved, folder, *names: object) -> str:
         said = complaint(lambda: BALoraModel.from_pretrained(base(saved), folder), folder, *names)
@@ -109,24 +109,27 @@ class TestAdapters:
         ids=lambda shape: next(iter(shape)) + str(next(iter(shape.values()))),
     )
     @pytest.mark.parametrize("kind", ["lora", "pissa"])
-    def test_of_another_shape(self, saved, kind, shape, tmp_path):
+    def test_of_another_shape_are_refused(self, saved, kind, shape, tmp_path):
         other = hf.LlamaForCausalLM(hf.LlamaConfig(**{**base(saved).config.to_dict(), **shape, "head_dim": None}))
         said = complaint(lambda: BALoraModel.from_pretrained(other, saved[kind]), saved[kind])
         assert "does not fit LlamaForCausalLM" in said
 
-    def test_of_another_architecture(self, saved):
+    def test_of_another_architecture_are_refused(self, saved):
         other = hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(WORDS)))
         assert complaint(lambda: BALoraModel.from_pretrained(other, saved["lora"]), saved["lora"], "target_modules")
 
     @pytest.mark.parametrize("kind", ["lora", "pissa", "selora"])
-    def test_that_lost_a_tensor(self, saved, kind, tmp_path):
+    def test_without_one_tensor_are_refused(self, saved, kind, tmp_path):
         folder = self.copy(saved, kind, tmp_path)
         state = load_file(folder / WEIGHTS)
-        del state[next(key for key in state if "lora_B" in key)]
+        lost = next(key for key in state if "lora_B" in key)
+        del state[lost]
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-        assert "in only one of the two" in self.refused(saved, folder) or kind == "pissa"
+        said = self.refused(saved, folder)
+        assert "does not fit LlamaForCausalLM" in said
+        assert lost.removesuffix("weight") in said
 
-    def test_with_a_tensor_too_many(self, saved, tmp_path):
+    def test_with_an_extra_tensor_are_refused(self, saved, tmp_path):
         folder = self.copy(saved, "lora", tmp_path)
         state = load_file(folder / WEIGHTS)
         key = next(iter(state)).replace("layers.0", "layers.7")
@@ -134,26 +137,26 @@ class TestAdapters:
         assert "layers.7" in self.refused(saved, folder)
 
     @pytest.mark.parametrize("rank", [10**12, 0, -1, "2", None, [2]])
-    def test_of_a_rank_that_its_weights_have_not(self, saved, rank, tmp_path):
+    def test_whose_rank_differs_from_their_weights_are_refused(self, saved, rank, tmp_path):
         folder = self.copy(saved, "lora", tmp_path)
         config = json.loads((folder / PEFT).read_text())
         (folder / PEFT).write_text(json.dumps({**config, "r": rank}))
         self.refused(saved, folder)
 
-    def test_that_names_a_module_to_import(self, saved, tmp_path):
+    def test_that_name_a_module_to_import_are_refused(self, saved, tmp_path):
         folder = self.copy(saved, "lora", tmp_path)
         config = json.loads((folder / PEFT).read_text())
         (folder / PEFT).write_text(json.dumps({**config, "megatron_config": {"a": 1}, "megatron_core": "this"}))
         assert "megatron_config" in self.refused(saved, folder)
 
-    def test_whose_tasks_lie_elsewhere(self, saved, tmp_path):
+    def test_whose_task_folders_lie_elsewhere_are_refused(self, saved, tmp_path):
         folder = self.copy(saved, "tasks", tmp_path)
         settings = json.loads((folder / SETTINGS).read_text())
         for names in (["../lora", "two"], ["/etc", "two"], ["..", "two"], "one", {"one": 1}, [1, 2]):
             (folder / SETTINGS).write_text(json.dumps({**settings, "task_names": names}))
             self.refused(saved, folder, "task_names")
 
-    def test_that_is_a_pickle(self, saved, tmp_path):
+    def test_stored_as_a_pickle_are_refused(self, saved, tmp_path):
         folder = self.copy(saved, "lora", tmp_path)
         (folder / WEIGHTS).unlink()
         ran = tmp_path / "ran"
@@ -168,7 +171,7 @@ class TestAdapters:
 
 
 class Evil:
-    """A pickle that leaves a trace where it is read without care."""
+    """A pickle that creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -192,13 +195,13 @@ class M(LlamaForCausalLM):
 
 
 class TestModels:
-    """Whose folders bring code, pickles or damage."""
+    """Model folders with code, pickles or damage."""
 
     def folder(self, saved, tmp_path: Path) -> Path:
         return Path(shutil.copytree(saved["model"], tmp_path / "model"))
 
     def said(self, folder: Path, **settings: Any) -> list[str | None]:
-        """What each that loads a model says of this one."""
+        """Return each model loader's error about this folder, `None` where it loads."""
         rows = folder.parent / "rows.jsonl"
         rows.write_text('{"text": "the cat sat"}\n')
         recipe = Recipe(
@@ -215,20 +218,20 @@ class TestModels:
             }
         return [complaint(action, folder, "model: ") for action in actions.values()]
 
-    def test_that_bring_code(self, saved, tmp_path, monkeypatch):
+    def test_with_their_own_code_are_refused(self, saved, tmp_path, monkeypatch):
         folder, ran = self.folder(saved, tmp_path), tmp_path / "ran"
         (folder / "novel.py").write_text(CODE.format(trace=str(ran)))
         own = {"AutoConfig": "novel.C", "AutoModel": "novel.M", "AutoModelForCausalLM": "novel.M"}
         own["AutoModelForSequenceClassification"] = "novel.M"
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "model_type": "novel", "auto_map": own}))
-        # Transformers would ask; nobody is asked, and a yes is not read.
+        # Transformers would ask on the terminal whether to trust the code; balora must not.
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
         for said in self.said(folder):
             assert "remote code" in said
         assert not ran.exists()
 
-    def test_that_bring_code_beside_what_transformers_has(self, saved, tmp_path):
+    def test_with_code_beside_a_known_architecture_never_run_it(self, saved, tmp_path):
         folder, ran = self.folder(saved, tmp_path), tmp_path / "ran"
         (folder / "novel.py").write_text(CODE.format(trace=str(ran)))
         config = json.loads((folder / "config.json").read_text())
@@ -240,7 +243,7 @@ class TestModels:
         self.said(folder)
         assert not ran.exists()
 
-    def test_that_are_pickles(self, saved, tmp_path):
+    def test_stored_as_pickles_are_refused(self, saved, tmp_path):
         folder, ran = self.folder(saved, tmp_path), tmp_path / "ran"
         state = load_file(folder / "model.safetensors")
         (folder / "model.safetensors").unlink()
@@ -253,7 +256,7 @@ class TestModels:
         assert not ran.exists()
 
     @sized(few=6, share=0.01)
-    def test_with_a_changed_file(self, saved, count, tmp_path):
+    def test_with_a_changed_file_are_loaded_or_refused(self, saved, count, tmp_path):
         folder = self.folder(saved, tmp_path)
         right = {name: (folder / name).read_bytes() for name in ("config.json", "tokenizer.json", "model.safetensors")}
 
@@ -274,14 +277,15 @@ class TestModels:
                 (folder / other).write_bytes(content if other == name else bytes_there)
             return "loaded" if self.said(folder, use_safetensors=True) == [None, None] else "refused"
 
-        hold(count, changes(), check)
+        tally = hold(count, changes(), check)
+        assert tally["refused"] > 0
 
 
 def _objects(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def test_an_adapter_that_peft_wrote_is_measured_only_where_it_fits(saved, tmp_path):
+def test_a_peft_adapter_is_measured_only_with_the_model_that_it_fits(saved, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "the cat sat"}\n')
     recipe = Recipe(model_name_or_path=str(saved["model"]), train_file=str(rows), training_arguments={"use_cpu": True})
@@ -328,4 +332,5 @@ def test_a_checkpoint_with_a_changed_manifest_is_damaged_or_whole(count, tmp_pat
         assert damage is None or isinstance(damage, str)
         return "whole" if damage is None else "damaged"
 
-    hold(count, manifests(), check)
+    tally = hold(count, manifests(), check)
+    assert 0 < tally["damaged"] < tally.total()

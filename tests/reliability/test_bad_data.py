@@ -1,4 +1,4 @@
-"""Files of rows that are wrong, from their bytes to their values, through every reader: one clear error, or rows."""
+"""Bad data files, in bytes, structure or values, through every reader: rows or one clear error."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ from balora.data.sources import SUFFIXES
 
 @st.composite
 def files(draw: st.DrawFn, reader: str) -> tuple[str, bytes]:
-    """A suffix and what stands in the file: right rows, changed as rows and as bytes."""
+    """Draw a file's suffix and content: valid rows, changed as structures and as bytes."""
     kinds, suffixes, _ = READERS[reader]
     suffix = draw(st.sampled_from(suffixes))
     rows = mutated(draw(st.sampled_from(kinds)), draw)
@@ -61,7 +61,7 @@ def test_a_changed_file_gives_rows_or_one_clear_error(reader, count, tmp_path):
 
 
 @sized(few=60, share=0.04)
-def test_bytes_without_sense_give_rows_or_one_clear_error(count, tmp_path):
+def test_random_bytes_give_rows_or_one_clear_error(count, tmp_path):
     def check(file: tuple[str, bytes]) -> str:
         suffix, content = file
         path = tmp_path / f"a{suffix}"
@@ -127,7 +127,7 @@ def test_readers_take_a_long_row_in_linear_time(text, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_empty_file_a_folder_and_a_pipe_are_no_files_of_rows(suffix, tmp_path):
+def test_empty_files_folders_and_missing_files_are_refused(suffix, tmp_path):
     empty, folder = tmp_path / f"empty{suffix}", tmp_path / f"folder{suffix}"
     empty.touch()
     folder.mkdir()
@@ -135,14 +135,14 @@ def test_an_empty_file_a_folder_and_a_pipe_are_no_files_of_rows(suffix, tmp_path
         assert complaint(lambda path=path: load_table(str(path)), path)
 
 
-def test_a_label_that_is_no_number_is_named_with_its_row(tmp_path):
+def test_a_label_that_is_not_a_number_is_named_with_its_row(tmp_path):
     path = tmp_path / "a.jsonl"
     for label in ("NaN", "null", '""', "[1]", "1e999"):
         path.write_text(f'{{"text": "a", "label": 0.5}}\n{{"text": "b", "label": {label}}}\n')
         assert "row 2, field 'label'" in complaint(lambda: classified(str(path)), path)
 
 
-def test_many_columns_and_long_labels_are_not_all_quoted(tmp_path):
+def test_an_error_quotes_only_some_columns_and_labels(tmp_path):
     path: Path = tmp_path / "a.json"
     path.write_text(json.dumps([{f"c{i}": 1 for i in range(300)}]))
     assert "and 280 more" in complaint(lambda: classified(str(path)), path)

@@ -1,4 +1,4 @@
-"""Run folders, results and audits that were changed behind our back: read, or refused by one clear error."""
+"""Changed run folders, results and audits: read, or refused by one clear error."""
 
 import json
 from pathlib import Path

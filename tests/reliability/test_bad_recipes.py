@@ -1,4 +1,4 @@
-"""Recipes that are wrong, from their bytes to their values: one clear error that names the file or the setting."""
+"""Bad recipes, in bytes, structure or values: one clear error that names the file or the setting."""
 
 import os
 from dataclasses import MISSING, fields
@@ -28,7 +28,7 @@ def not_null(schema: type) -> list[str]:
 
 @st.composite
 def recipes(draw: st.DrawFn) -> bytes:
-    """A recipe that works, its values changed, or exchanged for odd ones, or its bytes changed, perhaps all of it."""
+    """Draw a valid recipe with changed values, odd values or changed bytes."""
     recipe = mutated(draw(st.sampled_from(RECIPES)), draw, most=2)
     if isinstance(recipe, dict):
         for _ in range(draw(st.integers(0, 2))):
@@ -41,7 +41,7 @@ def recipes(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.parametrize("name", not_null(Recipe))
-def test_a_key_with_nothing_behind_it_keeps_its_default(name, tmp_path):
+def test_an_empty_key_of_a_recipe_keeps_its_default(name, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(WORKS))
     plain, _ = parse("compare", [str(path)])
@@ -50,13 +50,13 @@ def test_a_key_with_nothing_behind_it_keeps_its_default(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", not_null(AuditSettings))
-def test_so_does_a_key_of_an_audit_s_file(name, tmp_path):
+def test_an_empty_key_of_an_audit_file_keeps_its_default(name, tmp_path):
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump({name: None}))
     assert parse_audit(["m", f"--config={path}"]) == parse_audit(["m"])
 
 
-def test_null_keeps_the_recipe_s_setting_in_a_method_and_is_no_value_of_a_sweep(tmp_path):
+def test_null_keeps_the_recipe_s_setting_in_a_method_and_is_refused_in_a_sweep(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**WORKS, "r": 4, "method_settings": {"lora": {"r": None, "max_steps": 3}}}))
     assert parse("compare", [str(path)])[0].method_settings == {"lora": {"max_steps": 3}}
@@ -82,7 +82,7 @@ def test_a_changed_recipe_is_planned_or_refused(count, tmp_path):
 
 
 @sized(few=150, share=0.14)
-def test_a_changed_file_of_settings_is_read_or_refused(count, tmp_path):
+def test_a_changed_settings_file_is_read_or_refused(count, tmp_path):
     path = tmp_path / "recipe.yaml"
 
     def check(content: bytes) -> str:
@@ -95,7 +95,7 @@ def test_a_changed_file_of_settings_is_read_or_refused(count, tmp_path):
 
 
 @sized(few=30, share=0.02)
-def test_changed_arguments_of_the_command_line_are_read_or_refused(count, tmp_path):
+def test_changed_command_line_arguments_are_read_or_refused(count, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(WORKS))
     audit = ["own_texts", "data_file", "bbq", "label_names", "max_samples", "dtype", "seed", "words"]
@@ -140,15 +140,15 @@ def test_a_recipe_that_contains_itself_is_refused(kind, tmp_path):
     assert complaint(lambda: parse("train", [str(path)]), path, key, "settings", "recursion")
 
 
-def test_an_alias_that_ends_is_read(tmp_path):
+def test_a_finite_alias_is_read(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("tasks:\n  one: &one {model_name_or_path: m, train_file: a.jsonl}\n  two: {<<: *one, r: 3}\n")
     recipe, _ = parse("train", [str(path)])
     assert recipe.tasks["two"] == {**WORKS, "r": 3}
 
 
-def test_a_recipe_includes_no_file(tmp_path):
-    """There is no including: not by key, not by tag, not by a path for a value."""
+def test_a_recipe_cannot_include_a_file(tmp_path):
+    """Neither a key, a tag nor a path as a value includes another file."""
     other = tmp_path / "other.yaml"
     other.write_text("{a: 1}")
     for text in ("recipe: recipe.yaml", f"include: {other}", f"training_arguments: !include {other}", "config: x"):
@@ -160,7 +160,7 @@ def test_a_recipe_includes_no_file(tmp_path):
 @pytest.mark.parametrize(
     "key", [f.name for f in fields(Recipe) if f.default is not MISSING or f.default_factory is not MISSING]
 )
-def test_a_mistyped_key_is_told_the_nearest(key, tmp_path):
+def test_a_mistyped_key_gets_the_nearest_key_suggested(key, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**WORKS, f"{key}_": 1}))
     assert f"did you mean {key!r}?" in complaint(lambda: read_recipe(path), path)
@@ -184,7 +184,7 @@ def test_a_mistyped_key_is_told_the_nearest(key, tmp_path):
         {"name": "a\0b"},
     ],
 )
-def test_no_name_becomes_a_folder_elsewhere(settings, tmp_path):
+def test_names_that_would_leave_the_output_folder_are_refused(settings, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**WORKS, **settings}))
 
@@ -194,7 +194,7 @@ def test_no_name_becomes_a_folder_elsewhere(settings, tmp_path):
     assert complaint(planned, *settings, "methods", path)
 
 
-def test_every_folder_of_a_study_is_inside_its_own(tmp_path):
+def test_every_run_folder_is_inside_the_study_s_folder(tmp_path):
     for recipe in RECIPES:
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "out")}))
@@ -213,14 +213,14 @@ def test_every_folder_of_a_study_is_inside_its_own(tmp_path):
         ("validation_share", float("nan")),
     ],
 )  # fmt: skip
-def test_a_number_that_cannot_be_is_named(key, value, tmp_path):
+def test_an_impossible_number_is_named(key, value, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**WORKS, key: value}))
     assert complaint(lambda: parse("train", [str(path)]), key).startswith(f"{key}: ")
 
 
 @sized(few=40, share=0.06)
-def test_a_folder_with_a_changed_record_of_its_recipe_is_refused_and_left_as_it_is(count, tmp_path):
+def test_a_folder_with_a_changed_recipe_record_is_refused_and_left_unchanged(count, tmp_path):
     recipe = Recipe(**WORKS, output_dir=str(tmp_path / "out"))
     record = tmp_path / "out" / "recipe.yaml"
     record.parent.mkdir()
@@ -246,7 +246,7 @@ def test_a_folder_with_a_changed_record_of_its_recipe_is_refused_and_left_as_it_
     assert 0 < tally["gone on with"] < tally.total()
 
 
-def test_a_record_with_a_number_for_a_key_holds_another_run(tmp_path):
+def test_a_recipe_record_with_a_number_as_key_is_another_run(tmp_path):
     recipe = Recipe(**WORKS, output_dir=str(tmp_path / "out"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.yaml").write_text(recipe.to_yaml() + "2: 3\n")
@@ -254,8 +254,8 @@ def test_a_record_with_a_number_for_a_key_holds_another_run(tmp_path):
         pass
 
 
-def test_a_table_may_be_anywhere_but_is_only_read(tmp_path):
-    """A path of a recipe may lead out of its folder, which is its user's to say; what is read is never written."""
+def test_a_table_may_lie_anywhere_and_is_only_read(tmp_path):
+    """A recipe may name a path outside its folder; a file that is read is never written."""
     (tmp_path / "in").mkdir()
     outside = tmp_path / "a.jsonl"
     outside.write_text('{"text": "a"}\n')

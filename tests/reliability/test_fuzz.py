@@ -18,7 +18,7 @@ needs_atheris = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None, reason="atheris is not installed: it has wheels for Linux alone"
 )
 
-#: A reader that forgets that a column may be absent, or of another name.
+#: A reader that does not expect a missing or renamed column.
 FORGETFUL = """
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ fuzz_readers.main("times", Path(sys.argv[1]), *sys.argv[2:])
 
 
 def fuzzed(program: list[str], folder: Path, *further: str) -> subprocess.CompletedProcess:
-    """The program on a folder, with the same inputs every time."""
+    """Run the fuzzer on a folder with a fixed seed."""
     paths = os.pathsep.join(str(path) for path in (SOURCE, HERE.parent, HERE))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
     command = [sys.executable, *program, str(folder), *further, "-seed=1"]
@@ -43,7 +43,7 @@ def fuzzed(program: list[str], folder: Path, *further: str) -> subprocess.Comple
 @needs_atheris
 @pytest.mark.reliability
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_input_that_the_fuzzer_finds_is_more_than_refused(name, tmp_path):
+def test_every_fuzzed_input_is_read_or_refused(name, tmp_path):
     # libFuzzer counts an empty input and the seeds too, which it has not made.
     runs = INPUTS + len(seeds(name)) + 1
     run = fuzzed([str(HERE / "fuzz_readers.py"), name], tmp_path / "fuzz", f"-runs={runs}")
@@ -59,7 +59,7 @@ def test_no_input_that_the_fuzzer_finds_is_more_than_refused(name, tmp_path):
 
 @needs_atheris
 @pytest.mark.reliability
-def test_a_reader_that_forgets_a_case_is_found(tmp_path):
+def test_the_fuzzer_finds_a_reader_s_missing_case(tmp_path):
     run = fuzzed(["-c", FORGETFUL], tmp_path / "fuzz", f"-runs={INPUTS}")
     said = run.stderr.decode(errors="replace") + run.stdout.decode(errors="replace")
     assert run.returncode != 0
@@ -69,7 +69,7 @@ def test_a_reader_that_forgets_a_case_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_reads_what_is_right_and_refuses_what_is_not(name, tmp_path):
+def test_a_target_reads_valid_inputs_and_refuses_invalid_ones(name, tmp_path):
     take = target(name, tmp_path)
     assert take(seeds(name)[0]) is None
     assert str(tmp_path) in take(seeds(name)[0] + b"}")
@@ -78,7 +78,7 @@ def test_a_target_reads_what_is_right_and_refuses_what_is_not(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", right_rows.READERS)
-def test_all_rows_and_all_forms_of_file_are_among_what_is_right(name, tmp_path):
+def test_the_valid_inputs_cover_all_rows_and_file_formats(name, tmp_path):
     kinds, suffixes, _ = right_rows.READERS[name]
     take = target(name, tmp_path)
     read = {place for place, seed in enumerate(seeds(name)) if take(seed) is None}
@@ -98,7 +98,7 @@ def test_all_rows_and_all_forms_of_file_are_among_what_is_right(name, tmp_path):
     ],
     ids=["forgets a case", "explains nothing", "deletes", "overwrites", "leaves something"],
 )
-def test_a_target_raises_what_a_reader_does_wrong(wrong, raised, tmp_path, monkeypatch):
+def test_a_target_raises_a_reader_s_unexpected_errors(wrong, raised, tmp_path, monkeypatch):
     monkeypatch.setitem(right_rows.READERS, "times", ([right_rows.PAIRS], (".jsonl",), wrong))
     with pytest.raises(raised):
         target("times", tmp_path)(seeds("times")[0])

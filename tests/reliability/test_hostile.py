@@ -1,4 +1,4 @@
-"""Templates and texts of strangers: a chat template in a sandbox, pages that show markup as text."""
+"""Untrusted templates and texts: chat templates run in a sandbox, pages escape markup."""
 
 import json
 from html.parser import HTMLParser
@@ -27,7 +27,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def chat(model: Path, tmp_path: Path, template: str) -> Recipe:
-    """A recipe of two conversations, with this template."""
+    """Write a recipe with two conversations and this chat template."""
     turns = [{"role": "user", "content": "who sat ?"}, {"role": "assistant", "content": "the cat"}]
     (tmp_path / "rows.jsonl").write_text(2 * (json.dumps({"messages": turns}) + "\n"))
     (tmp_path / "chat.jinja").write_text(template)
@@ -55,7 +55,7 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("kind", ESCAPES)
-def test_a_template_that_would_escape_is_one_clear_error(kind, model, tmp_path, monkeypatch):
+def test_a_template_that_tries_to_escape_is_one_clear_error(kind, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     recipe = chat(model, tmp_path, ESCAPES[kind])
@@ -63,7 +63,7 @@ def test_a_template_that_would_escape_is_one_clear_error(kind, model, tmp_path, 
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {"rows.jsonl", "chat.jinja"}
 
 
-def test_a_template_that_is_one_is_rendered(model, tmp_path):
+def test_a_valid_template_is_rendered(model, tmp_path):
     template = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
     prepared = prepare(chat(model, tmp_path, template))
     assert prepared.tokenizer.apply_chat_template(prepared.train[0]["messages"], tokenize=False).startswith("user :")
@@ -83,7 +83,7 @@ EVIL = [
 
 
 class Outline(HTMLParser):
-    """The elements, attributes and text of a page."""
+    """Parser that collects a page's elements, attributes and text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -104,17 +104,18 @@ class Outline(HTMLParser):
 
 
 def harmless(path: Path, shown: str) -> None:
-    """See that a page has no element or attribute that does something, and shows a text as it is."""
+    """Assert that a page has no active element or attribute and shows a text unchanged."""
     page = Outline(path.read_text(encoding="utf-8"))
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"}
     assert not [name for name in page.attributes if name.startswith("on")]
     assert all(link.startswith("#") for link in page.links)
     assert shown in page.text
-    assert "49" not in page.text or "7 * 7" not in shown
+    if "7 * 7" in shown:  # a template that ran would have shown its value
+        assert "49" not in page.text
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_a_report_shows_what_it_is_given_as_text(evil, tmp_path):
+def test_a_report_escapes_names_and_texts(evil, tmp_path):
     runs = [
         Run(method, seed, task, {"accuracy": 0.5 + seed / 7, "perplexity": 3.0 + seed, evil: 1.0}, 1.0, 1.0, 1)
         for method in (evil, "lora") for seed in (1, 2) for task in (evil, "t")
@@ -130,7 +131,7 @@ def test_a_report_shows_what_it_is_given_as_text(evil, tmp_path):
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_an_audit_shows_what_it_is_given_as_text(evil, tmp_path):
+def test_an_audit_escapes_names_and_texts(evil, tmp_path):
     settings = AuditSettings(model=f"m/{evil}", adapter=evil, output_dir=evil, data_file=evil, text_column=evil)
     estimate = Estimate(1.5, 1.0, 2.0)
     figures = [
@@ -142,7 +143,7 @@ def test_an_audit_shows_what_it_is_given_as_text(evil, tmp_path):
     harmless(page, evil)
 
 
-def test_a_terminal_obeys_no_data(tmp_path, capsys):
+def test_errors_print_no_terminal_control_characters(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"\x1b]0;owned\x07\x1b[2J\nbalora: error: other": "a"}) + "\n")
     named = tmp_path / "no\x1b[2J.jsonl"

@@ -1,4 +1,4 @@
-"""Killed at random instants and started again, a command ends with the files that it always ends with.
+"""Commands killed at random instants and started again end with the same files as undisturbed ones.
 
 `BALORA_KILLS` says how often in all (50), `BALORA_KILLS_SEED` draws other instants. Half of the kills are SIGKILL and
 half SIGTERM, of the process that was started and of no other: what it started must see to itself. Processes are forked
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.reliability
 KILLS = int(os.environ.get("BALORA_KILLS", "50"))
 SEED = int(os.environ.get("BALORA_KILLS_SEED", "0"))
 WORDS = "<unk> <s> </s> the cat dog sat ran on a mat hill yes no who ? where and so he she said that was late nurse"
-#: What depends on the clock, the machine or the folder.
+#: Keys whose values depend on the clock, the machine or the folder.
 INCIDENTAL = re.compile(r"seconds|peak_memory|^output_dir$")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny model with an adapter on it, rows for it, and a recipe."""
+    """Save a tiny model, an adapter for it, rows and a recipe."""
     folder = tmp_path_factory.mktemp("kills")
     vocabulary = {word: number for number, word in enumerate(WORDS.split())}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -117,7 +117,7 @@ def children_of(process: BaseProcess) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether they have ended, or do so in a while: on a SIGTERM they save first."""
+    """Return whether the processes end within a while; on a SIGTERM they save first."""
     _, alive = psutil.wait_procs(processes, timeout=120)
     return not alive
 
@@ -125,9 +125,10 @@ def gone(processes: list[psutil.Process]) -> bool:
 def killed_until_done(
     command: list[str], log: Path, draw: random.Random, whole: float, kills: int, done: Path | None
 ) -> int:
-    """Start it, kill it at an instant within the seconds that a whole run takes; how often until it was done.
+    """Kill the command at random instants until it is done, at most `kills` times; return how often.
 
-    Where `done` is given and there, it is: the command would refuse to start again.
+    An instant lies within the `whole` seconds of an undisturbed run. Where the file `done` exists the command is
+    not started again, since it would refuse to.
     """
     for number in range(kills):
         if done is not None and done.exists():  # the signal came between the file and the end
@@ -146,7 +147,7 @@ def killed_until_done(
 
 
 def content_of(path: Path) -> object:
-    """What a file says, what is incidental aside; of pages and pictures, that they are there."""
+    """Return a file's content without times and paths; of pages and pictures only that they exist."""
     if path.suffix == ".json":
         return plain(json.loads(path.read_text()))
     if path.suffix == ".safetensors":
@@ -169,12 +170,12 @@ def results(out: Path) -> Iterator[Path]:
             yield path.relative_to(out)
 
 
-#: Training has most to lose.
+#: Share of the kills per command; training has the most state to lose.
 SHARES = {"train": 0.4, "sweep": 0.3, "evaluate": 0.1, "audit": 0.2}
 
 
 @pytest.mark.parametrize("command", SHARES)
-def test_killed_again_and_again_it_ends_the_same(command, folder, tmp_path):
+def test_a_command_killed_repeatedly_ends_with_the_same_files(command, folder, tmp_path):
     draw = random.Random(f"{SEED} {command}")
     log, whole = tmp_path / "log.txt", tmp_path / "whole"
     ended(started(arguments(command, folder, tmp_path / "first"), log))  # so that none has caches to fill

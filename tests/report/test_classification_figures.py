@@ -58,6 +58,7 @@ def boxes_of_texts(figure):
 
 def assert_tidy(figure):
     boxes = boxes_of_texts(figure)
+    assert len(boxes) > 1
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     extent, canvas = figure.get_tightbbox(), figure.get_size_inches()
     assert extent.x0 >= 0

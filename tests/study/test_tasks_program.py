@@ -119,6 +119,7 @@ def test_structural_regularization_trains_with_the_preset_terms(study, tmp_path)
     for method in study["methods"]:
         history = json.loads((tmp_path / f"out/runs/{method}-seed1/history.json").read_text())
         logged[method] = [row for row in history if "loss_task" in row]
+        assert logged[method], method
     assert all(row["weight_bias_path"] == 10 and row["loss_bias_path"] > 0 for row in logged["structural"])
     assert all("loss_diversity" not in row for row in logged["structural"])
     assert all("loss_bias_path" not in row for row in logged["lora"])  # whatever the recipe's weights

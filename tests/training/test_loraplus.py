@@ -71,6 +71,7 @@ def test_trainer_keeps_the_ratio_under_schedules_and_on_resuming(tmp_path):
         trainer.train(resume_from_checkpoint=checkpoint)
         assert [slow for slow, *_ in rates] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3][-len(rates) :])
         assert all(fast == pytest.approx(16 * slow) for slow, _, fast, _ in rates)
+        assert rates
         weights.append({key: p.detach().clone() for key, p in model.named_parameters() if p.requires_grad})
     assert len(rates) == 2, "the second run went on from step 2"
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared_folders import built_once
 from tiny_models import inputs_for, make
 
 from balora import BALoraConfig, get_balora_model
@@ -61,6 +62,13 @@ ZERO = {
     "lora": ("llama", GATHERED | {"anchor_weight": 0.3, "method": "lora"}, {}),
 }
 LOGITS = CONSTANT | {"consistency_weight": 0.5, "spectral_weight": 0.1}
+GROUPS = {
+    "one": (1, "ddp", {name: (*case[:2], {}) for name, case in CASES.items()}, {}),
+    "ddp": (2, "ddp", CASES, {}),
+    "fsdp2": (2, "fsdp2", {name: CASES[name] for name in QUICK["fsdp2"]}, {}),
+    "whole head": (1, "tp", {"head": (LOGITS | {"fused_lm_head": False},)}, {}),
+    "parallel head": (2, "tp", {"head": (LOGITS,)}, {}),
+}
 
 
 def run(directory: Path, groups: dict) -> dict[str, list[dict]]:
@@ -70,6 +78,11 @@ def run(directory: Path, groups: dict) -> dict[str, list[dict]]:
     command = [sys.executable, str(SCRIPT), str(directory), str(directory / "cases.json")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
+    return read(directory, groups)
+
+
+def read(directory: Path, groups: dict) -> dict[str, list[dict]]:
+    """Return what each process of each group found, by case."""
     return {
         group: [torch.load(directory / f"{group}.{rank}.pt") for rank in range(world)]
         for group, (world, *_) in groups.items()
@@ -77,15 +90,13 @@ def run(directory: Path, groups: dict) -> dict[str, list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    groups = {
-        "one": (1, "ddp", {name: (*case[:2], {}) for name, case in CASES.items()}, {}),
-        "ddp": (2, "ddp", CASES, {}),
-        "fsdp2": (2, "fsdp2", {name: CASES[name] for name in QUICK["fsdp2"]}, {}),
-        "whole head": (1, "tp", {"head": (LOGITS | {"fused_lm_head": False},)}, {}),
-        "parallel head": (2, "tp", {"head": (LOGITS,)}, {}),
-    }
-    return run(tmp_path_factory.mktemp("scale"), groups)
+def folder(tmp_path_factory) -> Path:
+    return built_once(tmp_path_factory, "scale", lambda folder: run(folder, GROUPS))
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return read(folder, GROUPS)
 
 
 def zero_environment(how: str, directory: Path) -> dict[str, str]:
@@ -130,8 +141,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one(found, how, case):
 
 
 @pytest.mark.parametrize(("how", "case"), [(how, case) for how, cases in QUICK.items() for case in cases])
-def test_two_processes_save_the_adapter_of_one(found, how, case, tmp_path_factory):
-    folder = next(tmp_path_factory.getbasetemp().glob("scale*"))
+def test_two_processes_save_the_adapter_of_one(folder, how, case):
     saved, expected = (
         load_file(folder / f"{group}.{case}" / "adapter" / "adapter_model.safetensors") for group in (how, "one")
     )

@@ -139,10 +139,12 @@ def test_accumulation_gives_the_same_adapter(tmp_path):
             torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa", "dora"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [("lora", signal.SIGTERM), ("lora", signal.SIGINT), ("pissa", signal.SIGTERM), ("dora", signal.SIGINT)],
+)
 def test_interrupted_run_resumes_exactly(method, number, tmp_path):
-    # A teacher that sees a sample of the sequences must see the same ones again.
+    # A teacher that sees some of the sequences must see the same ones again.
     settings = {"method": method, "adapter": {"sample_rate": 0.5 if method == "pissa" else 1.0}}
     whole = trainer_for(tmp_path / "whole", **settings)
     whole.train()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from shared_folders import built_once
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -84,8 +84,8 @@ CASES = {
 SAMPLED = {"sampled": ("llama", BIAS_PATH | {"bias_path_sample_rate": 0.25})}
 
 
-def trained(directory: Path, world: int, cases: dict[str, tuple]) -> list[dict[str, dict[str, Tensor]]]:
-    """Return each process's weights after three steps of each case."""
+def train(directory: Path, world: int, cases: dict[str, tuple]) -> None:
+    """Run so many processes; each writes the weights that it has after three steps of each case."""
     environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
     out = directory / f"{world}"
     command = [sys.executable, "-c", SCRIPT, str(TESTS), str(out)]
@@ -102,14 +102,18 @@ def trained(directory: Path, world: int, cases: dict[str, tuple]) -> list[dict[s
     finally:
         for process in processes:
             process.kill()
-    return [torch.load(f"{out}.{rank}.pt") for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> tuple[dict, dict, dict]:
-    """Return the weights of one process, and those of each of two."""
-    directory = tmp_path_factory.mktemp("two_processes")
-    return *trained(directory, 1, CASES), *trained(directory, 2, CASES | SAMPLED)
+    """One process's, and each of two's."""
+
+    def both(folder: Path) -> None:
+        train(folder, 1, CASES)
+        train(folder, 2, CASES | SAMPLED)
+
+    folder = built_once(tmp_path_factory, "two_processes", both)
+    return tuple(torch.load(folder / name) for name in ("1.0.pt", "2.0.pt", "2.1.pt"))
 
 
 @pytest.mark.parametrize("case", CASES)

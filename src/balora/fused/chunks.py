@@ -5,8 +5,9 @@ For each chunk, z = h·Wᵀ and z_P = h_P·Wᵀ, from them the gradient dz in pl
 needs eight, and one or two chunks of logits where it keeps several whole ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ from balora.fused.token_terms import WeightedTerm, differentiate_token_terms
 #: Logits of one chunk, by kind of device: enough rows to multiply at full speed, few enough to be small.
 CHUNK_ELEMENTS = {"cpu": 11 * 2**20, "cuda": 2**26}
 FEWEST_ROWS = 256
+HAS_TRITON = find_spec("triton") is not None
 
 
 def head_loss(
@@ -123,7 +125,7 @@ class _HeadLoss(torch.autograd.Function):
                         functions, z, z_teacher, relative[3:, chunk], objective.softcap
                     )
                 known = z_teacher if objective.divergence else None
-                values[:3, chunk] = differentiate_rows(z, known, scaled[chunk], objective)
+                values[:3, chunk] = _row_gradients_for(z)(z, known, scaled[chunk], objective)
                 if added is not None:
                     z += added
             d_hidden[chunk] = z @ w
@@ -151,3 +153,13 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor
     if bias is None:
         return torch.mm(hidden, weight.T, out=out)
     return torch.addmm(bias.to(weight.dtype), hidden, weight.T, out=out)
+
+
+def _row_gradients_for(logits: Tensor) -> Callable[..., Tensor]:
+    """Return the row gradients for the logits' device: Triton's on a GPU where it is installed, else PyTorch's."""
+    if HAS_TRITON and logits.device.type == "cuda":
+        # Triton comes only with PyTorch's builds for CUDA and ROCm.
+        from balora.fused.triton_row_gradients import differentiate_rows_on_gpu
+
+        return differentiate_rows_on_gpu
+    return differentiate_rows

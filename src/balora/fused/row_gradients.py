@@ -14,7 +14,6 @@ exponential.
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from torch import Tensor
 BLOCK_ELEMENTS = 2**20
 #: Columns that are represented by their maximum in the search for the K largest.
 COLUMNS = 64
-HAS_TRITON = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,6 @@ def differentiate_rows(
         `(3, M)`, unweighted: −log p_y (0 without a label), T² times the divergence (0 without a teacher), entropy.
         In float32 or wider, whatever the logits' precision.
     """
-    if HAS_TRITON and logits.device.type == "cuda":
-        from balora.fused.triton_row_gradients import differentiate_rows_on_gpu
-
-        return differentiate_rows_on_gpu(logits, teacher_logits, weights, objective)
     wide = torch.promote_types(logits.dtype, torch.float32)
     values = torch.zeros(3, len(logits), dtype=wide, device=logits.device)
     size = max(1, BLOCK_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)

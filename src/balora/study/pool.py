@@ -53,7 +53,7 @@ def run_in_processes(
             while waiting and len(running) < jobs and not failed and not received:
                 one = waiting.pop(0)
                 started(one)
-                process = context.Process(target=_run_in_child, args=(one, directory, jobs))
+                process = context.Process(target=_run_in_child, args=(one, directory, jobs, dict(os.environ)))
                 process.start()
                 running[process.sentinel] = (process, one)
             for sentinel in connection.wait(list(running)):
@@ -112,7 +112,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_in_child(one: PlannedRun, directory: Path, jobs: int) -> None:
+def _run_in_child(one: PlannedRun, directory: Path, jobs: int, environment: dict[str, str]) -> None:
+    # The server forks with the environment of its own start, which may be that of an earlier study of this process.
+    os.environ.clear()
+    os.environ.update(environment)
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()

@@ -252,4 +252,4 @@ def test_a_malformed_address_raises_without_repeating_it(address):
     "address", ["https://a.b/v1", "http://localhost:8000/v1/", "http://[::1]:80", "http://10.0.0.1"]
 )
 def test_valid_addresses_are_accepted(address):
-    JudgeEndpoint(address, "m", api_key_env=None)
+    assert JudgeEndpoint(address, "m", api_key_env=None).base_url == address
