@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from contenders import Shape, balora, batch_of, pissa
 
 from balora import BALoraConfig
-from balora.fused import Head, HeadSpectrum, Taught, fused_generation_loss
+from balora.fused import Head, HeadSpectrum, Taught, TokenTerm, fused_token_loss
 from balora.losses import consistency_loss, spectral_loss, topk_entropy_loss
 
 D, TOKENS, VOCABULARY, K, REPEATS = 256, 512, 16384, 10, 5
@@ -68,15 +68,16 @@ def term_costs(tokens: int, vocabulary: int, k: int) -> dict[tuple[str, str], fl
     head = Head(torch.randn(vocabulary, D, generator=generator) / D**0.5)
     labels = torch.randint(vocabulary, (1, tokens), generator=generator)
     nothing = torch.full_like(labels, -100)
-    config, spectrum = BALoraConfig(top_k=k, spectral_k=k), HeadSpectrum()
+    config, spectrum = BALoraConfig(top_k=k), HeadSpectrum()
     taught = Taught(known, head, torch.ones(1, dtype=torch.bool))
 
     def fused(term: str) -> None:
-        weights = {name: float(name == term) for name in TERMS[1:]}
+        if term == "spectral":
+            spectrum.loss(hidden[0], head, k=k).backward()
+            return
         own, teacher = labels if term == "task" else nothing, taught if term == "consistency" else None
-        loss, _ = fused_generation_loss(
-            hidden, head, own, None, teacher, config, weights, spectrum, total_items=tokens, share=1.0
-        )
+        terms = {} if term == "task" else {term: TokenTerm(1.0, needs_teacher=term == "consistency")}
+        loss, _ = fused_token_loss(hidden, head, own, None, teacher, config, terms, total_items=tokens, share=1.0)
         loss.backward()
 
     def from_logits(term: str) -> None:
