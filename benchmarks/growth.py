@@ -68,7 +68,7 @@ def term_costs(tokens: int, vocabulary: int, k: int) -> dict[tuple[str, str], fl
     head = Head(torch.randn(vocabulary, D, generator=generator) / D**0.5)
     labels = torch.randint(vocabulary, (1, tokens), generator=generator)
     nothing = torch.full_like(labels, -100)
-    config, spectrum = BALoraConfig(top_k=k, spectral_k=k), HeadSpectrum()
+    config, spectrum = BALoraConfig(top_k=k), HeadSpectrum()
     taught = Taught(known, head, torch.ones(1, dtype=torch.bool))
 
     def fused(term: str) -> None:

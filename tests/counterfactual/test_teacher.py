@@ -220,7 +220,7 @@ def test_words_without_swaps_and_swaps_without_words_raise():
     with pytest.raises(BALoraError, match=r"call model.set_swaps\(Swaps\(read_word_groups\('gender'\)"):
         model.train()(**inputs_for("llama"))
     plain = get_balora_model(make("llama"), BALoraConfig(target_modules="all-linear"))
-    with pytest.raises(BALoraError, match="none in the configuration"):
+    with pytest.raises(BALoraError, match="not set in the configuration"):
         plain.set_swaps(Swaps(PAIRS, letters()))
 
 

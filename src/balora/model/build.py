@@ -68,8 +68,8 @@ def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> Non
     classes = model.config.num_labels
     if model.config.problem_type == "multi_label_classification" and regularizes_logits(config):
         raise BALoraError(
-            "problem_type: the regularizers compare softmax distributions over classes, and multi-label outputs are "
-            "none; set consistency_weight, diversity_weight and spectral_weight to 0"
+            "problem_type: the regularizers compare softmax distributions over classes, which multi-label outputs do "
+            "not give; set consistency_weight, diversity_weight and spectral_weight to 0"
         )
     if classes == 1 and regularizes_logits(config):
         warnings.warn(
