@@ -34,7 +34,7 @@ def streamed(path, **columns):
     ("name", "content"),
     [
         ("a.jsonl", '\ufeff{"a": "1"}\r\n\n{"a": "é\u2028"}\n'),
-        ("a.jsonl.gz", gzip.compress(b'{"a": "1"}\n{"a": "2"}')),
+        ("a.jsonl.gz", gzip.compress(b'{"a": "1"}\n{"a": "2"}', mtime=0)),
         ("a.TSV", '\ufeffa\tb\r\n"x\ty"\r\n\t\n'),
         ("a.csv", 'a,b\r\n"1,\n""2""",NA\n'),
         ("a.csv", "a\n" + "x" * 200_000),
