@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,25 @@ def test_the_library_imports_nothing_of_the_program():
 
 def test_no_modules_import_each_other_in_a_circle():
     assert [sorted(circle) for circle in circles(graph())] == []
+
+
+def documented() -> dict[str, set[str]]:
+    """Return what each room imports, as CONTRIBUTING's table lists it, in its order."""
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \| .* \| ([\w, ]*)\|$", text, re.MULTILINE)
+    return {name: set(imports.replace(",", " ").split()) for name, imports in rows}
+
+
+def test_the_map_in_contributing_matches_the_imports():
+    imported: dict[str, set[str]] = {}
+    for module, targets in graph().items():
+        imported.setdefault(room(module), set()).update(map(room, targets))
+    for name in ("__init__", "errors"):
+        imported.pop(name)
+    actual = {name: targets - {name, "errors", "__init__"} for name, targets in imported.items()}
+    assert documented() == actual
+    order = list(documented())
+    assert all(order.index(target) < order.index(name) for name in order for target in actual[name])
 
 
 def test_at_most_four_modules_lie_loose():
