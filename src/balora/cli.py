@@ -117,7 +117,7 @@ def audit(arguments: list[str]) -> None:
     from rich.console import Console
 
     from balora.audit import audit as run_audit
-    from balora.audit.arguments import parse_audit
+    from balora.audit.settings import parse_audit
     from balora.audit.terminal import audit_table
     from balora.study.terminal import console
 

@@ -12,8 +12,7 @@ from bad_inputs import ODD, PIECES, complaint, encoded, hold, mutated, mutated_b
 from hypothesis import strategies as st
 from right_recipes import NAMES, RECIPES, WORKS, planned
 
-from balora.audit.arguments import parse_audit
-from balora.audit.settings import AuditSettings
+from balora.audit.settings import AuditSettings, parse_audit
 from balora.data import load_table
 from balora.errors import BALoraError
 from balora.recipe import Recipe

@@ -1,7 +1,12 @@
 """The settings of an audit, on the command line or from Python."""
 
+from argparse import ArgumentError
 from dataclasses import dataclass, field, fields
+from itertools import takewhile
 from typing import Any
+
+from balora.errors import BALoraError
+from balora.recipe.parse import cause, command_parser, files_given, read_settings, without_nulls
 
 #: Metadata of a setting that names a file, or a list of them: what depends on it is measured again if that changes.
 FILE = {"file": True}
@@ -109,3 +114,25 @@ class AuditSettings:
 
 #: Settings that name files, which may change while their names stay.
 FILES = tuple(own.name for own in fields(AuditSettings) if own.metadata.get("file"))
+
+
+def parse_audit(arguments: list[str]) -> AuditSettings:
+    """Parse `MODEL [ADAPTER] [--key value …]`; `--config FILE` has such settings as YAML.
+
+    Raises:
+        BALoraError: If a key is unknown, a value has the wrong type, or there is no model.
+    """
+    parser = command_parser("audit", "MODEL [ADAPTER]", [AuditSettings])
+    parser.add_argument("--config", action="config", help="A YAML file of these settings.")
+    named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
+    further = arguments[len(named) :]
+    for path in files_given(further, "--config"):
+        read_settings(path, AuditSettings)
+    try:
+        # MODEL and ADAPTER come last, so that they override a file's.
+        settings = parser.parse_args([*further, *given]).as_dict()
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise BALoraError(cause(str(error))) from error
+    settings.pop("config")
+    return AuditSettings(**without_nulls(AuditSettings, settings))

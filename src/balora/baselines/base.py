@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
 from balora.adapters.targets import check_targets
-from balora.model.task_type import task_of
+from balora.model.build import task_of
 
 
 @dataclass(frozen=True)

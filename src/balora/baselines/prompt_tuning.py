@@ -4,7 +4,7 @@ from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_
 from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
-from balora.model.task_type import task_of
+from balora.model.build import task_of
 
 
 def make_prompt_tuning(model: PreTrainedModel, *, num_virtual_tokens: int = 20) -> PeftModel:

@@ -1,4 +1,4 @@
-"""Build a `BALoraModel` from a pretrained model and a configuration."""
+"""Build a `BALoraModel` from a pretrained model and a configuration, and recognize a model's task."""
 
 import warnings
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from dataclasses import replace
 from peft import TaskType
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
 
 from balora.adapters import four_bit, targets
 from balora.adapters.assembly import assemble
@@ -17,7 +18,6 @@ from balora.config import FROM_DATA, SELORA, BALoraConfig
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
 from balora.model.regularizers import regularizes_logits
-from balora.model.task_type import task_of
 
 
 def get_balora_model(
@@ -82,3 +82,29 @@ def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> Non
             f"balora: spectral_k = {config.spectral_k} with {classes} classes makes the spectral term −1 whatever the "
             f"logits; {done}"
         )
+
+
+_CLASSES = {
+    TaskType.CAUSAL_LM: auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    TaskType.SEQ_2_SEQ_LM: auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    TaskType.SEQ_CLS: auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def task_of(model: PreTrainedModel) -> TaskType:
+    """Return the PEFT task type of a Transformers model, by its class.
+
+    Raises:
+        BALoraError: If neither the class nor a class that it derives from belongs to a supported task.
+    """
+    ancestry = {cls.__name__ for cls in type(model).__mro__}
+    for task_type, names in _CLASSES.items():
+        if task_type == TaskType.SEQ_2_SEQ_LM and not model.config.is_encoder_decoder:
+            continue  # Transformers lists audio decoders (Qwen2-Audio) there too
+        if ancestry & {name for entry in names.values() for name in ([entry] if isinstance(entry, str) else entry)}:
+            return task_type
+    raise BALoraError(
+        f"{type(model).__name__} is neither a causal language model nor a sequence classifier nor a sequence-to-"
+        "sequence model; load it with AutoModelForCausalLM, AutoModelForSeq2SeqLM or "
+        "AutoModelForSequenceClassification, or name task_type in the configuration"
+    )

@@ -14,11 +14,10 @@ from balora.study.measures.hatecheck import case_figures
 from balora.study.measures.noise import noise_figures
 from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
-from balora.study.plan import PlannedRun, plan, task_recipes
+from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes
 from balora.study.pool import run_in_processes
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
-from balora.study.sweep import sweep_points, swept
 from balora.study.terminal import ProgressCallback, console
 from balora.study.worlds import world_figures
 

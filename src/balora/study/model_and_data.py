@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from balora.data import context_length, load_sentence_encoder, load_table, to_text_to_text_rows
+from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
 from balora.data.causal_lm import check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
@@ -28,14 +28,54 @@ from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import perplexity
 from balora.recipe import Recipe
+from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
-from balora.study.paths import with_paths
 from balora.study.questions import to_questions, with_prompts
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, first_line, load
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
+
+#: Settings that are paths, or may be: counterfactual_words names a list of balora's or a file.
+PATHS = (
+    *(name for name, hint in get_type_hints(Recipe, include_extras=True).items() if is_path(hint)),
+    "counterfactual_words",
+)
+WORLD = "world:"
+
+
+def with_paths(recipe: Recipe, world: World | None) -> Recipe:
+    """Return the recipe with its own paths and its auxiliary task's expanded.
+
+    Args:
+        recipe: The recipe.
+        world: The controlled world that it asks for; its folder is not known before it is built.
+
+    Raises:
+        BALoraError: If a path cannot be expanded.
+    """
+    own = {key: _expanded(key, value, world) for key in PATHS if (value := getattr(recipe, key))}
+    auxiliary = {
+        key: _expanded(f"auxiliary: {key}", value, world) if key in PATHS else value
+        for key, value in recipe.auxiliary.items()
+    }
+    return replace(recipe, **own, auxiliary=auxiliary)
+
+
+def _expanded(setting: str, value: str, world: World | None) -> str:
+    if not value.startswith(WORLD):
+        return expand_path(value)
+    if world is None:
+        raise BALoraError(
+            f"{setting}: {value} is a file of the controlled world, which the recipe does not have; set `world`"
+        )
+    file = world.directory / value.removeprefix(WORLD)
+    if not file.is_file():
+        names = ", ".join(sorted(path.name for path in world.directory.glob("*.jsonl")))
+        raise BALoraError(f"{setting}: {value} is not a file of the controlled world; there are {names}")
+    return str(file)
+
 
 MODEL = "model_name_or_path"
 

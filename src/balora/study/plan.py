@@ -1,6 +1,7 @@
-"""The runs of a recipe's study: each a task, a method and a seed, with the settings of the run."""
+"""Plan the runs of a recipe's study: each a task, a method and a seed; and a sweep's points as methods."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_PRESETS
 from balora.report import PRETRAINED
-from balora.study.sweep import swept
+from balora.report.figures.sweep import value_name
 from balora.study.worlds import with_worlds
 
 #: Settings of the untouched model, which has no adapters of several tasks.
@@ -86,3 +87,27 @@ def _settings_of(recipe: Recipe, label: str) -> dict[str, Any]:
     own = {"method": label, **recipe.method_settings.get(label, {})}
     preset = RUN_PRESETS.get(own["method"])
     return own if preset is None else {**preset, **own, "method": preset["method"]}
+
+
+def sweep_points(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return each method and the values it is trained at, by label, in the order they run."""
+    combinations = [dict(zip(recipe.sweep, values, strict=True)) for values in product(*recipe.sweep.values())]
+    points = product(combinations, recipe.methods)
+    return {_label(method, combination): (method, combination) for combination, method in points}
+
+
+def _label(method: str, combination: dict[str, Any]) -> str:
+    return " ".join([method, *(f"{key}={value_name(value)}" for key, value in combination.items())])
+
+
+def swept(recipe: Recipe) -> Recipe:
+    """Return the recipe with the points of its sweep as methods; unchanged without a sweep."""
+    if not recipe.sweep:
+        return recipe
+    points = sweep_points(recipe)
+    settings = {
+        label: {"method": method, **recipe.method_settings.get(method, {}), **combination}
+        for label, (method, combination) in points.items()
+    }
+    baseline = next((label for label, (method, _) in points.items() if method == recipe.baseline), None)
+    return replace(recipe, sweep={}, methods=list(points), method_settings=settings, baseline=baseline)

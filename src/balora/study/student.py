@@ -17,23 +17,23 @@ from balora.adapters.loading import check_all_weights_loaded, load_adapter, read
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_targets
 from balora.adapters.teacher import teacher_mode
+from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.baselines import BASELINES
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
-from balora.model.build import get_balora_model
+from balora.model.build import get_balora_model, task_of
 from balora.model.regularizers import unregularized
-from balora.model.task_type import task_of
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
-from balora.study.anchors import anchors_of
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
+from balora.utils.files import cache_folder
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
@@ -202,3 +202,23 @@ def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
         student.save_pretrained(directory)
     else:
         save_file(trained, directory / TRAINED_FILE)
+
+
+def anchors_of(prepared: ModelAndData) -> Anchors:
+    """Return the anchors, which are the same for every method and seed.
+
+    Raises:
+        BALoraError: If a setting does not fit the model.
+    """
+    recipe, tokenizer = prepared.recipe, prepared.tokenizer
+    if prepared.anchors:
+        return texts_as_anchors(prepared.anchors, tokenizer, length=recipe.anchor_length)
+    return broadcast_from_main(
+        lambda: sample_anchors(
+            prepared.load_model(on_device=True),
+            tokenizer,
+            count=recipe.anchor_samples,
+            length=recipe.anchor_length,
+            cache_dir=cache_folder() / "anchors",
+        )
+    )
