@@ -20,11 +20,9 @@ class Settings:
     kind: Literal["a", "b"] | None = None
     levels: list[Share] = field(default_factory=lambda: [0.5])
     free: float = 0.0
+    text: str = ""
     switch: bool = True
     inner: dict[str, float] = field(default_factory=dict)
-
-
-Settings.__module__ = "balora.tests"  # only fields that balora declares are checked
 
 
 @pytest.mark.parametrize(
@@ -51,6 +49,8 @@ def test_values_in_range_pass(right):
         ({"weight": -0.1}, r"^weight: -0.1 is out of range; use at least 0$"),
         ({"kind": "c"}, r"^kind: unknown 'c'; use a or b$"),
         ({"levels": [0.5, 2.0]}, r"^levels: 2.0 is out of range"),
+        ({"text": "a\0b"}, r"^text: 'a\\x00b' holds a character"),
+        ({"text": "\ud800"}, r"^text: .* holds a character that no file can hold"),
         ({"free": float("nan")}, r"^free: nan is not a finite number$"),
         ({"weight": float("inf")}, r"^weight: inf is not a finite number$"),
     ],

@@ -229,7 +229,7 @@ def test_packed_rows_and_sequence_to_sequence_models_raise():
     given = words("llama")
     with pytest.raises(BALoraError, match="one text per row"):
         model(**given, position_ids=torch.arange(given["input_ids"].shape[1]).expand_as(given["input_ids"]))
-    with pytest.raises(BALoraError, match="causal language models and classifiers alone"):
+    with pytest.raises(BALoraError, match="only for causal language models and classifiers"):
         get_balora_model(make("t5"), BALoraConfig(counterfactual_words="gender"))
 
 

@@ -60,7 +60,7 @@ def test_null_keeps_the_recipe_s_setting_in_a_method_and_is_refused_in_a_sweep(t
     path.write_text(yaml.safe_dump({**WORKS, "r": 4, "method_settings": {"lora": {"r": None, "max_steps": 3}}}))
     assert parse("compare", [str(path)])[0].method_settings == {"lora": {"max_steps": 3}}
     path.write_text(yaml.safe_dump({**WORKS, "sweep": {"r": [2, None]}}))
-    with pytest.raises(BALoraError, match=r"sweep: r: null is none of its values"):
+    with pytest.raises(BALoraError, match=r"sweep: r: null is not a value of it"):
         parse("sweep", [str(path)])
 
 

@@ -106,7 +106,7 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     ]
     for run in content["runs"]:
         assert set(run) == {
-            "method", "seed", "task", "metrics", "train_seconds", "peak_memory_mb", "trainable_parameters"
+            "method", "seed", "task", "metrics", "train_seconds", "peak_memory_mb", "trainable_parameters", "intervals"
         }  # fmt: skip
         assert {"eval_loss", "perplexity", "kl_to_base", "top1_agreement"} <= run["metrics"].keys()
         assert run["peak_memory_mb"] > 100
@@ -341,4 +341,4 @@ def test_help_explains_every_setting(capsys, monkeypatch):
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert "Scaling is lora_alpha / r; null for r" in text
-    assert "λ1; null for the published value" in text
+    assert "λ1, weight of the divergence from the pretrained model; null as published" in " ".join(text.split())

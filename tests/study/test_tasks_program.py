@@ -202,4 +202,4 @@ def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
 
 def test_calibrate_refuses_a_method_without_regularizers(study, tmp_path, capsys):
     assert run(study | {"tasks": {}, "method": "bitfit"}, tmp_path, "calibrate") == 2
-    assert "bitfit takes no regularizers" in capsys.readouterr().err
+    assert "bitfit has no regularizers" in capsys.readouterr().err

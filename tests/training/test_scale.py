@@ -191,7 +191,7 @@ def test_tensor_parallel_head_trains_on_whole_logits_with_a_warning(found):
     alone, several = found["whole head"][0]["head"], [rank["head"] for rank in found["parallel head"]]
     for of in several:
         assert of["log"][0]["loss"] == pytest.approx(alone["log"][0]["loss"], rel=1e-6)
-        assert any("spread over processes" in line for line in of["warned"])
+        assert any("sharded over processes" in line for line in of["warned"])
         for name, gradient in alone["gradients"][0].items():
             torch.testing.assert_close(of["gradients"][0][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 

@@ -5,6 +5,7 @@ checks both for every field, so neither a list of names nor a chain of compariso
 """
 
 import math
+import re
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -44,6 +45,8 @@ class Range:
         return f"a value in {low}, {high}"
 
 
+#: A NUL, which ends a path, and half of a surrogate pair, which YAML can spell and UTF-8 cannot.
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 #: A whole number from 1.
 Count = Annotated[int, Range(least=1)]
 #: λ of a regularizer; 0 is off.
@@ -61,7 +64,7 @@ def validate_types(settings: Any) -> None:
 
     Args:
         settings: A dataclass instance. Choices (`Literal`) and bounds (`Annotated[…, Range]`) are checked, inside
-            lists too; any float must be finite.
+            lists too; any float must be finite, and any text one that can be written.
 
     Raises:
         BALoraError: Naming the field, its value, and what it may be.
@@ -72,6 +75,8 @@ def validate_types(settings: Any) -> None:
         items = value if isinstance(value, list | tuple) else [value]
         choices, bounds = _choices_and_bounds(hints[name])
         for item in items:
+            if isinstance(item, str) and UNWRITABLE.search(item):
+                raise BALoraError(f"{name}: {item[:40]!r} holds a character that no file can hold; leave it out")
             if isinstance(item, float) and not math.isfinite(item):
                 raise BALoraError(f"{name}: {item} is not a finite number")
             if choices and item not in choices and (item is not None or not _takes_none(hints[name])):
@@ -82,10 +87,10 @@ def validate_types(settings: Any) -> None:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Type hints of the fields that balora declares; inherited fields of PEFT's configuration are PEFT's to check."""
+    """Type hints of a class's fields, without those inherited from PEFT's configuration, which PEFT checks."""
+    inherited = {name for base in cls.__mro__ if base.__module__.startswith("peft.") for name in base.__annotations__}
     hints = get_type_hints(cls, include_extras=True)
-    own = {name for base in cls.__mro__ if base.__module__.startswith("balora.") for name in base.__annotations__}
-    return {name: hint for name, hint in hints.items() if name in own}
+    return {name: hint for name, hint in hints.items() if name not in inherited}
 
 
 def _choices_and_bounds(hint: Any) -> tuple[tuple[Any, ...], Range | None]:

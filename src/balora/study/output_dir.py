@@ -82,9 +82,7 @@ def _check(recipe: Recipe) -> Path:
             )
     # A process killed while it wrote its first file leaves a part of it.
     elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
-        raise BALoraError(
-            f"output_dir: {directory} holds files of something else than a run of balora; choose an empty folder"
-        )
+        raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")
     return directory
 
 
