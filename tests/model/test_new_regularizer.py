@@ -11,6 +11,8 @@ from torch import Tensor
 
 import balora.fused.chunks
 from balora import BALoraConfig, BALoraError, get_balora_model
+from balora.config.ranges import Weight
+from balora.config.regularizers import Schedule
 from balora.model.calibration import calibrate, default_fractions
 from balora.model.regularizers import TERMS, Term, turned_off, unregularized
 
@@ -36,9 +38,9 @@ def entropy_bound(student: Tensor, teacher: Tensor | None, *, top_k: int) -> Ten
 class WithNewTerms(BALoraConfig):
     """The settings of two more terms."""
 
-    jensen_shannon_weight: float = 0.0
-    entropy_bound_weight: float = 0.0
-    entropy_bound_schedule: str = "constant"
+    jensen_shannon_weight: Weight = 0.0
+    entropy_bound_weight: Weight = 0.0
+    entropy_bound_schedule: Schedule = "constant"
 
 
 @pytest.fixture(autouse=True)
