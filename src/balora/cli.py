@@ -62,10 +62,12 @@ def train(arguments: list[str]) -> None:
     from balora.study.output_dir import claimed
     from balora.study.plan import single
     from balora.study.run import train_and_measure
+    from balora.study.unused import refuse_unused
     from balora.utils.distributed import is_main_process
 
     recipe, _ = parse("train", arguments)
     task = single(recipe)
+    refuse_unused([task])
     with distributed_run(task), claimed(recipe) as directory:
         run = train_and_measure(task, recipe.method, recipe.seed, directory)
     if is_main_process():

@@ -184,6 +184,9 @@ def test_shared_weight_raises(method):
 
 @pytest.mark.parametrize("method", RESIDUAL)
 def test_slow_initialization_shows_a_progress_bar(method, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "transformers.utils.logging._tqdm_active", True
+    )  # the program, run in this process, hides bars
     config = BALoraConfig(method=method, r=2, target_modules="all-linear")
     get_balora_model(make("llama"), config)
     assert "start" not in capsys.readouterr().err

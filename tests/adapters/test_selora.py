@@ -268,7 +268,8 @@ def test_semantic_loss_aligns_gates_of_similar_sentences():
 
     after = {}
     for weight in (0.0, 20.0):
-        model = moved(**{**OFF, "semantic_weight": weight}, semantic_min_similarity=0.5)
+        settings = {"semantic_min_similarity": 0.5} if weight else {}
+        model = moved(**{**OFF, "semantic_weight": weight}, **settings)
         before = distances(model)
         step(model, {**inputs, "sentence_embeds": s}, steps=10, lr=5e-3)
         after[weight] = distances(model)

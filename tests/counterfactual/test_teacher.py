@@ -33,10 +33,12 @@ def letters() -> hf.PreTrainedTokenizerFast:
 
 def adapted(name: str, groups=PAIRS, **settings) -> BALoraModel:
     torch.manual_seed(0)
-    fixed = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON}
-    config = BALoraConfig(**{**fixed, "counterfactual_words": "mine", **settings})
-    model = off_its_start(get_balora_model(make(name).double(), config))
-    model.set_swaps(Swaps(groups, letters()))
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON, **settings}
+    has_teacher = settings["consistency_weight"] > 0
+    settings |= {"counterfactual_words": "mine"} if has_teacher else {}
+    model = off_its_start(get_balora_model(make(name).double(), BALoraConfig(method="pissa", **settings)))
+    if has_teacher:
+        model.set_swaps(Swaps(groups, letters()))
     return model
 
 

@@ -21,7 +21,7 @@ from balora.report.tables import calibration_table
 FRACTIONS = default_fractions()
 TERMS = ("consistency", "diversity", "spectral")
 OFF = {f"{term}_weight": 0.0 for term in TERMS}
-SETTINGS = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "top_k": 7, "spectral_k": 2}
+SETTINGS = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "spectral_k": 2}
 
 
 def adapted(base, dtype=torch.float64, **settings):
@@ -67,7 +67,7 @@ def generation_losses(model, inputs):
     return {
         "task": F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()),
         "consistency": consistency_loss(logits, teacher, temperature=2.0, mask=mask),
-        "diversity": topk_entropy_loss(logits, top_k=7, mask=mask),
+        "diversity": topk_entropy_loss(logits, top_k=20, mask=mask),
         "spectral": spectral_loss(logits, k=2, normalization="frobenius", mask=mask),
     }
 
@@ -80,7 +80,7 @@ def written_losses(model, inputs):
     return {
         "task": F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
         "consistency": consistency_loss(logits, teacher, temperature=2.0, mask=labels != -100),
-        "diversity": topk_entropy_loss(logits, top_k=7, mask=labels != -100),
+        "diversity": topk_entropy_loss(logits, top_k=20, mask=labels != -100),
         "spectral": spectral_loss(logits, k=2, normalization="frobenius", mask=labels != -100),
     }
 

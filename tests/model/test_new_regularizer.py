@@ -11,7 +11,7 @@ from torch import Tensor
 
 import balora.fused.chunks
 from balora import BALoraConfig, BALoraError, get_balora_model
-from balora.config.ranges import Weight
+from balora.config.ranges import Count, Weight
 from balora.config.regularizers import Schedule
 from balora.model.calibration import calibrate, default_fractions
 from balora.model.regularizers import TERMS, Term, turned_off, unregularized
@@ -27,11 +27,11 @@ def jensen_shannon(student: Tensor, teacher: Tensor | None, *, temperature: floa
     return ((p.exp() * (p - mean)).sum(-1) + (q.exp() * (q - mean)).sum(-1)) / 2
 
 
-def entropy_bound(student: Tensor, teacher: Tensor | None, *, top_k: int) -> Tensor:
+def entropy_bound(student: Tensor, teacher: Tensor | None, *, bound_k: int) -> Tensor:
     """Entropy beyond log K, without a teacher, `(m,)`."""
     assert teacher is None
     log_p = student.log_softmax(-1)
-    return F.softplus(-(log_p.exp() * log_p).sum(-1) - torch.log(torch.tensor(float(top_k), dtype=student.dtype)))
+    return F.softplus(-(log_p.exp() * log_p).sum(-1) - torch.log(torch.tensor(float(bound_k), dtype=student.dtype)))
 
 
 @dataclass
@@ -40,6 +40,7 @@ class WithNewTerms(BALoraConfig):
 
     jensen_shannon_weight: Weight = 0.0
     entropy_bound_weight: Weight = 0.0
+    bound_k: Count = 7
     entropy_bound_schedule: Schedule = "constant"
 
 
@@ -58,7 +59,7 @@ def new_terms(monkeypatch):
         mean_of="tokens",
         schedule="entropy_bound_schedule",
         token_loss=entropy_bound,
-        settings=("top_k",),
+        settings=("bound_k",),
     )
     monkeypatch.setitem(TERMS, "jensen_shannon", js)
     monkeypatch.setitem(TERMS, "entropy_bound", bound)
@@ -72,7 +73,7 @@ def many_chunks(monkeypatch):
 
 def adapted(name: str, dtype: torch.dtype = torch.float64, **settings):
     torch.manual_seed(0)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "top_k": 7, **OFF, **CONSTANT, **settings}
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **OFF, **CONSTANT, **settings}
     return off_its_start(get_balora_model(make(name).to(dtype), WithNewTerms(method="lora", **settings)))
 
 
@@ -90,7 +91,7 @@ def naive(model, inputs, picked: Tensor, rate: float) -> dict[str, Tensor]:
     mask = inputs["attention_mask"]
     for row, position in mask.nonzero().tolist():
         z, z_p = student[row, position][None], teacher[row, position][None]
-        bound = bound + entropy_bound(z, None, top_k=7)[0] / mask.sum()
+        bound = bound + entropy_bound(z, None, bound_k=7)[0] / mask.sum()
         if picked[row]:
             js = js + jensen_shannon(z, z_p, temperature=2.0)[0] / (rate * mask.sum())
     return {"jensen_shannon": js, "entropy_bound": bound}
@@ -114,7 +115,7 @@ def test_loss_and_gradient_are_those_of_autograd_on_whole_logits(
     shipped = {"consistency_weight": 0.2, "diversity_weight": 0.3} if together else {}
     settings = {**settings, **shipped, "fused_lm_head": fused, "sample_rate": rate}
     model = adapted(name, jensen_shannon_weight=0.7, entropy_bound_weight=0.4, **settings)
-    without = adapted(name, **settings)
+    without = adapted(name, **(settings if together else settings | {"sample_rate": 1.0}))
     picked = torch.ones(4, dtype=torch.bool) if rate == 1 else torch.tensor([True, False, False, True])
     for one in (model, without):
         monkeypatch.setattr(one, "_pick_sequences", lambda _: picked)
@@ -165,7 +166,7 @@ def test_classes_take_a_mean_over_examples():
     student, teacher = model(**inputs).logits, model.teacher_forward(**inputs).logits
     expected = {
         "jensen_shannon": jensen_shannon(student, teacher, temperature=2.0).mean(),
-        "entropy_bound": entropy_bound(student, None, top_k=7).mean(),
+        "entropy_bound": entropy_bound(student, None, bound_k=7).mean(),
     }
     for term, value in expected.items():
         torch.testing.assert_close(output.components[term], value.detach())

@@ -1,7 +1,6 @@
 """The recipe is composed of parts, and reaches every field of `BALoraConfig`."""
 
 from dataclasses import fields
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -23,35 +22,6 @@ DERIVED = {
     "sentence_dim": "the length of what `sentence_encoder` gives",
     "quantization_config": "for methods in 4 bits, `quantization_config` over QLoRA's settings",
 }
-
-
-def other_value(name: str, hint: object) -> object:
-    """A valid value that is not the default."""
-    default = getattr(BALoraConfig(), name)
-    kinds = (hint, *get_args(hint))
-    literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
-    if literal is not None:
-        return next(choice for choice in get_args(literal) if choice != default)
-    if isinstance(default, bool):
-        return not default
-    return {"counterfactual_words": "gender", "task_names": ["primary", "auxiliary"]}.get(name, 1)
-
-
-@pytest.mark.parametrize("name", [f.name for part in (Initialization, Regularizers) for f in fields(part)])
-def test_every_field_of_the_configuration_is_reached_from_a_recipe(name):
-    hint = get_type_hints(BALoraConfig).get(name)
-    value = other_value(name, hint)
-    needs = {
-        "task_names": {"auxiliary": {"train_file": "b.jsonl"}, "method": "lora+reg"},
-        "alignment_weight": {
-            "auxiliary": {"train_file": "b.jsonl"}, "method": "lora+reg", "task_names": ["primary", "auxiliary"]
-        },
-        "semantic_weight": {"method": "selora+reg"},
-    }  # fmt: skip
-    if name == "bias_path_mode":
-        value = "minimised"
-    recipe = Recipe(**DATA, **needs.get(name, {}), **{name: value})
-    assert getattr(balora_config(recipe, seed=0, sentence_dim=4), name) == value
 
 
 def test_no_field_of_the_configuration_is_left_out():

@@ -220,5 +220,6 @@ def test_prompt_tuning_is_for_encoders(tmp_path, data_dir, models_dir, capsys):
         "max_train_samples": 4,
         "max_length": 256,
     }
+    del settings["r"]
     assert run(settings, tmp_path) == 2
     assert "method: prompt-tuning" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_four_steps_need_no_more_rows_than_four_steps_have(settings, tmp_path, c
     assert len(losses) == 4
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["metrics"]["kl_to_base"] > 0
-    for more in (["--shuffle_buffer_size=101"], ["--streaming=false"]):
+    for more in (["--shuffle_buffer_size=101"], ["--streaming=false", "--shuffle_buffer_size=10000"]):
         assert main(["train", str(path), f"--output_dir={tmp_path / 'other'}", *more]) == 2
         assert "train.jsonl, line 101: not JSON" in capsys.readouterr().err
 

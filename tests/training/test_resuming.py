@@ -64,8 +64,9 @@ def trainer_for(
     folder: Path, model: str, adapter: dict[str, Any], training: dict[str, Any], cls: type = BALoraTrainer
 ) -> Trainer:
     set_seed(42)
-    settings = {"method": "pissa", "pissa_niter": 2, "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-    settings |= {"consistency_weight": 0.5, **adapter}
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "consistency_weight": 0.5}
+    settings |= {} if "method" in adapter else {"method": "pissa", "pissa_niter": 2}
+    settings |= adapter
     adapted = balora.get_balora_model(make(model), balora.BALoraConfig(**settings))
     if "anchor_weight" in adapter:
         ids = torch.randint(5, 90, (7, 6), generator=torch.Generator().manual_seed(1))

@@ -56,10 +56,9 @@ def trainer_for(
     directory: Path, *, method: str = "pissa", cls: type = BALoraTrainer, callbacks=(), **settings
 ) -> Trainer:
     set_seed(42)
-    adapter = {"lora_dropout": 0.1, "consistency_weight": 0.5, **settings.pop("adapter", {})}
-    config = balora.BALoraConfig(
-        method=method, r=4, lora_alpha=8, target_modules="all-linear", pissa_niter=2, **adapter
-    )
+    adapter = {"pissa_niter": 2} if method == "pissa" else {}
+    adapter |= {"lora_dropout": 0.1, "consistency_weight": 0.5, **settings.pop("adapter", {})}
+    config = balora.BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear", **adapter)
     arguments = TrainingArguments(
         str(directory),
         **{

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from peft import LoraConfig, TaskType
@@ -13,6 +13,7 @@ from balora.config.published import PUBLISHED
 from balora.config.quantization import four_bit_settings
 from balora.config.ranges import Count, validate_types
 from balora.config.regularizers import Regularizers
+from balora.config.unused import USES, unused_settings
 from balora.errors import BALoraError
 
 
@@ -73,9 +74,29 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
         """Fill fields left at `None` with the published value for the task, in place.
 
         Raises:
-            BALoraError: If the settings do not fit the task, or it has no regularizers defined.
+            BALoraError: If the settings do not fit the task, one has no effect, or the task has no regularizers.
         """
         self._check_task(task_type)
+        for name, needs in self.unused(task_type).items():
+            raise BALoraError(f"{name}: {getattr(self, name)!r} has no effect here, {needs}; leave it out")
+        self._fill(task_type)
+
+    def unused(self, task_type: str) -> dict[str, str]:
+        """Return the settings that were set and have no effect for the task, each with what it needs.
+
+        A configuration that was resolved before has none: published values are not the user's.
+        """
+        if all(getattr(self, name) is not None for name in PUBLISHED[task_type]):
+            return {}
+        # A constant schedule asks for nothing that a term at weight 0 lacks.
+        given = [
+            f.name for f in fields(self) if f.name in USES and getattr(self, f.name) not in (f.default, "constant")
+        ]
+        resolved = replace(self)
+        resolved._fill(task_type)
+        return unused_settings(resolved, given)
+
+    def _fill(self, task_type: str) -> None:
         self.task_type = task_type
         if self.semantic_weight is None:
             self.semantic_weight = 0.5 if self.gated else 0.0

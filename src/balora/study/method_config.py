@@ -3,12 +3,12 @@
 from dataclasses import fields
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, TaskType
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, skip_module_patterns
-from balora.config import RESIDUAL, SELORA, BALoraConfig, Initialization, Regularizers, four_bit_settings
+from balora.config import RESIDUAL, BALoraConfig, Initialization, Regularizers, four_bit_settings
 from balora.errors import BALoraError
 from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
@@ -26,29 +26,53 @@ def adapter_settings(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in SAME_NAMES} | {"lora_alpha": recipe.lora_alpha or recipe.r}
 
 
+def task_type_of(recipe: Recipe) -> TaskType:
+    """Return PEFT's type of a recipe's task."""
+    if recipe.is_classification:
+        return TaskType.SEQ_CLS
+    return TaskType.SEQ_2_SEQ_LM if recipe.is_seq2seq else TaskType.CAUSAL_LM
+
+
 def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) -> BALoraConfig:
-    """Build the configuration of one of balora's low-rank methods.
+    """Build the configuration of one of balora's low-rank methods, without the settings that it does not use.
 
     Args:
-        recipe: The settings.
-        seed: Of the adapter's start.
-        sentence_dim: Length of the sentence vectors that selora reads.
+        recipe: The settings, of which some may be for other methods of the study.
+        seed: Seed of the adapter's initialization.
+        sentence_dim: Length of the sentence embeddings that selora reads.
 
     Raises:
         BALoraError: If a setting is out of range.
     """
+    settings = _settings(recipe, seed, sentence_dim)
+    unused = unused_by_method(recipe)
+    return _build({name: value for name, value in settings.items() if name not in unused or name in unregularized()})
+
+
+def unused_by_method(recipe: Recipe) -> dict[str, str]:
+    """Return the settings of `BALoraConfig` that one of balora's methods does not use, each with what it needs."""
+    method = RUN_METHODS[recipe.method]
+    unused = _build(_settings(recipe, 0, 1 if method.gated else None)).unused(task_type_of(recipe))
+    if not method.regularized:
+        unused |= dict.fromkeys(unregularized(), "a method with regularizers, such as lora+reg or ba-lora")
+    if not method.gated:
+        unused["semantic_weight"] = "method selora"
+    return unused
+
+
+def _settings(recipe: Recipe, seed: int, sentence_dim: int | None) -> dict[str, Any]:
+    """Return the arguments of `BALoraConfig`, with those that the method does not use."""
     method = RUN_METHODS[recipe.method]
     settings = adapter_settings(recipe) | recipe.adapter_arguments
     settings |= {name: getattr(recipe, name) for name in OWN_NAMES}
     settings |= {"method": method.start, "seed": seed, "quantization_config": None}
     if method.four_bit and method.start in RESIDUAL:  # quantized after the split
         settings["quantization_config"] = _four_bit(recipe)
-    if method.start == SELORA:
-        settings["sentence_dim"] = sentence_dim
-    else:
-        del settings["semantic_weight"]
-    if not method.regularized:
-        settings |= unregularized()
+    settings |= {"sentence_dim": sentence_dim} if method.gated else {"semantic_weight": None}
+    return settings if method.regularized else settings | unregularized()
+
+
+def _build(settings: dict[str, Any]) -> BALoraConfig:
     try:
         return BALoraConfig(**settings)
     except (TypeError, ValueError) as error:  # PEFT's, of two of its settings that exclude each other

@@ -10,6 +10,7 @@ from balora.recipe import Recipe
 from balora.recipe.methods import RUN_PRESETS
 from balora.report import PRETRAINED
 from balora.report.figures.sweep import value_name
+from balora.study.unused import refuse_unused
 from balora.study.worlds import with_worlds
 
 #: Settings of the untouched model, which has no adapters of several tasks.
@@ -68,7 +69,7 @@ def plan(recipe: Recipe) -> list[PlannedRun]:
     In this order the runs that are done at any time compare the methods fairly.
 
     Raises:
-        BALoraError: If the settings of a task or a method are wrong.
+        BALoraError: If the settings of a task or a method are wrong, or no run uses one.
     """
     recipe = with_worlds(swept(recipe))
     tasks = task_recipes(recipe)
@@ -79,6 +80,7 @@ def plan(recipe: Recipe) -> list[PlannedRun]:
         own = _settings_of(recipe, label) if label != PRETRAINED else UNTRAINED
         inside = Path("runs") / task.name if recipe.tasks else Path("runs")
         runs.append(PlannedRun(replace(task, **own), label, seed, inside / f"{label}-seed{seed}"))
+    refuse_unused([run.recipe for run in runs if run.label != PRETRAINED])
     return runs
 
 

@@ -1,0 +1,91 @@
+"""Settings of a configuration that have no effect, so that none that a user set is silently ignored."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from peft import TaskType
+
+from balora.config.initialization import SELORA
+from balora.config.regularizers import Regularizers
+
+
+class Use(NamedTuple):
+    """What a setting has an effect with.
+
+    Attributes:
+        holds: Whether a configuration, resolved for its task, is such a one.
+        needs: What is needed, for the error.
+    """
+
+    holds: Callable[[Any], bool]
+    needs: str
+
+
+def _weight(name: str) -> Use:
+    return Use(lambda config: bool(getattr(config, name)), f"only with {name} above 0")
+
+
+def _method(name: str) -> Use:
+    return Use(lambda config: config.method == name, f"only with method {name}")
+
+
+_IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "only in classification")
+_TEACHER = Use(
+    lambda config: bool(config.consistency_weight or config.anchor_weight),
+    "only with consistency_weight or anchor_weight above 0",
+)
+_TWO_PHASE = Use(
+    lambda config: any(
+        getattr(config, f"{term}_weight") and getattr(config, f"{term}_schedule") == "two_phase"
+        for term in ("consistency", "diversity", "spectral")
+    ),
+    "only with a schedule two_phase",
+)
+_BATCH_MATRIX = Use(
+    lambda config: bool(config.spectral_weight or (config.diversity_weight and config.diversity_loss == "covariance")),
+    "only with spectral_weight above 0, or diversity_weight over a covariance",
+)
+_ENTROPY = Use(
+    lambda config: bool(config.diversity_weight) and config.diversity_loss != "covariance",
+    "only with diversity_weight above 0 over an entropy",
+)
+
+#: What each setting needs to have an effect, all of it. Settings that are not listed always have one.
+USES: dict[str, tuple[Use, ...]] = {
+    **dict.fromkeys(
+        ("temperature", "consistency_direction", "consistency_schedule"), (_weight("consistency_weight"),)
+    ),
+    "sample_rate": (_weight("consistency_weight"),),
+    "teacher_cache_mb": (_IS_CLASSIFIER, _weight("consistency_weight")),
+    **dict.fromkeys(("diversity_loss", "diversity_schedule"), (_weight("diversity_weight"),)),
+    "top_k": (_ENTROPY,),
+    **dict.fromkeys(("spectral_k", "spectral_schedule"), (_weight("spectral_weight"),)),
+    "clip_spectral_k": (_IS_CLASSIFIER, _weight("spectral_weight")),
+    "gather_batch_terms": (_BATCH_MATRIX,),
+    **dict.fromkeys(("two_phase_warmup", "two_phase_ramp"), (_TWO_PHASE,)),
+    "anchor_share": (_weight("anchor_weight"),),
+    "counterfactual_words": (_TEACHER,),
+    **dict.fromkeys(
+        ("bias_path_mode", "bias_path_radius", "bias_path_sample_rate", "bias_path_reduction"),
+        (_weight("bias_path_weight"),),
+    ),
+    **dict.fromkeys(("semantic_min_similarity", "semantic_reduction"), (_weight("semantic_weight"),)),
+    **dict.fromkeys(("gate", "gate_hidden", "sentence_dim"), (_method(SELORA),)),
+    "pissa_niter": (_method("pissa"),),
+    "corda_method": (_method("corda"),),
+    "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "only in generation"),),
+}
+
+
+def unused_settings(config: Any, names: Iterable[str]) -> dict[str, str]:
+    """Return the settings that have no effect, each with what it needs.
+
+    Args:
+        config: A `BALoraConfig` resolved for its task.
+        names: The settings to look at: those that the user set.
+    """
+    own_terms = (f.name for f in fields(config) if f.name.endswith("_weight") and not hasattr(Regularizers, f.name))
+    if any(getattr(config, name) for name in own_terms):
+        return {}  # a term that a subclass adds may use any setting
+    return {name: use.needs for name in names for use in reversed(USES.get(name, ())) if not use.holds(config)}
