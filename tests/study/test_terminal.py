@@ -1,23 +1,28 @@
 """What the terminal shows of errors: one line, an exit status, and where the whole traceback is."""
 
+import io
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from balora.cli import main
 from balora.errors import BALoraError
 from balora.study import pool as pool_module
 from balora.study import terminal
 from balora.study.pool import run_in_processes
+from balora.utils import progress
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(terminal.TRACEBACK, raising=False)
+    monkeypatch.setattr(progress, "_display", None)
     return tmp_path / "cache"
 
 
@@ -89,6 +94,46 @@ def test_missing_packages_of_the_program_are_named(monkeypatch, capsys):
     assert "the program needs datasets, which is not installed: pip install 'balora[program]'" in (
         capsys.readouterr().err
     )
+
+
+@pytest.fixture
+def soon(monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "SHOWN_AFTER", 0.02)
+    monkeypatch.setattr(terminal, "LINE_EVERY", 0.05)
+
+
+def test_long_work_is_shown_in_lines_with_the_time_left(soon, monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "console", Console(stderr=True, force_terminal=False))
+    progress.show_progress_with(terminal.long_work)
+    for _ in progress.tracked(range(4), "measuring"):
+        time.sleep(0.06)
+    with progress.working("loading m"):
+        time.sleep(0.06)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "measuring …"
+    assert re.fullmatch(r"measuring: [12] of 4, about 0:00 left", lines[1])
+    assert lines[-3:] == ["measuring: 0:00 in all", "loading m …", "loading m: 0:00 in all"]
+
+
+def test_long_work_is_a_bar_on_a_terminal(soon, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=screen, force_terminal=True, width=100))
+    progress.show_progress_with(terminal.long_work)
+    with progress.working("outer"):  # bars may be nested
+        for _ in progress.tracked(iter(range(3)), "inner", total=3):
+            time.sleep(0.1)
+    assert "inner" in screen.getvalue()
+    assert " of 3" not in screen.getvalue()
+
+
+def test_short_work_is_not_shown_and_neither_is_any_in_a_session(soon, monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "SHOWN_AFTER", 5)
+    progress.show_progress_with(terminal.long_work)
+    assert list(progress.tracked(iter("abc"), "letters")) == ["a", "b", "c"]
+    monkeypatch.setattr(terminal, "SHOWN_AFTER", 0)
+    progress.show_progress_with(None)
+    assert list(progress.tracked("abc", "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,19 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -27,6 +30,7 @@ from balora.errors import BALoraError, Interrupted
 from balora.report.page import versions
 from balora.utils.distributed import is_main_process
 from balora.utils.files import cache_folder
+from balora.utils.progress import show_progress_with
 
 console = Console(stderr=True)
 
@@ -34,10 +38,13 @@ console = Console(stderr=True)
 TRACEBACK = "BALORA_TRACEBACK"
 #: Characters of an unexpected error's first line that are printed; the log holds the rest.
 LONGEST_CAUSE = 300
+#: Seconds after which work is shown, and between two lines about it where there is no terminal.
+SHOWN_AFTER, LINE_EVERY = 2.0, 30.0
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' notices and progress bars off the terminal; errors and balora's warnings stay."""
+    """Keep libraries' notices and progress bars off the terminal; errors, balora's warnings and progress stay."""
+    show_progress_with(long_work if is_main_process() else None)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -114,6 +121,61 @@ def without_bars() -> None:
     """Print lines only from here on: the bars of parallel processes would overwrite one another."""
     global console
     console = Console(stderr=True, force_terminal=False)
+
+
+@contextmanager
+def long_work(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Context manager: show work that takes longer than `SHOWN_AFTER` seconds, with the time left if it is known.
+
+    On a terminal a bar appears and is removed at the end; elsewhere a line is printed now and then.
+    """
+    began = lines_at = time.monotonic()
+    done, draws = 0, console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not draws)
+    task = bar.add_task(description, total=total)
+    shown = threading.Event()
+
+    def show() -> None:
+        nonlocal lines_at
+        shown.set()
+        lines_at = time.monotonic()
+        if not draws:
+            _print_line(f"{description} …" if not done else _line(description, done, total, lines_at - began))
+            return
+        with suppress(LiveError):  # older versions of rich show one bar at a time
+            bar.start()
+
+    def advance() -> None:
+        nonlocal done, lines_at
+        done += 1
+        bar.update(task, completed=done)
+        now = time.monotonic()
+        if not draws and shown.is_set() and now - lines_at > LINE_EVERY:
+            lines_at = now
+            _print_line(_line(description, done, total, now - began))
+
+    timer = threading.Timer(SHOWN_AFTER, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield advance
+    finally:
+        timer.cancel()
+        bar.stop()
+        if shown.is_set() and not draws:
+            _print_line(f"{description}: {_clock(time.monotonic() - began)} in all")
+
+
+def _line(description: str, done: int, total: int | None, seconds: float) -> str:
+    if total is None:
+        return f"{description}: {done} done in {_clock(seconds)}"
+    return f"{description}: {done} of {total}, about {_clock(seconds / done * (total - done))} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"
 
 
 class ProgressCallback(TrainerCallback):
