@@ -1,6 +1,8 @@
 """Command line: `balora train`, `compare`, `sweep`, `evaluate`, `audit`, `calibrate` and `quickstart`."""
 
+import os
 import sys
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,17 +23,28 @@ USAGE = """balora: low-rank fine-tuning that keeps what the model knew
   balora quickstart [--key value …]        compare methods on a small synthetic world, in minutes, on a CPU
 
 A recipe is a YAML file of settings, each of which can also be given on the command line. `balora COMMAND --help`
-explains them. Run the same command again to resume it.
+explains them. Run the same command again to resume it. `balora --version` prints the version, and --traceback shows
+where in the code an error occurred.
 """
 
 # Importing torch and its libraries takes seconds, so each command imports what it needs.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program and return the exit status: 0, 2 for a user's mistake, 128 + signal when stopped."""
+    """Run the program and return the exit status.
+
+    Returns:
+        0, 2 for a user's mistake, 1 for an unexpected error, 128 + signal when stopped.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    if "--traceback" in argv:
+        argv = [argument for argument in argv if argument != "--traceback"]
+        os.environ["BALORA_TRACEBACK"] = "1"  # read by the processes of a study too
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"balora {version('balora')}")
         return 0
     commands = {
         "train": train,
@@ -46,13 +59,22 @@ def main(argv: list[str] | None = None) -> int:
     if name not in commands:
         print(f"balora: error: unknown command {name!r}; use one of {', '.join(commands)}", file=sys.stderr)
         return 2
-    from balora.study.launch import refuse_distributed
-    from balora.study.terminal import quiet_libraries, report_errors
-
+    try:
+        from balora.study.terminal import quiet_libraries, report_errors
+    except ModuleNotFoundError as error:
+        install = "pip install 'balora[program]'"
+        print(f"balora: error: the program needs {error.name}, which is not installed: {install}", file=sys.stderr)
+        return 2
     quiet_libraries()
-    if name != "train":
-        return report_errors(lambda: (refuse_distributed(name), commands[name](arguments)))
-    return report_errors(lambda: train(arguments))
+
+    def run_command() -> None:
+        from balora.study.launch import refuse_distributed
+
+        if name != "train":
+            refuse_distributed(name)
+        commands[name](arguments)
+
+    return report_errors(run_command)
 
 
 def train(arguments: list[str]) -> None:
@@ -105,13 +127,16 @@ def evaluate(arguments: list[str]) -> None:
 
     from balora.recipe.parse import parse
     from balora.report.tables import metrics_grid, rich_grid
-    from balora.study.evaluate import EvaluationSettings
+    from balora.study.evaluate import EvaluationSettings, evaluation_folder
     from balora.study.evaluate import evaluate as run_evaluation
+    from balora.study.plan import single
 
     recipe, settings = parse("evaluate", arguments, EvaluationSettings)
-    run = run_evaluation(recipe, settings)
+    recipe = single(recipe)
+    directory = evaluation_folder(recipe, settings)
+    run = run_evaluation(recipe, settings, directory)
     Console().print(rich_grid(metrics_grid(run), run.task))
-    Console().print(f"result: {Path(recipe.output_dir) / 'result.json'}", highlight=False, soft_wrap=True)
+    Console().print(f"result: {directory / 'result.json'}", highlight=False, soft_wrap=True)
 
 
 def audit(arguments: list[str]) -> None:
@@ -149,7 +174,7 @@ def calibrate(arguments: list[str]) -> None:
     factor = settings.factors[0]
     if len(settings.factors) > 1:
         factor, runs = calibration_steps.search_factor(recipe, calibration, settings.factors)
-        show(recipe, runs, f"common factor: {factor:g}, best on rows held out from training")
+        show(recipe, runs, calibration_steps.explain_choice(recipe, runs, settings.factors, factor))
     calibration_steps.write_calibrated(source, target, calibration.settings(factor))
     Console().print(f"next: balora train {source} --recipe {target}", highlight=False, soft_wrap=True)
 

@@ -10,6 +10,15 @@ import signal
 class BALoraError(ValueError):
     """A mistake in what the user gave: a recipe, a file, a model, a setting."""
 
+    #: Exit status of the program.
+    status = 2
+
+
+class RunFailed(BALoraError):
+    """A run of a study failed in its process for another reason than a user's mistake."""
+
+    status = 1
+
 
 class NonFiniteLossError(BALoraError):
     """A loss, gradient or weight became NaN or infinite; training stopped before the step was applied."""

@@ -66,6 +66,32 @@ def test_samples_depend_on_the_seed_only(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3  # another model, another file
 
 
+def test_an_interrupted_call_keeps_its_batches_and_resumes_to_the_same_samples(tmp_path, monkeypatch):
+    model, how = small(), {"count": 13, "length": 12, "batch_size": 4, "prompts": ["a", "b c"]}
+    whole = sample_anchors(model, tokenizer(), **how)
+    generate, sampled = model.generate, []
+
+    def stop_in_the_third(**inputs):
+        if len(sampled) == 2:
+            raise KeyboardInterrupt
+        sampled.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(model, "generate", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        sample_anchors(model, tokenizer(), **how, cache_dir=tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    rest = []
+    monkeypatch.setattr(
+        model, "generate", lambda **inputs: rest.append(len(inputs["input_ids"])) or generate(**inputs)
+    )
+    resumed = sample_anchors(model, tokenizer(), **how, cache_dir=tmp_path)
+    assert sum(sampled) + sum(rest) == 13
+    assert torch.equal(resumed.input_ids, whole.input_ids)
+    assert torch.equal(resumed.attention_mask, whole.attention_mask)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
 def test_text_that_ends_early_is_padded():
     anchors = sample_anchors(small(), tokenizer(), count=200, length=12, batch_size=50)
     lengths = anchors.attention_mask.sum(1)

@@ -273,7 +273,7 @@ class TestMistakes:
         refused(out, model, "--dtype=float31", capsys=capsys, match="dtype: 'float31' is none of")
         refused(out, model, "--batch_size=0", capsys=capsys, match="batch_size: 0; use at least 1")
         refused(out, model, "--own_texts=many", capsys=capsys, match="own_texts")
-        refused(out, model, "--own_text=3", "--x=3", capsys=capsys, match="x=3")
+        refused(out, model, "--own_text=3", "--x=3", capsys=capsys, match="did you mean 'own_texts'")
         refused(out, model, "one", "two", capsys=capsys, match="two")
         refused(out, model, "--hatecheck=x.csv", capsys=capsys, match="hatecheck: is for a classifier")
         refused(out, model, "--data_file=nowhere.csv", capsys=capsys, match=r"nowhere\.csv")

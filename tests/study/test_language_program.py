@@ -113,6 +113,13 @@ def test_evaluate_gives_a_saved_adapter_the_metrics_of_its_run(settings, tmp_pat
     assert "kl_to_base" in capsys.readouterr().out
     assert main(command) == 2
     assert "already has a result.json" in capsys.readouterr().err
+    beside = [*command, "--output_dir", str(tmp_path / "out")]  # where the adapter was trained
+    assert main(beside) == 0
+    measured = json.loads((tmp_path / "out" / "evaluation" / "result.json").read_text())
+    assert measured["metrics"] == pytest.approx(trained["metrics"], rel=1e-5)
+    assert f"result: {tmp_path / 'out' / 'evaluation' / 'result.json'}" in capsys.readouterr().out
+    assert main([*command, "--output_dir", "null"]) == 2  # the adapter's folder, which has an evaluation now
+    assert "evaluation already has a result.json" in capsys.readouterr().err
     for name in ("balora_config.json", "result.json"):  # what is left is PEFT's
         (tmp_path / "out" / name).unlink()
     assert main([*command, "--output_dir", str(tmp_path / "plain")]) == 0

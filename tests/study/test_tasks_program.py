@@ -1,6 +1,7 @@
 """Studies of several tasks end to end: encoders and T5, baselines, imbalance, calibration."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -188,7 +189,13 @@ def test_calibrate_measures_searches_and_writes(study, tmp_path, capsys):
     assert run(study, tmp_path, "calibrate", *extra) == 0
     printed = capsys.readouterr().out
     assert "× 0.5" in printed
-    assert "common factor: " in printed
+    assert re.search(
+        r"common factor: (0.5|2), by accuracy on rows held out from training; what is kept did not", printed
+    )
+    assert re.search(
+        r"kl_to_base is better with .* instead of .*, where accuracy|best with it too \(kl_to_base\)", printed
+    )
+    assert "pretrained" in printed
     calibrated = yaml.safe_load((tmp_path / "recipe.calibrated.yaml").read_text())
     assert set(calibrated) <= {"consistency_weight", "diversity_weight", "spectral_weight"}
     assert calibrated["consistency_weight"] > 0

@@ -113,7 +113,7 @@ class KeepFeatures(TrainerCallback):
 def assert_exact(tmp_path: Path, steps: list[int], **settings: Any) -> None:
     whole = trainer_for(tmp_path / "whole", **settings)
     whole.add_callback(KeepFeatures())
-    whole.train()
+    train_loss = whole.train().training_loss
     expected, log = state_of(whole), losses_of(whole)
     assert len(log) == STEPS // 2
     for step in steps:
@@ -124,7 +124,7 @@ def assert_exact(tmp_path: Path, steps: list[int], **settings: Any) -> None:
                 file.write_bytes(file.read_bytes()[:-3])  # torn by the kill
         resumed = trainer_for(cut, **settings)
         torch.rand(5)  # the resuming process has drawn other random numbers
-        resumed.train(resume_from_checkpoint=True)
+        assert resumed.train(resume_from_checkpoint=True).training_loss == train_loss
         assert resumed.state.global_step == STEPS
         found = state_of(resumed)
         assert found.keys() == expected.keys()
@@ -171,6 +171,20 @@ def test_checkpoint_of_the_last_step_is_loaded_without_training(tmp_path):
     """Within an epoch Transformers' trainer would take one more step."""
     training = {"lr_scheduler_type": "constant", "save_strategy": "steps"}
     assert_exact(tmp_path, [STEPS], model="bert", adapter={"method": "lora"}, training=training)
+
+
+def test_other_rows_per_step_are_refused(tmp_path):
+    trainer_for(tmp_path / "whole", **LLAMA, adapter={}).train()
+    cut = killed_after(tmp_path / "whole", 4, tmp_path / "cut")
+    resumed = trainer_for(cut, **LLAMA, adapter={})
+    rows_per_step = resumed.get_total_train_batch_size(resumed.args)
+    resumed._train_batch_size *= 2
+    said = (
+        rf"checkpoint-4 was trained with {rows_per_step} rows a step, and this run has {2 * rows_per_step} \(per_dev"
+    )
+    with pytest.raises(balora.BALoraError, match=said):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 0
 
 
 @pytest.mark.reliability

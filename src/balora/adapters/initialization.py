@@ -17,6 +17,7 @@ from transformers.utils import logging
 from balora.adapters.matrices import adapted_matrices
 from balora.errors import BALoraError
 from balora.utils.linalg import leading_svd
+from balora.utils.progress import tracked
 
 #: Seconds before the progress bar of an initialization is shown.
 PROGRESS_BAR_DELAY = 2.0
@@ -140,7 +141,8 @@ def initialize_residual(
     Raises:
         BALoraError: If a targeted layer is neither linear nor experts.
     """
-    for name, layer in logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=PROGRESS_BAR_DELAY):
+    bar = logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=PROGRESS_BAR_DELAY)
+    for name, layer in tracked(bar, f"initializing {method}", total=len(layers)):
         if not isinstance(layer, ParamWrapper):
             linear_weight(name, layer, method)
         r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.errors import BALoraError
 from balora.utils.files import weights_digest, write_tensors
 from balora.utils.lengths import check_max_length, context_length
+from balora.utils.progress import tracked
 from balora.utils.sampling import sample_tokens, seeded
 
 
@@ -64,7 +65,8 @@ def sample_anchors(
         seed: Equal seeds give equal sequences on one machine. The global generators are not used.
         prompts: Texts to continue, used in turn; by default the beginning-of-text token, or else the end-of-text one.
         batch_size: Sequences sampled at a time; it affects the samples.
-        cache_dir: Folder with one file for each model and settings, read if present. `None` caches nothing.
+        cache_dir: Folder with one file for each model and settings, read if present. Each batch is kept there, so that
+            an interrupted call resumes with the same samples. `None` caches nothing.
 
     Raises:
         BALoraError: If a number is out of range, the tokenizer has no token to begin with, or a prompt is too long.
@@ -79,20 +81,46 @@ def sample_anchors(
         path = Path(cache_dir) / f"{weights_digest(model, starts, count, length, seed, batch_size)}.safetensors"
         if path.is_file():
             return Anchors(**load_file(path))
-    rows: list[list[int]] = []
+    part = None if path is None else path.with_suffix(".part")
     # Prompts of equal length are batched together, since left padding would change the samples.
     in_turn = sorted((starts[i % len(starts)] for i in range(count)), key=len)
     with seeded(model, seed):
-        while in_turn:
-            size = len(in_turn[0])
-            alike = [start for start in in_turn[:batch_size] if len(start) == size]
-            in_turn = in_turn[len(alike) :]
-            written = sample_tokens(model, tokenizer, alike, max_new_tokens=length - size)
+        rows = [] if part is None or not part.is_file() else _restore(part, model)
+        batches = _batches_of_one_length(in_turn[len(rows) :], batch_size)
+        for alike in tracked(batches, "sampling anchors"):
+            written = sample_tokens(model, tokenizer, alike, max_new_tokens=length - len(alike[0]))
             rows += [start + new for start, new in zip(alike, written, strict=True)]
+            if part is not None:
+                write_tensors(part, {**vars(_padded(rows)), "random_state": _random_state(model)})
     anchors = _padded(rows)
     if path is not None:
         write_tensors(path, vars(anchors))
+        part.unlink(missing_ok=True)
     return anchors
+
+
+def _batches_of_one_length(starts: list[list[int]], batch_size: int) -> list[list[list[int]]]:
+    batches = []
+    while starts:
+        alike = [start for start in starts[:batch_size] if len(start) == len(starts[0])]
+        batches.append(alike)
+        starts = starts[len(alike) :]
+    return batches
+
+
+def _random_state(model: PreTrainedModel) -> Tensor:
+    """Return the state of the generator that samples from the model draw from."""
+    return torch.cuda.get_rng_state(model.device) if model.device.type == "cuda" else torch.get_rng_state()
+
+
+def _restore(part: Path, model: PreTrainedModel) -> list[list[int]]:
+    """Return the rows that an interrupted call sampled, and set the generator to its state after them."""
+    held = load_file(part)
+    if model.device.type == "cuda":
+        torch.cuda.set_rng_state(held["random_state"], model.device)
+    else:
+        torch.set_rng_state(held["random_state"])
+    return [ids[mask.bool()].tolist() for ids, mask in zip(held["input_ids"], held["attention_mask"], strict=True)]
 
 
 def texts_as_anchors(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int = 128) -> Anchors:

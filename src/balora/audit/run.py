@@ -19,6 +19,7 @@ from balora.data import expand_path
 from balora.errors import BALoraError
 from balora.report.page import versions
 from balora.utils.files import write_text
+from balora.utils.locks import LOCK_FILE, locked
 
 RESULT_FILE, PAGE_FILE, PARTS = "audit.json", "audit.html", "parts"
 #: Settings that every part depends on.
@@ -40,6 +41,11 @@ def audit(settings: AuditSettings, tell: Callable[[str], None] = lambda _: None)
     """
     check_settings(settings)
     directory = Path(settings.output_dir)
+    with locked(directory):
+        return _audit(settings, directory, tell)
+
+
+def _audit(settings: AuditSettings, directory: Path, tell: Callable[[str], None]) -> list[Metric]:
     identity = _identity(settings)
     _check_folder(directory, identity)
     model, adapter = expand_path(settings.model), None if settings.adapter is None else expand_path(settings.adapter)
@@ -85,9 +91,7 @@ def _identity(settings: AuditSettings) -> dict[str, Any]:
 
 
 def _check_folder(directory: Path, identity: dict[str, Any]) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise BALoraError(f"output_dir: {directory} is a file; name a folder")
-    if not directory.exists() or not any(directory.iterdir()):
+    if all(path.name == LOCK_FILE for path in directory.iterdir()):
         return
     record = directory / PARTS
     if not record.is_dir():

@@ -6,7 +6,14 @@ from itertools import takewhile
 from typing import Any
 
 from balora.errors import BALoraError
-from balora.recipe.parse import cause, command_parser, files_given, read_settings, without_nulls
+from balora.recipe.parse import (
+    cause,
+    command_parser,
+    files_given,
+    read_settings,
+    refuse_unknown_options,
+    without_nulls,
+)
 
 #: Metadata of a setting that names a file, or a list of them: what depends on it is measured again if that changes.
 FILE = {"file": True}
@@ -127,6 +134,7 @@ def parse_audit(arguments: list[str]) -> AuditSettings:
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     given = [f"--{name}={value}" for name, value in zip(("model", "adapter"), named, strict=False)]
     further = arguments[len(named) :]
+    refuse_unknown_options(parser, further)
     for path in files_given(further, "--config"):
         read_settings(path, AuditSettings)
     try:

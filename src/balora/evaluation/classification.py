@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.evaluation.generation import write_texts
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def predict(model: nn.Module, teacher: Callable[..., Any], batches: Iterable[dic
     """Return the logits of the model and of its teacher (such as `BALoraModel.teacher_forward`) for all batches."""
     device = next(model.parameters()).device
     logits, taught, labels = [], [], []
-    for batch in batches:
+    for batch in tracked(batches, "predicting classes"):
         inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
         with evaluation_mode(model):
             logits.append(model(**inputs).logits.float().cpu())
@@ -62,7 +63,7 @@ def class_probabilities(
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     p = np.empty((len(texts), model.config.num_labels))
-    for start in range(0, len(order), batch_size):
+    for start in tracked(range(0, len(order), batch_size), "predicting classes"):
         part = order[start : start + batch_size]
         inputs = tokenizer(
             [texts[i] for i in part],

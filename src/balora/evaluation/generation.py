@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.errors import BALoraError
 from balora.utils.lengths import context_length
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 from balora.utils.sampling import PLAIN_SAMPLING
 
 #: The inputs of `generate` in a batch.
@@ -49,7 +50,7 @@ def generate_completions(
     rows = check_room(tokenizer, prompts, max_new_tokens, context_length(model.config, tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # to pad little
     completions = [""] * len(rows)
-    for first in range(0, len(order), batch_size):
+    for first in tracked(range(0, len(order), batch_size), "writing answers"):
         chosen = order[first : first + batch_size]
         own = {} if sentence_embeds is None else {"sentence_embeds": sentence_embeds[chosen]}
         texts = _generate(model, tokenizer, [rows[row] for row in chosen], max_new_tokens, stop, **own)
@@ -77,7 +78,7 @@ def write_texts(
     """
     device = next(model.parameters()).device
     texts: list[str] = []
-    for batch in batches:
+    for batch in tracked(batches, "writing answers"):
         inputs = {name: batch[name].to(device) for name in GENERATION_INPUTS if name in batch}
         with evaluation_mode(model):
             # Reset the limits of the model's own generation settings, which would apply too.

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from balora.errors import BALoraError
 from balora.utils.batches import with_decoder_inputs
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 IGNORED = -100
 
@@ -33,7 +34,7 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> flo
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    for batch in batches:
+    for batch in tracked(batches, "measuring the loss"):
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.pop("labels")  # (B, S)
         shift = 1
@@ -71,7 +72,7 @@ def perplexity(
     """
     windows = [w for text in texts for w in text_windows(tokenizer(text, verbose=False)["input_ids"], context)]
     windows.sort(key=lambda window: len(window[0]))  # to pad little
-    return math.exp(held_out_loss(model, padded_batches(windows, batch_size)))
+    return math.exp(held_out_loss(model, list(padded_batches(windows, batch_size))))
 
 
 def text_windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
@@ -207,7 +208,7 @@ def wikitext_perplexity(
     windows = [window for page in pages for window in page_windows(tokenizer, page, context)]
     windows.sort(key=lambda window: len(window[0]))  # to pad little
     tokens = sum(label != IGNORED for _, labels in windows for label in labels)
-    loss = tokens * held_out_loss(model, padded_batches(windows, batch_size))
+    loss = tokens * held_out_loss(model, list(padded_batches(windows, batch_size)))
     words = sum(map(page_words, pages))
     size = sum(len(page.encode()) for page in pages)
     return {

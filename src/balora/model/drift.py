@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from balora.losses.masking import select_rows
 from balora.utils.batches import inputs_and_mask
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def measure_drift(
     """
     teacher = teacher or model.teacher_forward
     count, totals = 0, {}
-    for batch in batches:
+    for batch in tracked(batches, "comparing with the base"):
         inputs, mask = inputs_and_mask(model, batch)
         with evaluation_mode(model):
             student, taught = model(**inputs).logits, teacher(**inputs).logits

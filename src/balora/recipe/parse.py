@@ -18,7 +18,7 @@ from balora.config import Initialization, Regularizers
 from balora.errors import BALoraError
 from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
-from balora.recipe.recipe import PARTS, Recipe, refuse_unknown
+from balora.recipe.recipe import PARTS, Recipe, did_you_mean, refuse_unknown
 from balora.recipe.training import Training
 from balora.world import WorldConfig
 from balora.world.reading import ReadingConfig
@@ -56,10 +56,12 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
     Raises:
         BALoraError: If a key is unknown or a value has the wrong type.
     """
-    parser = command_parser(command, "RECIPE", [*([extra] if extra else []), *PARTS], UNUSED[command])
+    positional = "" if command == "quickstart" else "RECIPE"
+    parser = command_parser(command, positional, [*([extra] if extra else []), *PARTS], UNUSED[command])
     parser.add_argument("--recipe", action="config", help="A recipe file; RECIPE in first place is the same.")
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--recipe", arguments[0], *arguments[1:]]
+    refuse_unknown_options(parser, arguments)
     for path in files_given(arguments, "--recipe"):
         read_recipe(path)
     try:
@@ -85,6 +87,32 @@ def parse(command: str, arguments: list[str], extra: type | None = None) -> tupl
         return replace(recipe, **typed), own
     except (ArgumentError, ValueError, TypeError, RecursionError) as error:
         raise error if isinstance(error, BALoraError) else BALoraError(cause(str(error))) from error
+
+
+def refuse_unknown_options(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Raise at an option that the parser does not have, abbreviations included, or at a value without one.
+
+    Raises:
+        BALoraError: Naming the option, and what it may have been meant to be.
+    """
+    options = [option.removeprefix("--") for option in parser._option_string_actions]
+    names = [name for name in options if not name.endswith(("+", ".help"))]
+    expected = False  # whether a value may follow
+    for argument in arguments:
+        if not argument.startswith("--"):
+            if not expected and argument != "-h":
+                raise BALoraError(
+                    f"{argument!r}: no option stands before this value; write `--key value`, the value in quotes if "
+                    "it has spaces"
+                )
+            expected = False
+            continue
+        name, equals, _ = argument.removeprefix("--").partition("=")
+        # `--world.facts` sets a parameter of a world, and `--methods+` appends to a list.
+        if name not in names and name.removesuffix("+").split(".")[0] not in names:
+            meant = did_you_mean(name.replace("-", "_"), names)
+            raise BALoraError(f"--{name}: unknown option{meant or f'; see {parser.prog} --help'}")
+        expected = not equals
 
 
 def files_given(arguments: list[str], option: str) -> list[str]:
@@ -122,11 +150,12 @@ def command_parser(
         # A template with colons, or a date that does not exist, is then text as it stands.
         exceptions=(yaml.YAMLError, ValueError, RecursionError),
     )
-    usage = f"balora {command} {positional} [--key value …]"
+    usage = " ".join(filter(None, ["balora", command, positional, "[--key value …]"]))
     parser = ArgumentParser(
         prog=f"balora {command}",
         usage=usage,
         exit_on_error=False,
+        allow_abbrev=False,
         parser_mode="recipe",
         formatter_class=_HelpFormatter,
     )

@@ -203,6 +203,19 @@ def refuse_unknown(where: str, settings: dict[str, Any], schema: type, *, beside
         if key in besides:
             raise BALoraError(f"{where}: {key!r} is a setting of the whole study; put it at the recipe's top level")
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise BALoraError(f"{where}: unknown key {key!r}{meant}")
+            raise BALoraError(f"{where}: unknown key {key!r}{did_you_mean(str(key), names)}")
+
+
+#: Common names of settings that share no letters with the key.
+OTHER_NAMES = {"rank": "r", "alpha": "lora_alpha", "epochs": "num_train_epochs", "steps": "max_steps"}
+
+
+def did_you_mean(key: str, names: list[str]) -> str:
+    """Return `; did you mean 'learning_rate'?` for a key like `learnin_rate` or `lr`; empty if no name is like it."""
+    initials = ["".join(word[:1] for word in name.split("_")) for name in names]
+    close = [name for name, letters in zip(names, initials, strict=True) if letters == key]
+    close += [OTHER_NAMES[key]] if OTHER_NAMES.get(key) in names else []
+    close = close or [name for name in names if f"_{key}_" in f"_{name}_"]
+    close = close or difflib.get_close_matches(key, names, n=1)
+    close = close or [name for name in names if len(key) > 1 and name.startswith(key)]
+    return f"; did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""

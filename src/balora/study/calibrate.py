@@ -18,9 +18,9 @@ from balora.model.calibration import FACTORS, Calibration, calibrate, default_fr
 from balora.model.regularizers import turned_off
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_METHODS
-from balora.report import PRETRAINED, Run
+from balora.report import Run
 from balora.report.glossary import better_direction
-from balora.study.comparison import compare, task_metrics
+from balora.study.comparison import DRIFT_METRICS, compare, task_metrics
 from balora.study.model_and_data import prepare
 from balora.study.plan import single
 from balora.study.student import build_student
@@ -43,7 +43,8 @@ class CalibrationSettings:
         calibration_batches: Micro-batches that the gradients are measured on.
         fractions: Share of the task's gradient that each term's is to have; 0 turns a term off.
         factors: Common factors to try, each by training on 4/5 of the training rows with the recipe's seeds and
-            scoring the rest, in output_dir; [1] tries none.
+            scoring the rest, in output_dir; [1] tries none. The best score of the task is taken, and the table shows
+            what each keeps.
         calibrated_recipe: File to write, to give as a second `--recipe`; null puts `.calibrated` into the recipe's
             name.
     """
@@ -116,19 +117,52 @@ def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]
         factors: Tried in this order; the first of equals wins.
 
     Returns:
-        The factor with the best mean over seeds, and all runs.
+        The factor with the best mean of the task's metric over seeds, and all runs.
     """
-    names = {f"× {factor:g}": factor for factor in factors}
-    variants = {name: {"method": recipe.method, **calibration.settings(factor)} for name, factor in names.items()}
+    variants = {_variant(factor): {"method": recipe.method, **calibration.settings(factor)} for factor in factors}
     study = replace(
         single(recipe), methods=list(variants), baseline=None, method_settings=variants, validation_share=HELD_OUT
     )
     runs = compare(study)
-    metric = task_metrics(study, runs)[study.name]
-    scores = {name: [run.metrics[metric] for run in runs if run.method == name] for name in names}
-    means = {name: sum(values) / len(values) for name, values in scores.items()}
-    best = (min if better_direction(metric) == "lower" else max)(means, key=means.__getitem__)
-    return names[best], [run for run in runs if run.method != PRETRAINED]
+    return _best_factor(task_metrics(study, runs)[study.name], runs, factors), runs
+
+
+def explain_choice(recipe: Recipe, runs: list[Run], factors: list[float], chosen: float) -> str:
+    """Return what the factor was chosen by, and which factor keeps more of the pretrained model.
+
+    Args:
+        recipe: The recipe of the search.
+        runs: Its runs.
+        factors: The factors that were tried.
+        chosen: The one with the best task metric.
+    """
+    task = single(recipe)
+    metric = task_metrics(task, runs)[task.name]
+    said = f"common factor: {chosen:g}, by {metric} on rows held out from training; what is kept did not count"
+    kept = [name for name in DRIFT_METRICS if name != metric and all(name in run.metrics for run in runs)]
+    others = {name: best for name in kept if (best := _best_factor(name, runs, factors)) != chosen}
+    for name, best in others.items():
+        values = [f"{_mean(each, runs, factor):.3g}" for each in (name, metric) for factor in (best, chosen)]
+        said += "\n{} is better with {:g}: {} instead of {}, where {} is {} instead of {}".format(
+            name, best, *values[:2], metric, *values[2:]
+        )
+    if others:
+        return f"{said}\nTo take another factor, give `--factors '[{next(iter(others.values())):g}]'`."
+    return f"{said}, and is best with it too ({', '.join(kept)})" if kept else said
+
+
+def _variant(factor: float) -> str:
+    return f"× {factor:g}"
+
+
+def _mean(metric: str, runs: list[Run], factor: float) -> float:
+    values = [run.metrics[metric] for run in runs if run.method == _variant(factor)]
+    return sum(values) / len(values)
+
+
+def _best_factor(metric: str, runs: list[Run], factors: list[float]) -> float:
+    best = min if better_direction(metric) == "lower" else max
+    return best(factors, key=lambda factor: _mean(metric, runs, factor))
 
 
 def calibrated_recipe(source: Path, settings: CalibrationSettings) -> Path:

@@ -50,7 +50,8 @@ def compare(recipe: Recipe) -> list[Run]:
 
         def write_finished(_: PlannedRun | None = None) -> list[PlannedRun]:
             finished = [one for one in planned if (directory / one.folder / RESULT_FILE).exists()]
-            write_results(directory / "results.json", [read_result(directory / one.folder) for one in finished])
+            if finished:
+                write_results(directory / "results.json", [read_result(directory / one.folder) for one in finished])
             return finished
 
         finished = write_finished()

@@ -9,14 +9,17 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.study.measures.measure import measure
 from balora.study.model_and_data import ModelAndData, prepare
-from balora.study.output_dir import named_folder
-from balora.study.plan import single
+from balora.study.output_dir import RECIPE_FILE, named_folder
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer
 from balora.utils.files import report_full_disk, write_text
+from balora.utils.locks import locked
 from balora.utils.modules import trainable_parameters
+
+#: Folder of an evaluation inside that of a training run.
+FOLDER = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,31 @@ class EvaluationSettings:
     adapter: str | None = None
 
 
-def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
+def evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> Run:
     """Measure an adapter on the recipe's evaluation sets, texts and benchmarks.
 
-    Writes `result.json` and the texts generated for benchmarks into the recipe's `output_dir`.
+    Args:
+        recipe: A recipe of one task.
+        settings: The command's own settings.
+        directory: Folder for `result.json` and the texts generated for benchmarks, see `evaluation_folder`.
 
     Raises:
-        BALoraError: If the recipe, its data or the adapter is wrong, or the folder holds an evaluation already.
+        BALoraError: If the recipe, its data or the adapter is wrong, or another process writes to the folder.
     """
-    recipe = single(recipe)
-    directory = named_folder(recipe)
-    if (directory / RESULT_FILE).exists():
-        raise BALoraError(f"output_dir: {directory} already has a {RESULT_FILE}; choose another --output_dir")
     if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():
         raise BALoraError(
             f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
         )
+    with locked(directory):
+        return _evaluate(recipe, settings, directory)
+
+
+def _evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> Run:
     prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     if settings.adapter is None:
         model = build_student(prepared, PRETRAINED, recipe.seed, None)
     else:
         model = load_student(prepared, settings.adapter)
-    directory.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(_to_evaluate(prepared), model, recipe.seed, directory, [])
     with report_full_disk(directory):
         metrics, drift, intervals = measure(prepared, trainer, model, directory)
@@ -67,6 +73,25 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run
+
+
+def evaluation_folder(recipe: Recipe, settings: EvaluationSettings) -> Path:
+    """Return the folder for the results: `output_dir`, or `evaluation` inside the folder of a training run.
+
+    The latter is the adapter's folder if the recipe has no `output_dir`, and `output_dir` if training ran there.
+
+    Raises:
+        BALoraError: If no folder is named, or it has an evaluation already.
+    """
+    if recipe.output_dir is None and settings.adapter is not None:
+        directory = Path(settings.adapter) / FOLDER
+    else:
+        directory = named_folder(recipe)
+        if (directory / RECIPE_FILE).exists():
+            directory /= FOLDER
+    if (directory / RESULT_FILE).exists():
+        raise BALoraError(f"output_dir: {directory} already has a {RESULT_FILE}; choose another --output_dir")
+    return directory
 
 
 def _to_evaluate(prepared: ModelAndData) -> ModelAndData:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,14 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import GROUPS, WORLDS
 from balora.recipe.recipe import OF_THE_STUDY, default_settings
+from balora.training.checkpoints import UNFINISHED
 from balora.utils.distributed import barrier, is_main_process
 from balora.utils.files import report_full_disk, write_text
+from balora.utils.locks import LOCK_FILE, locked
 
 RECIPE_FILE = "recipe.yaml"
+#: Files that are no results; a process killed while it wrote its first file leaves a part of it.
+BOOKKEEPING = (RECIPE_FILE, f"{RECIPE_FILE}.part", LOCK_FILE)
 #: Settings that a study may change and still resume in its folder: which runs it has, and how they are run.
 FREE = set(OF_THE_STUDY) - {"name", "seed"}
 
@@ -29,20 +33,40 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     If the recipe turns out to be wrong before anything is trained, the folder is removed again.
 
     Raises:
-        BALoraError: If no folder is named, it holds something else, or the disk is full.
+        BALoraError: If no folder is named, it cannot be created, it holds something else, another process holds its
+            lock, or the disk is full.
     """
-    directory = _check(recipe) if is_main_process() else named_folder(recipe)
-    if is_main_process():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / RECIPE_FILE, recipe.to_yaml())
-    barrier()
-    try:
-        with report_full_disk(directory):
-            yield directory
-    except BALoraError:
-        if is_main_process() and not any(path.is_file() and path.name != RECIPE_FILE for path in directory.rglob("*")):
-            shutil.rmtree(directory)
-        raise
+    directory = named_folder(recipe)
+    with locked(directory) if is_main_process() else nullcontext():
+        if is_main_process():
+            _check(recipe, directory)
+            with report_full_disk(directory):
+                write_text(directory / RECIPE_FILE, recipe.to_yaml())
+        barrier()
+        try:
+            with report_full_disk(directory):
+                yield directory
+        except BALoraError:
+            if is_main_process() and not has_results(directory):
+                _clear(directory)
+            raise
+
+
+def has_results(directory: Path) -> bool:
+    """Return whether a run left anything in its folder that another run must not lose."""
+    return any(
+        path.is_file() and path.name not in BOOKKEEPING and UNFINISHED not in path.relative_to(directory).parts
+        for path in directory.rglob("*")
+    )
+
+
+def _clear(directory: Path) -> None:
+    """Delete what a run without results left, except the lock, which is held."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def named_folder(recipe: Recipe) -> Path:
@@ -56,22 +80,22 @@ def named_folder(recipe: Recipe) -> Path:
     return Path(recipe.output_dir)
 
 
-def _check(recipe: Recipe) -> Path:
-    directory = named_folder(recipe)
+def _check(recipe: Recipe, directory: Path) -> None:
     record = directory / RECIPE_FILE
-    if directory.exists() and not directory.is_dir():
-        raise BALoraError(f"output_dir: {directory} is a file; name a folder")
     if record.exists():
         # A setting that did not exist yet when the folder was made had its default, a world's parameter likewise.
         try:
-            held = default_settings() | yaml.safe_load(record.read_text(encoding="utf-8"))
+            recorded = yaml.safe_load(record.read_text(encoding="utf-8"))
+            held = default_settings() | recorded
             worlds = {name: asdict(knobs()) | held[name] for name, knobs in WORLDS.items() if held[name]}
             held = _comparable(held | worlds)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise BALoraError(f"output_dir: {record} is damaged ({error}); choose another --output_dir") from error
         wanted = _comparable(asdict(recipe))
         differing = [key for key in held | wanted if held.get(key) != wanted.get(key) and _binds(key, held, wanted)]
-        if differing:
+        # Until something is trained, other settings may replace those that a run recorded, but not a user's recipe.
+        replaceable = recorded.keys() == default_settings().keys() and not has_results(directory)
+        if differing and not replaceable:
             differences = ", ".join(
                 f"{key[:40]} ({shortened(held.get(key))} there, {shortened(wanted.get(key))} now)"
                 for key in differing[:10]
@@ -81,9 +105,8 @@ def _check(recipe: Recipe) -> Path:
                 "--output_dir, or give the same settings to resume that run"
             )
     # A process killed while it wrote its first file leaves a part of it.
-    elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
+    elif any(path.name not in BOOKKEEPING for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")
-    return directory
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

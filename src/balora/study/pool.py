@@ -18,7 +18,7 @@ from types import FrameType
 
 import torch
 
-from balora.errors import BALoraError, Interrupted
+from balora.errors import BALoraError, Interrupted, RunFailed
 from balora.study.plan import PlannedRun
 from balora.study.run import train_and_measure
 from balora.study.terminal import quiet_libraries, report_errors, without_bars
@@ -41,13 +41,14 @@ def run_in_processes(
         done: Called when a run has its result.
 
     Raises:
-        BALoraError: If a run failed; no further one is started, and those in progress are waited for.
+        BALoraError: If a run failed; no further one is started, and those in progress are waited for. `RunFailed` if
+            a user's mistake was not the reason.
         Interrupted: On a signal, after the runs in progress are saved.
     """
     context = _context()
     waiting = list(planned)
     running: dict[int, tuple[BaseProcess, PlannedRun]] = {}  # by sentinel
-    failed: list[PlannedRun] = []
+    failed: list[tuple[PlannedRun, int]] = []  # with exit codes
     with _forward_signals(running) as received:
         while running or (waiting and not failed and not received):
             while waiting and len(running) < jobs and not failed and not received:
@@ -62,13 +63,20 @@ def run_in_processes(
                 if process.exitcode == 0:
                     done(one)
                 elif not received:
-                    failed.append(one)
+                    failed.append((one, process.exitcode))
     if received:
         raise Interrupted(received[0], 0)
     if failed:
-        raise BALoraError(
-            f"{' and '.join(map(str, failed))} failed (see above); finished runs are kept in {directory}"
-        )
+        kind = BALoraError if all(status == BALoraError.status for _, status in failed) else RunFailed
+        said = " and ".join(f"{one} {_failure(status)}" for one, status in failed)
+        raise kind(f"{said}; finished runs are kept in {directory}")
+
+
+def _failure(status: int) -> str:
+    if status >= 0:
+        return "failed (see above)"
+    name = signal.Signals(-status).name
+    return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
 
 
 @contextmanager

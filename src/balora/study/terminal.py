@@ -1,25 +1,50 @@
-"""The terminal: quiet libraries, one-line errors with an exit status, and a progress bar for training."""
+"""The terminal: quiet libraries, one-line errors with an exit status, and a progress bar for training.
+
+An error that is not the user's mistake is one line too: its type, its first line, and the file that holds the whole
+traceback. `BALORA_TRACEBACK=1`, or `--traceback` on the command line, prints the traceback instead.
+"""
 
 import os
+import platform
+import shlex
 import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from balora.errors import BALoraError, Interrupted
+from balora.report.page import versions
 from balora.utils.distributed import is_main_process
+from balora.utils.files import cache_folder
+from balora.utils.progress import show_progress_with
 
 console = Console(stderr=True)
 
+#: Environment variable that prints the traceback of an unexpected error.
+TRACEBACK = "BALORA_TRACEBACK"
+#: Characters of an unexpected error's first line that are printed; the log holds the rest.
+LONGEST_CAUSE = 300
+#: Seconds after which work is shown, and between two lines about it where there is no terminal.
+SHOWN_AFTER, LINE_EVERY = 2.0, 30.0
+
 
 def quiet_libraries() -> None:
-    """Keep libraries' notices and progress bars off the terminal; errors and balora's warnings stay."""
+    """Keep libraries' notices and progress bars off the terminal; errors, balora's warnings and progress stay."""
+    show_progress_with(long_work if is_main_process() else None)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -30,12 +55,14 @@ def quiet_libraries() -> None:
 
 
 def report_errors(action: Callable[[], object]) -> int:
-    """Run an action, print a user's mistake in one line, and return the exit status."""
+    """Run an action, print an error in one line, and return the exit status: 2 for a user's mistake, else 1."""
     try:
         action()
     except BALoraError as error:
-        console.print(f"balora: error: {one_line(error)}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        _print_line(f"balora: error: {one_line(error)}")
+        return error.status
     except Interrupted as stop:
         if is_main_process():
             console.print(f"balora: {stop}; run the same command to resume", markup=False, highlight=False)
@@ -43,7 +70,45 @@ def report_errors(action: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         console.print("balora: stopped before there was anything to save; run the same command to start again")
         return 128 + signal.SIGINT
+    except Exception as error:
+        _report_unexpected(error)
+        return 1
     return 0
+
+
+def _report_unexpected(error: Exception) -> None:
+    """Print an unexpected error in one line, and write its traceback to a log file."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+        return
+    lines = str(error).strip().splitlines()
+    said = one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+    if len(said) > LONGEST_CAUSE:
+        said = f"{said[:LONGEST_CAUSE]}…"
+    log = _write_log("".join(traceback.format_exception(error)))
+    held = "set BALORA_TRACEBACK=1 for the traceback" if log is None else f"the traceback is in {log}"
+    _print_line(f"balora: unexpected error: {said} ({held})")
+
+
+def _write_log(text: str) -> Path | None:
+    """Write a traceback with the command and versions to a file in the cache; `None` if no folder is writable."""
+    command = shlex.join(["balora", *sys.argv[1:]])
+    head = f"{command}\nPython {platform.python_version()}, {platform.platform()}\n{versions()}\n\n"
+    for folder in (cache_folder() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            handle, name = tempfile.mkstemp(prefix=f"balora-{stamp}-", suffix=".log", dir=folder)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(head + text)
+        except OSError:
+            continue
+        return Path(name)
+    return None
+
+
+def _print_line(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def one_line(message: object) -> str:
@@ -56,6 +121,61 @@ def without_bars() -> None:
     """Print lines only from here on: the bars of parallel processes would overwrite one another."""
     global console
     console = Console(stderr=True, force_terminal=False)
+
+
+@contextmanager
+def long_work(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Context manager: show work that takes longer than `SHOWN_AFTER` seconds, with the time left if it is known.
+
+    On a terminal a bar appears and is removed at the end; elsewhere a line is printed now and then.
+    """
+    began = lines_at = time.monotonic()
+    done, draws = 0, console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not draws)
+    task = bar.add_task(description, total=total)
+    shown = threading.Event()
+
+    def show() -> None:
+        nonlocal lines_at
+        shown.set()
+        lines_at = time.monotonic()
+        if not draws:
+            _print_line(f"{description} …" if not done else _line(description, done, total, lines_at - began))
+            return
+        with suppress(LiveError):  # older versions of rich show one bar at a time
+            bar.start()
+
+    def advance() -> None:
+        nonlocal done, lines_at
+        done += 1
+        bar.update(task, completed=done)
+        now = time.monotonic()
+        if not draws and shown.is_set() and now - lines_at > LINE_EVERY:
+            lines_at = now
+            _print_line(_line(description, done, total, now - began))
+
+    timer = threading.Timer(SHOWN_AFTER, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield advance
+    finally:
+        timer.cancel()
+        bar.stop()
+        if shown.is_set() and not draws:
+            _print_line(f"{description}: {_clock(time.monotonic() - began)} in all")
+
+
+def _line(description: str, done: int, total: int | None, seconds: float) -> str:
+    if total is None:
+        return f"{description}: {done} done in {_clock(seconds)}"
+    return f"{description}: {done} of {total}, about {_clock(seconds / done * (total - done))} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"
 
 
 class ProgressCallback(TrainerCallback):

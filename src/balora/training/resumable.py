@@ -44,6 +44,7 @@ class ResumableTrainerMixin:
         super().__init__(*args, **kwargs)
         self._saving = False
         self._resumed: dict[str, Tensor] = {}
+        self._restored = False
         self._began = time.perf_counter()
         self._epoch_began_with = torch.get_rng_state()
 
@@ -51,7 +52,8 @@ class ResumableTrainerMixin:
         """Train, or resume from a checkpoint.
 
         Raises:
-            BALoraError: If no intact checkpoint exists, the one named is damaged, or the disk is full.
+            BALoraError: If no intact checkpoint exists, the one named is damaged or was trained with another number of
+                rows a step, or the disk is full.
         """
         folder = Path(self.args.output_dir)
         checkpoint = resume_from_checkpoint or None
@@ -65,6 +67,8 @@ class ResumableTrainerMixin:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         kept = None if checkpoint is None else Path(checkpoint) / self._progress_file
         self._resumed = {} if kept is None or not kept.exists() else load_file(kept)
+        self._restored = False
+        self._check_rows_per_step(checkpoint)
         self.train_seconds = before = self._resumed.get("train_seconds", torch.tensor(0.0)).item()
         self._began = time.perf_counter() - before
         with report_full_disk(folder):
@@ -72,6 +76,28 @@ class ResumableTrainerMixin:
         if self.state.global_step > self._initial_global_step:
             self.train_seconds = time.perf_counter() - self._began
         return output
+
+    def _check_rows_per_step(self, checkpoint: str | bool | None) -> None:
+        # Steps are counted from the checkpoint, so with other steps rows would be left out or trained on twice.
+        now = self.get_total_train_batch_size(self.args)
+        before = int(self._resumed.get("rows_per_step", now))
+        if now != before:
+            raise BALoraError(
+                f"resume_from_checkpoint: {checkpoint} was trained with {before} rows a step, and this run has {now} "
+                "(per_device_train_batch_size × gradient_accumulation_steps × processes); give the same number of "
+                "rows, or start in another folder"
+            )
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        """Return Transformers' output, with `train_loss` averaged over all steps, those before a resume included."""
+        resumed_at = self._initial_global_step
+        self._restore_once()  # a checkpoint of the last step runs no epoch
+        if "total_loss" in self._resumed:
+            self._initial_global_step = 0
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time)
+        finally:
+            self._initial_global_step = resumed_at
 
     @property
     def _progress_file(self) -> str:
@@ -81,6 +107,8 @@ class ResumableTrainerMixin:
         """Return the state that this process saves beside Transformers' own."""
         return {
             "loss_since_log": self._tr_loss.detach().cpu().clone(),
+            "total_loss": torch.tensor(self._total_loss_scalar, dtype=torch.float64),
+            "rows_per_step": torch.tensor(self.get_total_train_batch_size(self.args)),
             "last_logged_step": torch.tensor(self._globalstep_last_logged),
             "epoch_began_with": self._epoch_began_with,
             "train_seconds": torch.tensor(time.perf_counter() - self._began, dtype=torch.float64),
@@ -89,7 +117,13 @@ class ResumableTrainerMixin:
     def _restore_progress(self, progress: dict[str, Tensor]) -> None:
         """Restore the state that `_progress` returned; subclasses restore what they added."""
         self._tr_loss = progress["loss_since_log"].to(self._tr_loss)
+        self._total_loss_scalar = float(progress.get("total_loss", self._total_loss_scalar))
         self._globalstep_last_logged = int(progress["last_logged_step"])
+
+    def _restore_once(self) -> None:
+        if self._resumed and not self._restored:
+            self._restored = True
+            self._restore_progress(self._resumed)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
@@ -97,8 +131,7 @@ class ResumableTrainerMixin:
             return
         checkpoint = kwargs["resume_from_checkpoint"]
         if checkpoint is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
-            if self._resumed:
-                self._restore_progress(self._resumed)
+            self._restore_once()
             if kwargs["steps_trained_in_current_epoch"] == 0:
                 self._load_rng_state(checkpoint)
             elif self._resumed:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import BALoraError
+from balora.utils.progress import working
 
 #: Pickle files that Transformers reads if `use_safetensors` is false.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -27,7 +28,8 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         BALoraError: If it does not load, needs remote code, or has a pickle only and none was requested.
     """
     try:
-        return auto.from_pretrained(name, trust_remote_code=False, **settings)
+        with working(f"loading {name}"):
+            return auto.from_pretrained(name, trust_remote_code=False, **settings)
     except Exception as error:  # a damaged configuration can raise any error, and tokenizers raise bare exceptions
         reason = first_line(error)
         if "trust_remote_code" in str(error):

@@ -12,6 +12,7 @@ from balora.errors import BALoraError
 from balora.evaluation.perplexity import IGNORED, padded_batches
 from balora.utils.lengths import check_lengths, context_length
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 
 def log_likelihoods(
@@ -88,7 +89,8 @@ def labelled_log_likelihoods(
     order = sorted(range(len(windows)), key=lambda i: len(windows[i][0]))  # so that little is padding
     device = next(model.parameters()).device
     sums = [np.empty(0)]
-    for batch in padded_batches([windows[i] for i in order], batch_size):
+    batches = padded_batches([windows[i] for i in order], batch_size)
+    for batch in tracked(batches, "reading sentences", total=-(-len(order) // batch_size)):
         inputs = {name: value.to(device) for name, value in batch.items()}
         targets = inputs.pop("labels")[:, shift:]  # (B, S)
         with evaluation_mode(model):
