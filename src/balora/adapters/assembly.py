@@ -39,8 +39,8 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
     bias = make_bias_embedding(model, config) if config.bias_path_weight else None
     try:
         adapted = classes[config.task_type](model, config)
-    except ValueError as error:
-        targets.explain_experts_error(error)
+    except (ValueError, TypeError) as error:
+        targets.explain_peft_error(error)
         raise
     if config.task_names is None:
         targets.warn_about_skipped_layers(adapted, config)

@@ -3,13 +3,15 @@
 In Transformers a mixture's experts are not linear layers but slices of one parameter, named in `target_parameters`.
 """
 
+import inspect
 import re
 import warnings
 from dataclasses import replace
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, TaskType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -54,6 +56,86 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             raise BALoraError(f"target_modules: {target!r} matches nothing; there are {_linear_names(model)}{more}")
 
 
+def narrow_all_linear(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Exclude from `all-linear`, in place, the linear layers that an adapter cannot or should not change.
+
+    These are the layers trained in full, those whose weights the model reads without calling the layer (in blocks of
+    state-space models), and those outside the language model (a vision tower). Warns about the last two kinds.
+
+    Args:
+        model: The base model.
+        config: Its `exclude_modules` is extended; unchanged for other targets.
+    """
+    if config.target_modules != "all-linear":
+        return
+    linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    in_full = tuple(config.modules_to_save or ())
+    if config.task_type == TaskType.SEQ_CLS:
+        in_full += tuple(SEQ_CLS_HEAD_NAMES)
+    # PEFT trains in full what ends so (DistilBERT's pre_classifier), and compares whole names when it adapts.
+    saved = {name for name in linear if in_full and name.endswith(in_full)}
+    outside = _outside_language_model(model, linear)
+    read = _read_weights(model)
+    for names, reason in (
+        (outside, "which are not part of the language model"),
+        (read - outside, "whose weights the model reads without calling the layer"),
+    ):
+        if names:
+            warnings.warn(
+                f"balora: all-linear leaves out {', '.join(sorted({_ending(name) for name in names}))}, {reason}"
+            )
+    excluded, given = saved | outside | read, config.exclude_modules
+    if isinstance(given, str):
+        config.exclude_modules = "|".join([f"(?:{given})", *map(re.escape, sorted(excluded))])
+    elif excluded:
+        config.exclude_modules = {*(given or ()), *excluded}
+
+
+def check_called_layers(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that no target is a layer of a state-space block that the model never calls.
+
+    Raises:
+        BALoraError: If one is: its adapter would change nothing, and a residual method would change the model.
+    """
+    if config.target_modules is None or config.target_modules == "all-linear":
+        return
+    for name in sorted(_read_weights(model)):
+        # With a fused kernel others are read too, but dt_proj is on every path.
+        if name.endswith("dt_proj") and check_target_module_exists(config, name):
+            raise BALoraError(
+                f"target_modules: {name} is never called, since {type(model).__name__} only reads its weight, so an "
+                "adapter on it would have no effect; leave it out"
+            )
+
+
+def _outside_language_model(model: PreTrainedModel, names: list[str]) -> set[str]:
+    """Return the layers outside the decoder of a model whose text model is only a part."""
+    text = model.config.get_text_config()
+    if text is model.config or model.config.is_encoder_decoder:
+        return set()
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    head = model.get_output_embeddings()
+    inside = {name for name, module in model.named_modules() if module is head}
+    return {name for name in names if prefix and not name.startswith(f"{prefix}.") and name not in inside}
+
+
+def _read_weights(model: PreTrainedModel) -> set[str]:
+    """Return the linear layers of state-space blocks whose weights the block's code reads directly."""
+    found = set()
+    for name, block in model.named_modules():
+        if not hasattr(block, "A_log"):
+            continue
+        try:
+            code = inspect.getsource(type(block))
+        except (OSError, TypeError):
+            continue
+        for child, module in block.named_children():
+            if isinstance(module, nn.Linear) and re.search(rf"self\.{child}\.weight(?!\.)", code):
+                found.add(f"{name}.{child}")
+    return found
+
+
 def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
     if not config.target_parameters:
         return
@@ -70,12 +152,19 @@ def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
             )
 
 
-def explain_experts_error(error: ValueError) -> None:
-    """Explain PEFT's error about experts that the user did not name: PEFT includes them in `all-linear`.
+def explain_peft_error(error: Exception) -> None:
+    """Explain PEFT's errors about targets: experts that `all-linear` includes, a layer that it cannot adapt.
 
     Raises:
-        BALoraError: If the error is about experts.
+        BALoraError: If the error is about such a target.
     """
+    if "modules_to_save cannot be applied" in str(error):
+        raise BALoraError(
+            "target_modules: a layer that is trained in full, by modules_to_save or as part of the classification "
+            "head, cannot have an adapter too; leave it out of target_modules"
+        ) from error
+    if "incompatible with Mamba" in str(error):
+        raise BALoraError(f"target_modules: {error}") from error
     if "ParamWrapper" in str(error):
         raise BALoraError(
             "target_modules: PEFT includes the experts, which are single parameters, and has no such adapter for "

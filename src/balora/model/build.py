@@ -47,6 +47,8 @@ def get_balora_model(
         _warn_of_constant_terms(model, config)
     if config.method == SELORA and config.target_modules is None:
         config.target_modules = targets.attention_projections(model)
+    targets.narrow_all_linear(model, config)
+    targets.check_called_layers(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = assemble(MODEL_CLASSES, model, config)
     if config.residual:
