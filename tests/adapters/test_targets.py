@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as hf
-from tiny_models import GROUPED, SMALL
+from tiny_models import GROUPED, SMALL, inputs_for, make, without_labels
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 
@@ -87,3 +87,18 @@ def test_excluded_modules_of_the_user_are_kept(given):
 def test_a_layer_that_cannot_be_adapted_is_refused(name, target, message):
     with pytest.raises(BALoraError, match=message):
         get_balora_model(build(name), BALoraConfig(method="lora", r=4, target_modules=[target]))
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("llama-tied", "lm_head"), ("llama-tied", "embed_tokens"), ("bart", "shared"), ("t5", "lm_head")],
+)
+@pytest.mark.parametrize("method", ["lora", "dora", "pissa"])
+def test_a_weight_shared_with_the_embeddings_is_refused_and_the_base_is_left_as_it_was(name, target, method):
+    base, inputs = make(name), without_labels(inputs_for(name))
+    query = "q" if name == "t5" else "q_proj"
+    with pytest.raises(BALoraError, match=f"{target} shares its weight"):
+        get_balora_model(base, BALoraConfig(method=method, r=4, target_modules=[target, query]))
+    model = get_balora_model(base, BALoraConfig(method=method, r=4, target_modules=[query])).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, make(name)(**inputs).logits, atol=1e-5, rtol=1e-4)

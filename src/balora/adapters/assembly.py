@@ -47,8 +47,6 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
     else:
         adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
-    if config.residual:
-        targets.check_shared_weights(lora_layers(adapted), model)
     if config.method == "lora-fa":
         freeze_lora_a(lora_layers(adapted), STUDENT)
     if config.method == SELORA:
@@ -94,6 +92,7 @@ def load_adapted(
         BALoraError: If the folder is not balora's or does not fit the base model.
     """
     settings = saving.read_settings(model_id)
+    residuals = saving.holds_residuals(settings)
     names = settings.get("task_names") or []
     check_task_names(names)
     folders = {name: Path(model_id) / name for name in names} or {STUDENT: Path(model_id)}
@@ -108,6 +107,7 @@ def load_adapted(
         raise BALoraError(f"{model_id}: {error}") from error
     config.inference_mode = not is_trainable
     kind = type(model).__name__
+    targets.check_unadapted(model)
     try:
         in_four_bits = four_bit.layers_to_quantize(model, config)
         adapted = assemble(classes, model, config)
@@ -115,6 +115,8 @@ def load_adapted(
             states[STUDENT], teacher = saving.split_factors(student, saving.experts_by_key(adapted))
             set_peft_model_state_dict(adapted, states[STUDENT] | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
+            if not residuals:
+                states[STUDENT] = saving.drop_base_weights(states[STUDENT])
         if adapted.lora_gate is not None:
             states[STUDENT], gate = saving.split_gate(student)
             adapted.lora_gate.load_state_dict(gate)

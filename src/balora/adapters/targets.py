@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from peft import LoraConfig, PeftModel, TaskType
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
@@ -19,12 +19,31 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from balora.adapters.matrices import adapted_parameter
-from balora.adapters.teacher import STUDENT
+from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
 from balora.utils.distributed import is_zero3
 
 #: Settings that PEFT refuses for `target_parameters`, since such adapters see no inputs, and their names in errors.
 WITHOUT_PARAMETERS = {"use_dora": "DoRA", "lora_dropout": "lora_dropout", "lora_bias": "lora_bias"}
+
+
+def check_unadapted(model: nn.Module) -> None:
+    """Check that a model has no adapter yet.
+
+    Raises:
+        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call has put there.
+    """
+    if isinstance(model, PeftModel):
+        raise BALoraError(
+            f"model: it is a {type(model).__name__}, which has an adapter already; give the base model, such as "
+            "model.unload() returns"
+        )
+    adapted = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
+    if adapted is not None:
+        raise BALoraError(
+            f"model: {adapted} has an adapter from an earlier call, which changes the base in place; load the base "
+            "again, or call unload() on the model of that call"
+        )
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -236,22 +255,47 @@ def _linear_names(model: nn.Module) -> str:
     return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
 
 
-def check_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> None:
-    """Check that a residual method splits no weight that another module shares (a head tied to the embeddings).
+def check_shared_weights(adapted: PeftModel, *, embeddings_only: bool = False) -> None:
+    """Check that no adapter changes a weight that another module shares (a head tied to the embeddings).
+
+    A residual method would split the weight for both modules, and merging would change both.
+
+    Args:
+        adapted: The adapted model.
+        embeddings_only: Allow weights that are shared by other modules than embeddings and head.
 
     Raises:
-        BALoraError: If it would; it names the layer and the parameters that share its weight.
+        BALoraError: If one does; it names the layer and the parameters that share its weight.
     """
+    base = adapted.get_base_model()
     owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in base.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name.replace(".base_layer", ""))
-    for name, layer in layers.items():
-        sharing = owners[id(adapted_parameter(layer))]
-        if len(sharing) > 1:
+    ends = [module for module in (base.get_input_embeddings(), base.get_output_embeddings()) if module is not None]
+    tied = {id(module.weight) for module in ends}
+    for name, layer in lora_layers(adapted).items():
+        parameter = adapted_parameter(layer)
+        sharing = owners[id(parameter)]
+        if len(sharing) > 1 and not (embeddings_only and id(parameter) not in tied):
             raise BALoraError(
-                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it would "
-                "change all of them; leave it out of target_modules or use method='lora'"
+                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it, or merging its "
+                "adapter, would change all of them; leave it out of target_modules"
             )
+
+
+def check_head_unadapted(model: nn.Module) -> None:
+    """Check that the head has no adapter, for training by TRL, which multiplies by the head's weight itself.
+
+    Raises:
+        BALoraError: If it has one.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        name = next((name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module is head), "the head")
+        raise BALoraError(
+            f"target_modules: TRL's trainers do not train an adapter on {name}; leave it out, and name it in "
+            "modules_to_save to train it in full"
+        )
 
 
 def check_weights_present(layers: dict[str, LoraLayer], method: str) -> None:
