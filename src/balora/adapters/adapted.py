@@ -22,6 +22,7 @@ from balora.adapters.bias_path import BiasEmbedding
 from balora.adapters.selora import SentenceGate
 from balora.adapters.task_adapters import TaskRows
 from balora.adapters.teacher import STUDENT, TEACHER, adapter_disabled, lora_layers, shift_base_weights, teacher_mode
+from balora.adapters.trained_in_full import restore_base_precision
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.utils.distributed import CHECKPOINT_WRAPPER, gather_adapter_state, is_sharded
@@ -105,7 +106,9 @@ class AdaptedModel(PeftModel):
         targets.check_shared_weights(self)
         if sentence_embeds is not None:
             self.merge_at(sentence_embeds)
-        return self.base_model.merge_and_unload(*args, **kwargs)
+        merged = self.base_model.merge_and_unload(*args, **kwargs)
+        restore_base_precision(merged)
+        return merged
 
     def merge_at(self, sentence_embeds: Tensor) -> None:
         """Turn SeLoRA's adapter into the plain LoRA that it is at one sentence, with A·f(s) as its A.
