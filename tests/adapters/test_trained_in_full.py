@@ -1,11 +1,14 @@
 """Modules trained in full on a base in half precision: trained in float32, saved and merged as on any base."""
 
+import warnings
+
 import pytest
 import torch
 from peft import PeftModel
 from tiny_models import inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraModel, get_balora_model
+from balora.adapters.trained_in_full import warn_about_half_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
 CASES = {
@@ -80,3 +83,13 @@ def test_it_is_saved_whole_and_merged_in_the_bases_precision(case, tmp_path):
         merged = model.merge_and_unload()
         assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
         torch.testing.assert_close(merged(**inputs).logits, want, atol=0.05, rtol=0.05)
+
+
+def test_weights_trained_in_half_precision_are_warned_of():
+    with pytest.warns(UserWarning, match=r"are trained in torch\.bfloat16"):
+        warn_about_half_precision(make("llama").to(torch.bfloat16))
+    fine = [build(*CASES["head"]), make("llama")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in fine:
+            warn_about_half_precision(model)

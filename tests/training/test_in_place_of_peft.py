@@ -50,14 +50,12 @@ def test_pefts_own_functions_refuse_the_configuration(call):
 
 
 @pytest.mark.parametrize("how", ["model", "peft_config"])
-def test_an_adapter_on_the_head_is_refused_before_rows_are_read(how, tmp_path):
+def test_an_adapter_on_the_head_is_refused(how, tmp_path):
     config = balora.BALoraConfig(r=4, target_modules=["lm_head", "q_proj"])
     given = {"peft_config": config} if how == "peft_config" else {}
     model = make("llama") if given else balora.get_balora_model(make("llama"), config)
     with pytest.raises(balora.BALoraError, match="TRL's trainers do not train an adapter on lm_head"):
-        BALoraSFTTrainer(
-            model=model, processing_class=word_tokenizer(), train_dataset=Dataset.from_list([{}]), **given
-        )
+        sft(BALoraSFTTrainer, tmp_path, model, **given)
 
 
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])

@@ -7,6 +7,7 @@ import inspect
 import re
 import warnings
 from dataclasses import replace
+from typing import NoReturn
 
 from peft import LoraConfig, PeftModel, TaskType
 from peft.tuners.lora import LoraLayer
@@ -283,19 +284,35 @@ def check_shared_weights(adapted: PeftModel, *, embeddings_only: bool = False) -
             )
 
 
+def check_head_untargeted(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that a configuration targets no head, for training by TRL, which multiplies by the head's weight itself.
+
+    Raises:
+        BALoraError: If it does.
+    """
+    head = model.get_output_embeddings()
+    name = next((name for name, module in model.named_modules() if module is head), None)
+    named = config.target_modules not in (None, "all-linear")
+    if name is not None and named and check_target_module_exists(config, name):
+        _refuse_head(name)
+
+
 def check_head_unadapted(model: nn.Module) -> None:
-    """Check that the head has no adapter, for training by TRL, which multiplies by the head's weight itself.
+    """Check that a model's head has no adapter, as `check_head_untargeted`.
 
     Raises:
         BALoraError: If it has one.
     """
     head = model.get_output_embeddings()
     if isinstance(head, BaseTunerLayer):
-        name = next((name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module is head), "the head")
-        raise BALoraError(
-            f"target_modules: TRL's trainers do not train an adapter on {name}; leave it out, and name it in "
-            "modules_to_save to train it in full"
-        )
+        _refuse_head(next(name for name, module in model.named_modules() if module is head))
+
+
+def _refuse_head(name: str) -> NoReturn:
+    raise BALoraError(
+        f"target_modules: TRL's trainers do not train an adapter on {name.rsplit('.', 1)[-1]}; leave it out, and name "
+        "it in modules_to_save to train it in full"
+    )
 
 
 def check_weights_present(layers: dict[str, LoraLayer], method: str) -> None:

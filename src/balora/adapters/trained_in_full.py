@@ -4,6 +4,7 @@ In bfloat16 a weight has 8 bits, so that a step of less than 1/512 of it is roun
 most weights of a head never move.
 """
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,17 @@ def train_in_float32(model: nn.Module) -> None:
                     parameter.data = parameter.data.float()
             module.register_forward_pre_hook(_widen_inputs, with_kwargs=True)
             module.register_forward_hook(partial(_narrow_output, half))
+
+
+def warn_about_half_precision(model: nn.Module) -> None:
+    """Warn of parameters that are trained in half precision."""
+    half = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dtype in HALF}
+    if half:
+        name, parameter = next(iter(half.items()))
+        warnings.warn(
+            f"balora: {sum(p.numel() for p in half.values()):,} weights ({name} …) are trained in {parameter.dtype}, "
+            "where small steps are rounded away; load the model in float32 (dtype), and compute in bfloat16 (bf16)"
+        )
 
 
 def restore_base_precision(model: nn.Module) -> None:
