@@ -141,3 +141,24 @@ def test_recomputation_under_checkpointing_is_equal():
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_output_can_be_changed_in_place():
+    stock, ours = layers()
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    gradients = []
+    for model in (stock, ours):
+        model.zero_grad()
+        y = model(x).clamp_(min=-1, max=1)
+        (y * torch.arange(10)).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_second_derivative_is_refused():
+    _, ours = layers()
+    x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(ours(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

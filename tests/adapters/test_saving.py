@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tiny_models import MODELS, inputs_for, make, train_steps, trained, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -151,3 +152,60 @@ def test_adapter_of_another_shape_raises(tmp_path):
     wider = hf.LlamaForCausalLM(hf.LlamaConfig(**{**GROUPED, "intermediate_size": 80}))
     with pytest.raises(BALoraError, match="does not fit LlamaForCausalLM"):
         BALoraModel.from_pretrained(wider, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "t5-untied"])
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_an_adapted_head_reloads_with_its_pretrained_weight(method, name, dtype, tmp_path):
+    settings = {"target_modules": ["lm_head", "q_proj" if name == "llama" else "q"]}
+    model = trained_in(dtype, name, method, settings)
+    model.save_pretrained(tmp_path)
+    inputs = without_labels(inputs_for(name))
+    exact = 1e-5 if dtype == torch.float32 else 0.05
+    with torch.no_grad():
+        want = model(**inputs).logits
+        ours = BALoraModel.from_pretrained(make(name).to(dtype), tmp_path)
+        torch.testing.assert_close(ours(**inputs).logits, want)
+        torch.testing.assert_close(ours.teacher_forward(**inputs).logits, model.teacher_forward(**inputs).logits)
+        stock = PeftModel.from_pretrained(make(name).to(dtype), tmp_path).eval()
+        torch.testing.assert_close(stock(**inputs).logits, want, atol=exact, rtol=exact)
+        merged = stock.merge_and_unload()
+        torch.testing.assert_close(merged(**inputs).logits, want, atol=exact * 2, rtol=exact)
+        resumed = get_balora_model(
+            make(name).to(dtype), BALoraConfig(method=method, r=4, lora_alpha=8, **settings)
+        ).eval()
+        resumed.load_adapter(tmp_path, "default")
+        torch.testing.assert_close(resumed(**inputs).logits, want)
+
+
+def trained_in(dtype: torch.dtype, name: str, method: str, settings: dict) -> BALoraModel:
+    model = get_balora_model(make(name).to(dtype), BALoraConfig(method=method, r=4, lora_alpha=8, **settings))
+    train_steps(model, inputs_for(name))
+    return model
+
+
+def test_an_adapter_saved_with_the_residual_of_its_head_still_loads(tmp_path):
+    model = trained_in(torch.float32, "llama", "pissa", {"target_modules": ["lm_head", "q_proj"]})
+    model.save_pretrained(tmp_path)
+    path, key = tmp_path / "adapter_model.safetensors", "base_model.model.lm_head.base_layer.weight"
+    state = load_file(path)
+    save_file({**state, key: model.get_base_model().lm_head.base_layer.weight.detach().clone()}, path)
+    settings = json.loads((tmp_path / "balora_config.json").read_text())
+    assert settings.pop("base_weights") == "pretrained"
+    (tmp_path / "balora_config.json").write_text(json.dumps(settings))
+    inputs = without_labels(inputs_for("llama"))
+    with torch.no_grad():
+        loaded = BALoraModel.from_pretrained(make("llama"), tmp_path)
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_an_adapted_embedding_reloads_everywhere(tmp_path):
+    model = trained("llama", "lora", target_modules=["embed_tokens", "q_proj"])
+    model.save_pretrained(tmp_path)
+    inputs = without_labels(inputs_for("llama"))
+    with torch.no_grad():
+        want = model(**inputs).logits
+        torch.testing.assert_close(BALoraModel.from_pretrained(make("llama"), tmp_path)(**inputs).logits, want)
+        stock = PeftModel.from_pretrained(make("llama"), tmp_path).eval()
+        torch.testing.assert_close(stock.merge_and_unload()(**inputs).logits, want, atol=1e-5, rtol=1e-4)

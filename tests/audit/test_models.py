@@ -393,3 +393,9 @@ def test_kinds_are_known_without_loading_weights(folders, tmp_path):
         shutil.copy(Path(folders[name]) / "config.json", tmp_path / name)
         assert kind_of(str(tmp_path / name), None) == kind
     assert label_names_of(folders["bert"], None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+def test_a_vision_class_that_is_a_language_model_can_be_audited(tmp_path):
+    text = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 97}
+    hf.Gemma3Config(text_config=text, architectures=["Gemma3ForConditionalGeneration"]).save_pretrained(tmp_path)
+    assert kind_of(str(tmp_path), None) == CAUSAL

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from balora.adapters import bias_path, four_bit, saving, selora, task_adapters
+from balora.adapters import bias_path, four_bit, saving, selora, targets, task_adapters
 from balora.adapters.bias_path import BiasEmbedding
 from balora.adapters.selora import SentenceGate
 from balora.adapters.task_adapters import TaskRows
-from balora.adapters.teacher import STUDENT, TEACHER, adapter_disabled, shift_base_weights, teacher_mode
+from balora.adapters.teacher import STUDENT, TEACHER, adapter_disabled, lora_layers, shift_base_weights, teacher_mode
+from balora.adapters.trained_in_full import restore_base_precision
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.utils.distributed import CHECKPOINT_WRAPPER, gather_adapter_state, is_sharded
@@ -88,21 +89,26 @@ class AdaptedModel(PeftModel):
         """Merge the adapter as PEFT does.
 
         Raises:
-            BALoraError: If the base is in 4 bits; see `dequantize`.
+            BALoraError: If the base is in 4 bits (see `dequantize`), or an adapted weight is shared by other modules.
         """
         four_bit.require_full_precision(self, "merge_adapter")
+        targets.check_shared_weights(self)
         self.base_model.merge_adapter(*args, **kwargs)
 
     def merge_and_unload(self, *args: Any, sentence_embeds: Tensor | None = None, **kwargs: Any) -> torch.nn.Module:
         """Merge as PEFT does; SeLoRA first becomes a plain LoRA at the given sentences (`merge_at`).
 
         Raises:
-            BALoraError: If the base is in 4 bits (see `dequantize`), or SeLoRA has no sentence embeddings.
+            BALoraError: If the base is in 4 bits (see `dequantize`), SeLoRA has no sentence embeddings, or an adapted
+                weight is shared by other modules.
         """
         four_bit.require_full_precision(self, "merge_and_unload")
+        targets.check_shared_weights(self)
         if sentence_embeds is not None:
             self.merge_at(sentence_embeds)
-        return self.base_model.merge_and_unload(*args, **kwargs)
+        merged = self.base_model.merge_and_unload(*args, **kwargs)
+        restore_base_precision(merged)
+        return merged
 
     def merge_at(self, sentence_embeds: Tensor) -> None:
         """Turn SeLoRA's adapter into the plain LoRA that it is at one sentence, with A·f(s) as its A.
@@ -270,6 +276,9 @@ def write_adapter(model: AdaptedModel, directory: Path, name: str, read: dict[st
     lora_config = replace(model.peft_config[name], inference_mode=True)
     if model.balora_config.residual:
         start = get_peft_model_state_dict(model, adapter_name=TEACHER, **read)
+        state = saving.restore_base_weights(
+            state, start, {n: m.scaling[TEACHER] for n, m in lora_layers(model).items()}
+        )
         state = saving.stack_factors(state, start, saving.experts_by_key(model))
         saving.scale_rank(lora_config, 2)
     if model.lora_gate is not None:
@@ -298,6 +307,7 @@ def load_student(model: AdaptedModel, model_id: str | os.PathLike) -> Any:
         model.lora_gate.load_state_dict(gate)
         return set_peft_model_state_dict(model, student, adapter_name=STUDENT)
     student, teacher = saving.split_factors(saved, saving.experts_by_key(model))
+    student = saving.drop_base_weights(student)  # the model has its own, less the initial product
     current = get_peft_model_state_dict(model, adapter_name=TEACHER)
     if not all(torch.equal(current[key], tensor.to(current[key])) for key, tensor in teacher.items()):
         if four_bit.is_four_bit(model):

@@ -15,6 +15,7 @@ from balora.adapters.fused_linear import use_fused_linear
 from balora.adapters.selora import add_sentence_gates
 from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
+from balora.adapters.trained_in_full import train_in_float32
 from balora.config import SELORA, BALoraConfig, check_task_names
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
@@ -39,16 +40,15 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
     bias = make_bias_embedding(model, config) if config.bias_path_weight else None
     try:
         adapted = classes[config.task_type](model, config)
-    except ValueError as error:
-        targets.explain_experts_error(error)
+    except (ValueError, TypeError) as error:
+        targets.explain_peft_error(error)
         raise
     if config.task_names is None:
         targets.warn_about_skipped_layers(adapted, config)
     else:
         adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
-    if config.residual:
-        targets.check_shared_weights(lora_layers(adapted), model)
+    train_in_float32(adapted)
     if config.method == "lora-fa":
         freeze_lora_a(lora_layers(adapted), STUDENT)
     if config.method == SELORA:
@@ -94,6 +94,7 @@ def load_adapted(
         BALoraError: If the folder is not balora's or does not fit the base model.
     """
     settings = saving.read_settings(model_id)
+    residuals = saving.holds_residuals(settings)
     names = settings.get("task_names") or []
     check_task_names(names)
     folders = {name: Path(model_id) / name for name in names} or {STUDENT: Path(model_id)}
@@ -108,6 +109,7 @@ def load_adapted(
         raise BALoraError(f"{model_id}: {error}") from error
     config.inference_mode = not is_trainable
     kind = type(model).__name__
+    targets.check_unadapted(model)
     try:
         in_four_bits = four_bit.layers_to_quantize(model, config)
         adapted = assemble(classes, model, config)
@@ -115,6 +117,8 @@ def load_adapted(
             states[STUDENT], teacher = saving.split_factors(student, saving.experts_by_key(adapted))
             set_peft_model_state_dict(adapted, states[STUDENT] | teacher, adapter_name=STUDENT)
             attach_teacher(adapted)
+            if not residuals:
+                states[STUDENT] = saving.drop_base_weights(states[STUDENT])
         if adapted.lora_gate is not None:
             states[STUDENT], gate = saving.split_gate(student)
             adapted.lora_gate.load_state_dict(gate)

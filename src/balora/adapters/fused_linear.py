@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class FusedLinear(Linear):
@@ -64,9 +65,11 @@ class _LoraProduct(torch.autograd.Function):
         # A frozen A (LoRA-FA) has no gradient, so the input need not be saved for it.
         ctx.save_for_backward(flat if ctx.needs_input_grad[3] else None, inner, weight, a, b)
         ctx.scaling = scaling
-        return y.view(*x.shape[:-1], -1)
+        # Not a view for autograd, which forbids changing one in place: OLMo clips queries, Longformer scales them.
+        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
 
     @staticmethod
+    @once_differentiable  # x·Aᵀ is saved as a value, so that a second derivative would be wrong
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         flat, inner, weight, a, b = ctx.saved_tensors
         shape = (*dy.shape[:-1], weight.shape[1])

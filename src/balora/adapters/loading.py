@@ -78,7 +78,8 @@ def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state:
     Raises:
         BALoraError: If a rank is too large, missing or not a positive integer.
     """
-    rows = [tensor.shape[-2] for key, tensor in state.items() if "lora_A" in key and tensor.ndim > 1]
+    first = ("lora_A", "lora_embedding_A")
+    rows = [tensor.shape[-2] for key, tensor in state.items() if any(a in key for a in first) and tensor.ndim > 1]
     pattern = settings.get("rank_pattern") or {}
     ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
     for rank in ranks:

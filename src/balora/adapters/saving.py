@@ -35,6 +35,8 @@ SETTINGS_FILE = "balora_config.json"
 #: SeLoRA's `peft_type`; PEFT's `KeyError` prints it.
 SELORA_TYPE = "SELORA (load it with balora.BALoraModel.from_pretrained)"
 GATE_PREFIX = "lora_gate."
+#: End of the key under which PEFT saves the base weight of an adapted head.
+BASE_WEIGHT = ".base_layer.weight"
 
 
 def experts_by_key(model: PeftModel) -> dict[str, int]:
@@ -74,6 +76,34 @@ def split_factors(state: dict[str, Tensor], experts: dict[str, int]) -> tuple[di
             student[key], negated = tensor.chunk(2, dim=1)
             teacher[key] = -negated
     return {k: v.contiguous() for k, v in student.items()}, {k: v.contiguous() for k, v in teacher.items()}
+
+
+def restore_base_weights(
+    student: dict[str, Tensor], teacher: dict[str, Tensor], scaling: dict[str, float]
+) -> dict[str, Tensor]:
+    """Return the state dict with the pretrained weights of adapted heads, which PEFT saves beside their factors.
+
+    The model holds their residuals, W − scaling·B₀·A₀.
+
+    Args:
+        student: The student's state dict, with PEFT's keys.
+        teacher: The teacher's, with the same keys.
+        scaling: Of the teacher's adapter, by the layer's name in the base model.
+    """
+    restored = dict(student)
+    for key in [key for key in student if key.endswith(BASE_WEIGHT)]:
+        layer = key.removesuffix(BASE_WEIGHT)
+        a, b = teacher.get(f"{layer}.lora_A.weight"), teacher.get(f"{layer}.lora_B.weight")
+        if a is not None and b is not None:
+            product = scaling[layer.removeprefix("base_model.model.")] * (b @ a)
+            wide = torch.promote_types(student[key].dtype, product.dtype)
+            restored[key] = (student[key].to(wide) + product).to(student[key].dtype)
+    return restored
+
+
+def drop_base_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict without the base weights of adapted heads."""
+    return {key: tensor for key, tensor in state.items() if not key.endswith(BASE_WEIGHT)}
 
 
 def add_gate_weights(student: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,7 +169,7 @@ def _whole_if_equal(value: float) -> float:
 
 def write_settings(directory: Path, config: BALoraConfig) -> None:
     """Write balora's own fields to a file beside `adapter_config.json`, which must not hold them."""
-    content = {"balora_version": version("balora"), **config.settings()}
+    content = {"balora_version": version("balora"), "base_weights": "pretrained", **config.settings()}
     (directory / SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -162,6 +192,11 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
     settings = read_json(path)
     settings.pop("balora_version", None)
     return settings
+
+
+def holds_residuals(settings: dict[str, Any]) -> bool:
+    """Return, and remove from the settings, whether the folder's base weights are residuals, as they once were."""
+    return settings.pop("base_weights", None) is None
 
 
 def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALoraConfig:

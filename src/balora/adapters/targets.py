@@ -3,13 +3,16 @@
 In Transformers a mixture's experts are not linear layers but slices of one parameter, named in `target_parameters`.
 """
 
+import inspect
 import re
 import warnings
 from dataclasses import replace
+from typing import NoReturn
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, TaskType
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -17,12 +20,31 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from balora.adapters.matrices import adapted_parameter
-from balora.adapters.teacher import STUDENT
+from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
 from balora.utils.distributed import is_zero3
 
 #: Settings that PEFT refuses for `target_parameters`, since such adapters see no inputs, and their names in errors.
 WITHOUT_PARAMETERS = {"use_dora": "DoRA", "lora_dropout": "lora_dropout", "lora_bias": "lora_bias"}
+
+
+def check_unadapted(model: nn.Module) -> None:
+    """Check that a model has no adapter yet.
+
+    Raises:
+        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call has put there.
+    """
+    if isinstance(model, PeftModel):
+        raise BALoraError(
+            f"model: it is a {type(model).__name__}, which has an adapter already; give the base model, such as "
+            "model.unload() returns"
+        )
+    adapted = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
+    if adapted is not None:
+        raise BALoraError(
+            f"model: {adapted} has an adapter from an earlier call, which changes the base in place; load the base "
+            "again, or call unload() on the model of that call"
+        )
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -54,6 +76,86 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             raise BALoraError(f"target_modules: {target!r} matches nothing; there are {_linear_names(model)}{more}")
 
 
+def narrow_all_linear(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Exclude from `all-linear`, in place, the linear layers that an adapter cannot or should not change.
+
+    These are the layers trained in full, those whose weights the model reads without calling the layer (in blocks of
+    state-space models), and those outside the language model (a vision tower). Warns about the last two kinds.
+
+    Args:
+        model: The base model.
+        config: Its `exclude_modules` is extended; unchanged for other targets.
+    """
+    if config.target_modules != "all-linear":
+        return
+    linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    in_full = tuple(config.modules_to_save or ())
+    if config.task_type == TaskType.SEQ_CLS:
+        in_full += tuple(SEQ_CLS_HEAD_NAMES)
+    # PEFT trains in full what ends so (DistilBERT's pre_classifier), and compares whole names when it adapts.
+    saved = {name for name in linear if in_full and name.endswith(in_full)}
+    outside = _outside_language_model(model, linear)
+    read = _read_weights(model)
+    for names, reason in (
+        (outside, "which are not part of the language model"),
+        (read - outside, "whose weights the model reads without calling the layer"),
+    ):
+        if names:
+            warnings.warn(
+                f"balora: all-linear leaves out {', '.join(sorted({_ending(name) for name in names}))}, {reason}"
+            )
+    excluded, given = saved | outside | read, config.exclude_modules
+    if isinstance(given, str):
+        config.exclude_modules = "|".join([f"(?:{given})", *map(re.escape, sorted(excluded))])
+    elif excluded:
+        config.exclude_modules = {*(given or ()), *excluded}
+
+
+def check_called_layers(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that no target is a layer of a state-space block that the model never calls.
+
+    Raises:
+        BALoraError: If one is: its adapter would change nothing, and a residual method would change the model.
+    """
+    if config.target_modules is None or config.target_modules == "all-linear":
+        return
+    for name in sorted(_read_weights(model)):
+        # With a fused kernel others are read too, but dt_proj is on every path.
+        if name.endswith("dt_proj") and check_target_module_exists(config, name):
+            raise BALoraError(
+                f"target_modules: {name} is never called, since {type(model).__name__} only reads its weight, so an "
+                "adapter on it would have no effect; leave it out"
+            )
+
+
+def _outside_language_model(model: PreTrainedModel, names: list[str]) -> set[str]:
+    """Return the layers outside the decoder of a model whose text model is only a part."""
+    text = model.config.get_text_config()
+    if text is model.config or model.config.is_encoder_decoder:
+        return set()
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    head = model.get_output_embeddings()
+    inside = {name for name, module in model.named_modules() if module is head}
+    return {name for name in names if prefix and not name.startswith(f"{prefix}.") and name not in inside}
+
+
+def _read_weights(model: PreTrainedModel) -> set[str]:
+    """Return the linear layers of state-space blocks whose weights the block's code reads directly."""
+    found = set()
+    for name, block in model.named_modules():
+        if not hasattr(block, "A_log"):
+            continue
+        try:
+            code = inspect.getsource(type(block))
+        except (OSError, TypeError):
+            continue
+        for child, module in block.named_children():
+            if isinstance(module, nn.Linear) and re.search(rf"self\.{child}\.weight(?!\.)", code):
+                found.add(f"{name}.{child}")
+    return found
+
+
 def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
     if not config.target_parameters:
         return
@@ -70,12 +172,19 @@ def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
             )
 
 
-def explain_experts_error(error: ValueError) -> None:
-    """Explain PEFT's error about experts that the user did not name: PEFT includes them in `all-linear`.
+def explain_peft_error(error: Exception) -> None:
+    """Explain PEFT's errors about targets: experts that `all-linear` includes, a layer that it cannot adapt.
 
     Raises:
-        BALoraError: If the error is about experts.
+        BALoraError: If the error is about such a target.
     """
+    if "modules_to_save cannot be applied" in str(error):
+        raise BALoraError(
+            "target_modules: a layer that is trained in full, by modules_to_save or as part of the classification "
+            "head, cannot have an adapter too; leave it out of target_modules"
+        ) from error
+    if "incompatible with Mamba" in str(error):
+        raise BALoraError(f"target_modules: {error}") from error
     if "ParamWrapper" in str(error):
         raise BALoraError(
             "target_modules: PEFT includes the experts, which are single parameters, and has no such adapter for "
@@ -147,22 +256,63 @@ def _linear_names(model: nn.Module) -> str:
     return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
 
 
-def check_shared_weights(layers: dict[str, LoraLayer], model: nn.Module) -> None:
-    """Check that a residual method splits no weight that another module shares (a head tied to the embeddings).
+def check_shared_weights(adapted: PeftModel, *, embeddings_only: bool = False) -> None:
+    """Check that no adapter changes a weight that another module shares (a head tied to the embeddings).
+
+    A residual method would split the weight for both modules, and merging would change both.
+
+    Args:
+        adapted: The adapted model.
+        embeddings_only: Allow weights that are shared by other modules than embeddings and head.
 
     Raises:
-        BALoraError: If it would; it names the layer and the parameters that share its weight.
+        BALoraError: If one does; it names the layer and the parameters that share its weight.
     """
+    base = adapted.get_base_model()
     owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in base.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name.replace(".base_layer", ""))
-    for name, layer in layers.items():
-        sharing = owners[id(adapted_parameter(layer))]
-        if len(sharing) > 1:
+    ends = [module for module in (base.get_input_embeddings(), base.get_output_embeddings()) if module is not None]
+    tied = {id(module.weight) for module in ends}
+    for name, layer in lora_layers(adapted).items():
+        parameter = adapted_parameter(layer)
+        sharing = owners[id(parameter)]
+        if len(sharing) > 1 and not (embeddings_only and id(parameter) not in tied):
             raise BALoraError(
-                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it would "
-                "change all of them; leave it out of target_modules or use method='lora'"
+                f"target_modules: {name} shares its weight ({', '.join(sharing)}), and splitting it, or merging its "
+                "adapter, would change all of them; leave it out of target_modules"
             )
+
+
+def check_head_untargeted(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that a configuration targets no head, for training by TRL, which multiplies by the head's weight itself.
+
+    Raises:
+        BALoraError: If it does.
+    """
+    head = model.get_output_embeddings()
+    name = next((name for name, module in model.named_modules() if module is head), None)
+    named = config.target_modules not in (None, "all-linear")
+    if name is not None and named and check_target_module_exists(config, name):
+        _refuse_head(name)
+
+
+def check_head_unadapted(model: nn.Module) -> None:
+    """Check that a model's head has no adapter, as `check_head_untargeted`.
+
+    Raises:
+        BALoraError: If it has one.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        _refuse_head(next(name for name, module in model.named_modules() if module is head))
+
+
+def _refuse_head(name: str) -> NoReturn:
+    raise BALoraError(
+        f"target_modules: TRL's trainers do not train an adapter on {name.rsplit('.', 1)[-1]}; leave it out, and name "
+        "it in modules_to_save to train it in full"
+    )
 
 
 def check_weights_present(layers: dict[str, LoraLayer], method: str) -> None:

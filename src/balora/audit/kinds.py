@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from balora.adapters.loading import read_peft_settings
 from balora.adapters.saving import PEFT_FILE, SELORA_TYPE, SETTINGS_FILE
@@ -47,6 +48,8 @@ def kind_of(model: str, adapter: str | None) -> str:
     named = config.architectures if isinstance(config.architectures, list) else []
     architecture = str(next(iter(named), ""))
     kind = TASKS.get(task) or next((kind for end, kind in KINDS.items() if architecture.endswith(end)), None)
+    if kind is None and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) == architecture:
+        kind = CAUSAL  # a vision class that is loaded as a language model, such as Gemma 3's
     if kind is None or task in OTHER_TASKS:
         setting = "adapter" if task in OTHER_TASKS else "model" if peft_config or adapter is None else "adapter"
         what = task if task in OTHER_TASKS else architecture or "an architecture without a name"

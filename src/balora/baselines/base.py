@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
-from balora.adapters.targets import check_targets
+from balora.adapters.targets import check_targets, narrow_all_linear
+from balora.adapters.trained_in_full import train_in_float32
 from balora.model.build import task_of
 
 
@@ -47,4 +48,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """
     config.task_type = task_of(model)
     check_targets(model, LoraConfig(target_modules=config.target_modules))
-    return get_peft_model(model, config)
+    narrow_all_linear(model, config)
+    adapted = get_peft_model(model, config)
+    train_in_float32(adapted)
+    return adapted

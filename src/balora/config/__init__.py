@@ -1,6 +1,6 @@
 """Configuration of a model: PEFT's `LoraConfig` plus initialization and regularizers, each setting declared once."""
 
-from balora.config.balora_config import BALoraConfig, check_task_names
+from balora.config.balora_config import BALoraConfig, as_balora_config, check_task_names
 from balora.config.initialization import FROM_DATA, METHODS, RESIDUAL, SELORA, Initialization
 from balora.config.published import PRESETS, PUBLISHED
 from balora.config.quantization import four_bit_settings
@@ -17,6 +17,7 @@ __all__ = [
     "Initialization",
     "Regularizers",
     "Schedule",
+    "as_balora_config",
     "check_task_names",
     "four_bit_settings",
 ]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, PeftConfig, TaskType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from transformers import BitsAndBytesConfig
 
 from balora.config.initialization import METHODS, RESIDUAL, SELORA, Initialization
@@ -15,6 +16,27 @@ from balora.config.ranges import Count, validate_types
 from balora.config.regularizers import Regularizers
 from balora.config.unused import USES, unused_settings
 from balora.errors import BALoraError
+
+#: `peft_type` of a `BALoraConfig`. PEFT's own for LoRA would let `peft.get_peft_model` train plain LoRA instead.
+BALORA_TYPE = "BALORA"
+#: Methods by PEFT's names for `LoraConfig.init_lora_weights`.
+METHODS_OF_PEFT = {"pissa": "pissa", "olora": "olora", "corda": "corda", "lora_ga": "lora-ga"}
+
+
+class RefusingTuner:
+    """PEFT's tuner for a `BALoraConfig`: raises an error that names balora's function."""
+
+    uses_shared_state = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise BALoraError(
+            "BALoraConfig: PEFT alone would train plain LoRA with it; use balora.get_balora_model(model, config) in "
+            "place of PEFT's function, and balora.training.sft.BALoraSFTTrainer(peft_config=config) in place of "
+            "TRL's SFTTrainer"
+        )
+
+
+PEFT_TYPE_TO_TUNER_MAPPING[BALORA_TYPE] = RefusingTuner
 
 
 @dataclass
@@ -52,6 +74,7 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.peft_type = BALORA_TYPE
         self.check_method(self.method, self.sentence_dim)
         validate_types(self)
         self._check_lora()
@@ -190,6 +213,33 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
                 f"sample_rate: {self.sample_rate} is for generation; in classification the teacher sees each example "
                 "once anyway (teacher_cache_mb)"
             )
+
+
+def as_balora_config(config: PeftConfig) -> BALoraConfig:
+    """Return the configuration of a method with its published regularizers, also for PEFT's `LoraConfig`.
+
+    A `LoraConfig` becomes the method that it describes: `dora`, `rslora`, or `pissa`, `olora`, `corda` or `lora-ga`
+    by its `init_lora_weights`, else `lora`.
+
+    Raises:
+        BALoraError: If it is a configuration of something else.
+    """
+    if isinstance(config, BALoraConfig):
+        return config
+    if type(config) is not LoraConfig:
+        raise BALoraError(
+            f"config: {type(config).__name__} does not describe LoRA; use BALoraConfig or peft.LoraConfig"
+        )
+    settings = {f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init}
+    start, niter = config.init_lora_weights, None
+    if isinstance(start, str) and start.startswith("pissa_niter_"):
+        start, niter = "pissa", int(start.removeprefix("pissa_niter_"))
+    method = "dora" if config.use_dora else "rslora" if config.use_rslora else "lora"
+    if start in METHODS_OF_PEFT:
+        method, settings["init_lora_weights"] = METHODS_OF_PEFT[start], True
+    if method == "corda" and config.corda_config is not None:
+        settings["corda_method"] = config.corda_config.corda_method
+    return BALoraConfig(**settings, method=method, pissa_niter=niter)
 
 
 def check_task_names(names: Sequence[str]) -> None:

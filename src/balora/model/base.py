@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -78,6 +79,7 @@ class BALoraModel(AdaptedModel):
         self.swaps: Swaps | None = None
         self._progress: float | None = None
         self._warned_of_progress = False
+        self._warned_of_labels = False
 
     def set_swaps(self, swaps: Swaps) -> None:
         """Set the words that the teacher is averaged over; they are not saved with the model.
@@ -134,8 +136,9 @@ class BALoraModel(AdaptedModel):
 
         Raises:
             BALoraError: If SeLoRA does not get one sentence vector for each row, or another method gets any;
-                likewise for tasks.
+                likewise for tasks. Also if a trainer of TRL asks for token probabilities to make a loss of its own.
         """
+        self._check_objective_is_used(labels, kwargs)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs = {name: value for name, value in named.items() if value is not None} | kwargs
         # In training the gates stay set after the forward: a backward with gradient checkpointing reads them again.
@@ -144,7 +147,7 @@ class BALoraModel(AdaptedModel):
             sentence_gates(self, sentence_embeds, rows, keep=self.training),
             task_routing(self, task_ids, rows, keep=self.training),
         ):
-            if not self.training or labels is None:
+            if not self.training or labels is None or "fused_lm_head" in kwargs:
                 if num_items_in_batch is not None:
                     inputs["num_items_in_batch"] = num_items_in_batch
                 return super().forward(labels=labels, **inputs)
@@ -154,6 +157,28 @@ class BALoraModel(AdaptedModel):
                 return self._objective(inputs, labels, self._weights_in_training(), counts)
             finally:
                 self._in_forward = False
+
+    def _check_objective_is_used(self, labels: Tensor | None, kwargs: dict[str, Any]) -> None:
+        """Check that a training forward computes the objective, for a model with regularizers.
+
+        Raises:
+            BALoraError: If TRL's trainer computes the loss itself, from the probabilities that `fused_lm_head` asks
+                for. A forward without labels is warned of once instead, since its output may serve another end.
+        """
+        if not (self.training and torch.is_grad_enabled() and any(self.current_weights().values())):
+            return
+        if "fused_lm_head" in kwargs:
+            raise BALoraError(
+                "model: this trainer of TRL computes a loss of its own, which would train the model without its "
+                "regularizers; use balora.training.sft.BALoraSFTTrainer in place of SFTTrainer, and with other "
+                "trainers of TRL set the weights of all regularizers to 0"
+            )
+        if labels is None and not self._warned_of_labels:
+            self._warned_of_labels = True
+            warnings.warn(
+                "balora: a training forward without labels computes no objective, so a loss made of its output trains "
+                "without the regularizers; give labels, or set the weights of all regularizers to 0"
+            )
 
     def counts_of(self, inputs: dict[str, Any], labels: Tensor) -> BatchCounts:
         """Return the counts of one batch, to be added up over an accumulated batch."""

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
-from peft import TaskType
+from peft import PeftConfig, TaskType
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
@@ -14,14 +14,14 @@ from balora.adapters.assembly import assemble
 from balora.adapters.data_initialization import initialize_corda, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
-from balora.config import FROM_DATA, SELORA, BALoraConfig
+from balora.config import FROM_DATA, SELORA, BALoraConfig, as_balora_config
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
 from balora.model.regularizers import regularizes_logits
 
 
 def get_balora_model(
-    model: PreTrainedModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
+    model: PreTrainedModel, config: PeftConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
 ) -> BALoraModel:
     """Add an adapter to a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
@@ -29,14 +29,17 @@ def get_balora_model(
         model: A causal or sequence-to-sequence language model or a sequence classifier; changed in place. It may be
             loaded in 4 bits, except for a residual method, which needs full precision and quantizes the residual
             (`BALoraConfig.quantization_config`).
-        config: Not changed; the model keeps a copy with the task type and the published values filled in.
+        config: A `BALoraConfig`, or PEFT's `LoraConfig`, which gets the published regularizers. Not changed; the model
+            keeps a copy with the task type and the published values filled in.
         start_batches: Model inputs that `lora-ga` and `corda` initialize from, read once; other methods read none. On
             several processes each must get the same ones.
 
     Raises:
-        BALoraError: If the model's task is not supported, a target module matches nothing, the method's batches are
-            missing, or a weight that has to be split is quantized.
+        BALoraError: If the model has an adapter already, its task is not supported, a target module matches nothing,
+            the method's batches are missing, or a weight that has to be split is quantized.
     """
+    targets.check_unadapted(model)
+    config = as_balora_config(config)
     if config.method in FROM_DATA and start_batches is None:
         raise BALoraError(
             f"start_batches: {config.method} initializes from data; give get_balora_model some batches of model inputs"
@@ -47,21 +50,32 @@ def get_balora_model(
         _warn_of_constant_terms(model, config)
     if config.method == SELORA and config.target_modules is None:
         config.target_modules = targets.attention_projections(model)
+    targets.narrow_all_linear(model, config)
+    targets.check_called_layers(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = assemble(MODEL_CLASSES, model, config)
+    try:
+        targets.check_shared_weights(adapted, embeddings_only=not config.residual)
+        if config.residual:
+            _initialize(adapted, config, start_batches)
+    except BALoraError:
+        adapted.base_model.unload()  # the base is as it was given, for a call with other settings
+        raise
     if config.residual:
-        targets.check_weights_present(lora_layers(adapted), config.method)
-        if config.method == "lora-ga":
-            initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
-        elif config.method == "corda":
-            initialize_corda(adapted, start_batches, corda_method=config.corda_method)
-        else:
-            initialize_residual(
-                lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed
-            )
         attach_teacher(adapted)
     four_bit.quantize(adapted, in_four_bits)
     return adapted
+
+
+def _initialize(adapted: BALoraModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None) -> None:
+    """Initialize the adapter of a residual method; the base keeps its weights."""
+    targets.check_weights_present(lora_layers(adapted), config.method)
+    if config.method == "lora-ga":
+        initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
+    elif config.method == "corda":
+        initialize_corda(adapted, start_batches, corda_method=config.corda_method)
+    else:
+        initialize_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
 
 
 def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:

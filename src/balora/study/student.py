@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from balora.adapters.averaging import check_averaging
 from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
 from balora.adapters.saving import SETTINGS_FILE
-from balora.adapters.targets import check_targets
+from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
+from balora.adapters.trained_in_full import warn_about_half_precision
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.baselines import BASELINES
 from balora.config import BALoraConfig
@@ -76,7 +77,15 @@ def build_student(
 def _build_baseline(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel | PeftModel:
     baseline = BASELINES[recipe.method]
     settings = vars(recipe) | adapter_settings(recipe)  # the latter fills in lora_alpha
-    return baseline.build(model, **{name: settings[name] for name in baseline.settings})
+    built = baseline.build(model, **{name: settings[name] for name in baseline.settings})
+    if _trained_by_trl(recipe):
+        check_head_unadapted(built)
+    warn_about_half_precision(built)
+    return built
+
+
+def _trained_by_trl(recipe: Recipe) -> bool:
+    return not (recipe.is_classification or recipe.is_seq2seq)
 
 
 def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
@@ -128,6 +137,8 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     if recipe.wise_ft is not None:
         check_averaging(config)
     check_targets(model, config.lora_config())
+    if _trained_by_trl(recipe):
+        check_head_untargeted(model, config.lora_config())
 
 
 def method_callbacks(method: str) -> list[TrainerCallback]:

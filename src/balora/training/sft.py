@@ -1,29 +1,58 @@
 """`BALoraSFTTrainer`: TRL's data preparation (chat templates, completion-only loss, packing) with the objective."""
 
+from dataclasses import replace
 from typing import Any
 
+from peft import PeftConfig
+from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from trl import SFTTrainer
 
-from balora.config import SELORA
+from balora.adapters.targets import check_head_unadapted
+from balora.config import SELORA, BALoraConfig, as_balora_config
 from balora.errors import BALoraError
+from balora.model.base import BALoraModel
+from balora.model.build import get_balora_model
 from balora.training.collator import adapter_inputs
-from balora.training.trainer import ObjectiveTrainerMixin
+from balora.training.trainer import ObjectiveTrainerMixin, check_model
+
+#: A task type for which PEFT's `get_peft_model` builds balora's model. TRL loads the base, adds what its arguments
+#: ask for to the configuration (new tokens), and then calls that function.
+BUILT_HERE = "BALORA"
+
+
+def _build(model: PreTrainedModel, config: BALoraConfig, **_: Any) -> BALoraModel:
+    built = get_balora_model(model, replace(config, task_type=config.named_task_type))
+    check_head_unadapted(built)
+    return built
+
+
+MODEL_TYPE_TO_PEFT_MODEL_MAPPING[BUILT_HERE] = _build
 
 
 class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
+    With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model or its name, and the
+    trainer builds the `BALoraModel`.
+
     As in TRL, a mixture of experts trains with its router loss, unless `router_aux_loss_coef` is 0.
 
     Raises:
-        BALoraError: If `router_aux_loss_coef` is given for a model without router loss, or packing would join rows of
-            different sentences (SeLoRA) or tasks.
+        BALoraError: If the model is no `BALoraModel` and `peft_config` is missing, its head has an adapter,
+            `router_aux_loss_coef` is given for a model without router loss, or packing would join rows of different
+            sentences (SeLoRA) or tasks.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any) -> None:
+        check_model(model, peft_config)
+        if peft_config is not None:
+            peft_config = replace(as_balora_config(peft_config))
+            peft_config.named_task_type, peft_config.task_type = peft_config.task_type, BUILT_HERE
+        else:
+            check_head_unadapted(model)
+        super().__init__(model, *args, peft_config=peft_config, **kwargs)
         if adapter_inputs(self.model.balora_config) and (self.args.packing or self.padding_free):
             one = (
                 "selora has one sentence vector" if self.model.balora_config.method == SELORA else "there is one task"

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
+from balora.adapters.targets import check_unadapted
+from balora.config import as_balora_config
 from balora.errors import BALoraError
+from balora.model.base import BALoraModel
+from balora.model.build import get_balora_model
 from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
@@ -184,6 +189,47 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
 
 
 class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
-    """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments."""
+    """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments, and `peft_config`.
+
+    With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model, and the trainer builds
+    the `BALoraModel`, after it has set the seed of its arguments.
+    """
 
     __doc__ += ObjectiveTrainerMixin.__doc__.split("\n", 1)[1]
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | None = None,
+        args: TrainingArguments | None = None,
+        *further: Any,
+        peft_config: PeftConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_model(model, peft_config)
+        if isinstance(model, str):
+            raise BALoraError(
+                f"model: {model!r} is a name, which does not say for which task it is loaded; give the model of "
+                "AutoModelForSequenceClassification.from_pretrained, or of the class for your task"
+            )
+        if peft_config is not None:
+            set_seed(args.seed if args is not None else TrainingArguments.seed)
+            model = get_balora_model(model, peft_config)
+        super().__init__(model, args, *further, **kwargs)
+
+
+def check_model(model: Any, peft_config: PeftConfig | None) -> None:
+    """Check that a trainer is given a `BALoraModel`, or a model without an adapter and a configuration.
+
+    Raises:
+        BALoraError: If it has neither, or both.
+    """
+    if peft_config is not None:
+        as_balora_config(peft_config)
+        if isinstance(model, nn.Module):
+            check_unadapted(model)
+    elif model is not None and not isinstance(model, BALoraModel):
+        kind = repr(model) if isinstance(model, str) else type(model).__name__
+        raise BALoraError(
+            f"model: {kind} is not a model of get_balora_model; build one, or give the base model and "
+            "peft_config=BALoraConfig(…)"
+        )
