@@ -2,12 +2,14 @@
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from balora.data.columns import check_strings, column_list, column_values, quoted, row_error, shortened
+from balora.data.truncation import report_cut
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths, check_max_length
 
@@ -121,6 +123,10 @@ def tokenize_classification(
 
     tokenized = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
     check_lengths(map(len, tokenized["input_ids"]), source=source, max_length=max_length, context=context)
+    if max_length is not None:
+        texts = zip(*(dataset[name] for name in ("text", "text_pair") if name in dataset.column_names), strict=True)
+        whole = partial(tokenizer, verbose=False)
+        report_cut(tokenized["input_ids"], texts, whole, source=source, limit=max_length)
     return tokenized
 
 

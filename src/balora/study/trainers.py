@@ -38,6 +38,7 @@ from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sft import BALoraSFTTrainer
+from balora.training.truncation import TruncationMixin
 from balora.utils.distributed import is_distributed
 
 #: Recipe keys that are fields of TrainingArguments, gradient_checkpointing among them, which TRL would turn on.
@@ -48,7 +49,7 @@ class BaselineTrainer(ReliableTrainerMixin, Trainer):
     """Transformers' trainer with exact resuming and the check for non-finite losses."""
 
 
-class BaselineSFTTrainer(ReliableTrainerMixin, SFTTrainer):
+class BaselineSFTTrainer(ReliableTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's trainer with exact resuming and the check for non-finite losses."""
 
 
@@ -71,8 +72,8 @@ def build_trainer(
         callbacks: Callbacks of the trainer.
 
     Raises:
-        BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
-            argument is unknown.
+        BALoraError: If a row is longer than the model's context, `max_length` leaves nothing to learn in any row, a
+            chat has no template, or a further training argument is unknown.
     """
     recipe = prepared.recipe
     context = context_length(model.config, prepared.tokenizer)

@@ -10,9 +10,10 @@ from balora.config import SELORA
 from balora.errors import BALoraError
 from balora.training.collator import adapter_inputs
 from balora.training.trainer import ObjectiveTrainerMixin
+from balora.training.truncation import TruncationMixin
 
 
-class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
+class BALoraSFTTrainer(ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
     As in TRL, a mixture of experts trains with its router loss, unless `router_aux_loss_coef` is 0.

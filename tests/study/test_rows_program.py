@@ -1,0 +1,110 @@
+"""What the program says about rows that it cannot train on or measure as they are, before anything is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_folder import tiny
+
+from balora.cli import main
+
+SHORT = {"prompt": "who sat ?", "completion": "cat"}
+LONG = {"prompt": "who sat on the mat and ran and sat on a hill ?", "completion": "dog"}
+ENDLESS = {"prompt": "who ?", "completion": "the cat sat on a mat and the dog ran"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny(folder)
+    return folder
+
+
+def written(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def settings(model, tmp_path) -> dict:
+    """Return the settings of a valid recipe of a few steps."""
+    return {
+        "method": "lora",
+        "model_name_or_path": str(model),
+        "train_file": written(tmp_path / "train.jsonl", [SHORT] * 8),
+        "validation_file": written(tmp_path / "eval.jsonl", [SHORT] * 4),
+        "output_dir": str(tmp_path / "out"),
+        "r": 2,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "training_arguments": {"use_cpu": True},
+    }
+
+
+def train(settings: dict, tmp_path: Path) -> int:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return main(["train", str(path)])
+
+
+def error_of(settings: dict, tmp_path: Path, capsys) -> str:
+    """Run a recipe that must fail, and return its one line of error."""
+    assert train(settings, tmp_path) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("balora: error:")]
+    return line
+
+
+@pytest.mark.parametrize("method", ["lora", "houlsby"])
+def test_rows_that_lose_their_completion_or_its_end_are_counted_and_named(settings, tmp_path, method):
+    written(tmp_path / "train.jsonl", [SHORT, LONG, ENDLESS, SHORT, LONG])
+    settings |= {"max_length": 8, "method": method}
+    message = (
+        "train rows: with max_length: 8, 2 of 5 rows lose their whole completion and are left out .rows 2, 5. and "
+        "1 of 5 rows lose their end .row 3."
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert train(settings, tmp_path) == 0
+
+
+def test_rows_that_keep_everything_are_not_reported(settings, tmp_path, recwarn):
+    assert train({**settings, "max_length": 8}, tmp_path) == 0
+    assert not [one for one in recwarn if "max_length" in str(one.message)]
+
+
+@pytest.mark.parametrize("file", ["train", "eval"])
+def test_a_limit_that_leaves_no_completion_is_an_error(settings, tmp_path, capsys, file):
+    written(tmp_path / f"{file}.jsonl", [LONG] * 4)
+    name = {"train": "train", "eval": "validation"}[file]
+    said = error_of({**settings, "max_length": 8}, tmp_path, capsys)
+    assert f"max_length: 8 leaves nothing to learn in any row of the {name} rows; use more" in said
+
+
+def test_texts_of_one_token_have_no_perplexity(settings, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("cat\ndog\n")
+    settings["perplexity_file"] = str(tmp_path / "texts.txt")
+    assert "texts.txt: no text has two tokens" in error_of(settings, tmp_path, capsys)
+    (tmp_path / "texts.txt").write_text("the cat sat\ndog\n")
+    with pytest.warns(UserWarning, match="1 of 2 texts have fewer than two tokens and are left out, text 2 first"):
+        assert train(settings, tmp_path) == 0
+
+
+def test_a_stream_reports_the_first_row_of_each_kind(settings, tmp_path):
+    written(tmp_path / "train.jsonl", [SHORT, LONG, ENDLESS, SHORT, LONG])
+    streamed = {"streaming": True, "train_sampling_strategy": "sequential"}
+    with pytest.warns(UserWarning, match="max_length: 8") as said:
+        assert train({**settings, **streamed, "max_length": 8}, tmp_path) == 0
+    texts = [str(one.message) for one in said if "max_length" in str(one.message)]
+    assert sorted(texts) == [
+        "balora: train rows, row 2: with max_length: 8 it loses its whole completion and is left out, as later rows "
+        "may; use more to keep it",
+        "balora: train rows, row 3: with max_length: 8 it loses its end, as later rows may; use more to keep it",
+    ]
+
+
+def test_texts_with_labels_that_lose_their_end_are_counted(settings, tmp_path):
+    rows = [{"text": text, "label": label} for text in ("cat sat", "the cat sat on a mat") for label in ("no", "yes")]
+    for name in ("train", "eval"):
+        written(tmp_path / f"{name}.jsonl", rows)
+    with pytest.warns(UserWarning, match=r"train\.jsonl: with max_length: 4, 2 of 4 rows lose their end .rows 3, 4."):
+        assert train({**settings, "label_column": "label", "max_length": 4}, tmp_path) == 0
