@@ -1,6 +1,7 @@
 """What the program says about rows that it cannot train on or measure as they are, before anything is trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import yaml
 from tiny_folder import tiny
 
 from balora.cli import main
+from balora.recipe import Recipe
+from balora.study.data_digests import COMMENT, digests_comment
 
 SHORT = {"prompt": "who sat ?", "completion": "cat"}
 LONG = {"prompt": "who sat on the mat and ran and sat on a hill ?", "completion": "dog"}
@@ -108,3 +111,50 @@ def test_texts_with_labels_that_lose_their_end_are_counted(settings, tmp_path):
         written(tmp_path / f"{name}.jsonl", rows)
     with pytest.warns(UserWarning, match=r"train\.jsonl: with max_length: 4, 2 of 4 rows lose their end .rows 3, 4."):
         assert train({**settings, "label_column": "label", "max_length": 4}, tmp_path) == 0
+
+
+@pytest.mark.parametrize("setting", ["train_file", "validation_file", "perplexity_file", "model_name_or_path"])
+def test_another_content_under_the_same_name_is_another_run(settings, tmp_path, capsys, setting):
+    (tmp_path / "texts.jsonl").write_text('{"text": "the cat sat on a mat"}\n')
+    copy = tmp_path / "model"
+    shutil.copytree(settings["model_name_or_path"], copy)
+    settings |= {"perplexity_file": str(tmp_path / "texts.jsonl"), "model_name_or_path": str(copy)}
+    assert train(settings, tmp_path) == 0
+    assert train(settings, tmp_path) == 0
+    changed = copy / "tokenizer_config.json" if setting == "model_name_or_path" else Path(settings[setting])
+    content = changed.read_text()
+    changed.write_text(content + "\n" if setting == "model_name_or_path" else content.replace("sat", "ran"))
+    said = error_of(settings, tmp_path, capsys)
+    assert f"out holds a run with other content of {setting} ({settings[setting]} has changed since)" in said
+    changed.write_text(content)
+    assert train(settings, tmp_path) == 0
+
+
+def test_files_of_tasks_and_benchmarks_have_digests_too(settings, tmp_path):
+    tasks = {"one": {"train_file": settings["train_file"]}, "two": {"train_file": "${NO_SUCH_VARIABLE}/train.jsonl"}}
+    benchmarks = {"wikitext2": {"file": settings["validation_file"], "max_samples": 3}}
+    recipe = Recipe(**settings, tasks=tasks, benchmarks=benchmarks)
+    found = json.loads(digests_comment(recipe).removeprefix(COMMENT))
+    assert set(found) == {
+        "model_name_or_path", "train_file", "validation_file", "tasks.one.train_file", "benchmarks.wikitext2.file"
+    }  # fmt: skip
+    assert found["train_file"] == found["tasks.one.train_file"] != found["validation_file"]
+    assert found["validation_file"] == found["benchmarks.wikitext2.file"]
+
+
+def test_glue_tasks_have_digests_of_their_files(tmp_path):
+    for name in ("RTE", "CoLA"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dev.tsv").write_text(name)
+    tasks = {"rte": {"glue_task": "rte"}, "cola": {"glue_task": "cola"}}
+    recipe = Recipe(model_name_or_path="unused", glue_dir=str(tmp_path), tasks=tasks)
+    found = json.loads(digests_comment(recipe).removeprefix(COMMENT))
+    assert set(found) == {"tasks.rte.glue_task.validation_file", "tasks.cola.glue_task.validation_file"}
+
+
+def test_a_record_without_digests_is_resumed(settings, tmp_path):
+    assert train(settings, tmp_path) == 0
+    record = tmp_path / "out" / "recipe.yaml"
+    record.write_text(record.read_text().split(COMMENT)[0])
+    assert train(settings, tmp_path) == 0
+    assert COMMENT in record.read_text()

@@ -14,6 +14,7 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import GROUPS, WORLDS
 from balora.recipe.recipe import OF_THE_STUDY, default_settings
+from balora.study.data_digests import check_digests, digests_comment
 from balora.utils.distributed import barrier, is_main_process
 from balora.utils.files import report_full_disk, write_text
 
@@ -34,7 +35,7 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     directory = _check(recipe) if is_main_process() else named_folder(recipe)
     if is_main_process():
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / RECIPE_FILE, recipe.to_yaml())
+        write_text(directory / RECIPE_FILE, recipe.to_yaml() + digests_comment(recipe))
     barrier()
     try:
         with report_full_disk(directory):
@@ -80,6 +81,7 @@ def _check(recipe: Recipe) -> Path:
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to resume that run"
             )
+        check_digests(recipe, record)
     # A process killed while it wrote its first file leaves a part of it.
     elif directory.exists() and any(path.name != f"{RECIPE_FILE}.part" for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")
