@@ -45,15 +45,15 @@ def settings(model, tmp_path) -> dict:
     }
 
 
-def train(settings: dict, tmp_path: Path) -> int:
+def train(settings: dict, tmp_path: Path, command: str = "train") -> int:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
-    return main(["train", str(path)])
+    return main([command, str(path)])
 
 
-def error_of(settings: dict, tmp_path: Path, capsys) -> str:
+def error_of(settings: dict, tmp_path: Path, capsys, command: str = "train") -> str:
     """Run a recipe that must fail, and return its one line of error."""
-    assert train(settings, tmp_path) == 2
+    assert train(settings, tmp_path, command) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("balora: error:")]
     return line
 
@@ -158,3 +158,46 @@ def test_a_record_without_digests_is_resumed(settings, tmp_path):
     record.write_text(record.read_text().split(COMMENT)[0])
     assert train(settings, tmp_path) == 0
     assert COMMENT in record.read_text()
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_batch_that_rows_do_not_fill_is_no_training(settings, tmp_path, capsys, command):
+    settings |= {
+        "per_device_train_batch_size": 9,
+        "training_arguments": {"use_cpu": True, "dataloader_drop_last": True},
+    }
+    said = error_of(settings, tmp_path, capsys, command)
+    assert "dataloader_drop_last: 8 training rows do not fill a batch of 9" in said
+
+
+def test_packed_rows_that_do_not_fill_a_batch_are_no_training(settings, tmp_path, capsys):
+    settings |= {"packing": True, "max_length": 32}
+    settings["training_arguments"] = {"use_cpu": True, "dataloader_drop_last": True}
+    said = error_of(settings, tmp_path, capsys)
+    assert "dataloader_drop_last: 2 training rows do not fill a batch of 4" in said
+
+
+@pytest.mark.parametrize("method", ["lora", "houlsby"])
+def test_dataloader_drop_last_keeps_evaluation_rows(settings, tmp_path, method):
+    written(tmp_path / "eval.jsonl", [SHORT, LONG, ENDLESS])
+    found = []
+    for drop_last in (False, True):
+        arguments = {"use_cpu": True, "dataloader_drop_last": drop_last}
+        out = tmp_path / f"out-{drop_last}"
+        changed = {"method": method, "output_dir": str(out), "training_arguments": arguments}
+        assert train({**settings, **changed}, tmp_path) == 0
+        found.append(json.loads((out / "result.json").read_text())["metrics"]["eval_loss"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", ["lora", "ba-lora", "houlsby"])
+def test_the_loss_while_training_is_per_token_at_every_batch_size(settings, tmp_path, method):
+    written(tmp_path / "eval.jsonl", [SHORT, ENDLESS, LONG, SHORT, ENDLESS, SHORT])
+    for size in (1, 4, 6):
+        out = tmp_path / f"out-{size}"
+        settings |= {"method": method, "output_dir": str(out), "per_device_eval_batch_size": size, "anchor_length": 8}
+        settings["training_arguments"] = {"use_cpu": True, "eval_strategy": "steps", "eval_steps": 2}
+        assert train(settings, tmp_path) == 0
+        (logged,) = [row["eval_loss"] for row in json.loads((out / "history.json").read_text()) if "eval_loss" in row]
+        measured = json.loads((out / "result.json").read_text())["metrics"]["eval_loss"]
+        assert logged == pytest.approx(measured, abs=1e-5)

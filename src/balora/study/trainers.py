@@ -36,7 +36,7 @@ from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
-from balora.training.reliable import ReliableTrainerMixin
+from balora.training.reliable import ReliableTrainerMixin, check_first_batch
 from balora.training.sft import BALoraSFTTrainer
 from balora.training.truncation import TruncationMixin
 from balora.utils.distributed import is_distributed
@@ -123,6 +123,18 @@ def build_trainer(
     if has_teacher:
         trainer.drift_batches = 0  # drift is measured on the whole evaluation set after training
     return trainer
+
+
+def check_steps(prepared: ModelAndData) -> None:
+    """Check before a model is loaded that training has a step; packing only makes rows fewer.
+
+    Raises:
+        BALoraError: If `dataloader_drop_last` drops the only batch.
+    """
+    recipe = prepared.recipe
+    if isinstance(prepared.train, Dataset):
+        drop_last = bool(recipe.training_arguments.get("dataloader_drop_last"))
+        check_first_batch(len(prepared.train), recipe.per_device_train_batch_size, drop_last=drop_last)
 
 
 def evaluation_batches(trainer: Trainer, tokens: Dataset) -> DataLoader:

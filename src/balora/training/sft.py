@@ -48,4 +48,5 @@ class BALoraSFTTrainer(ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Run Transformers' step: TRL's would run the model a second time for logits that it discards."""
-        return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+        prediction = Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+        return self._tallied(prediction, inputs)
