@@ -9,6 +9,7 @@ import yaml
 from tiny_folder import tiny
 
 from balora.cli import main
+from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.study.data_digests import COMMENT, digests_comment
 
@@ -201,3 +202,32 @@ def test_the_loss_while_training_is_per_token_at_every_batch_size(settings, tmp_
         (logged,) = [row["eval_loss"] for row in json.loads((out / "history.json").read_text()) if "eval_loss" in row]
         measured = json.loads((out / "result.json").read_text())["metrics"]["eval_loss"]
         assert logged == pytest.approx(measured, abs=1e-5)
+
+
+def test_stars_from_a_spreadsheet_are_classes_by_their_names(settings, tmp_path, capsys):
+    stars = ["text;stars", "the cat sat;1", "a dog ran;5", "she ran;3", "he sat on a mat;5"]
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.csv").write_text("\ufeff" + "\r\n".join(stars))
+    settings |= {"train_file": str(tmp_path / "train.csv"), "validation_file": str(tmp_path / "eval.csv")}
+    settings["label_column"] = "stars"
+    assert "list all classes in label_names, here '1', '3', '5'" in error_of(settings, tmp_path, capsys)
+    assert train({**settings, "label_names": [1, 2, 3, 4, 5]}, tmp_path) == 0
+    config = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert "accuracy" in config["metrics"]
+    regression = {"label_names": [], "output_dir": str(tmp_path / "regression")}
+    assert train({**settings, **regression}, tmp_path) == 0
+    assert "pearson" in json.loads((tmp_path / "regression" / "result.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label_names": ["a", "b"]}, "label_names: only rows with labels have classes"),
+        ({"label_names": ["a"], "label_column": "label"}, "label_names: .* give at least two classes, each once"),
+        ({"label_names": [1, "1"], "label_column": "label"}, "label_names: .* give at least two classes, each once"),
+        ({"label_names": [1, 2], "glue_task": "rte"}, "label_names: a GLUE task has its own"),
+    ],
+)
+def test_wrong_label_names_raise(settings, given, message):
+    with pytest.raises(BALoraError, match=message):
+        Recipe(**settings, **given)

@@ -70,7 +70,9 @@ def read_labelled_text(recipe: Recipe) -> Datasets:
             columns = glue_columns(recipe.glue_task, table, source=source)
         return to_classification_rows(table, source=source, label_names=label_names, **columns)
 
-    label_names = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
+    label_names = None if recipe.label_names is None else list(map(str, recipe.label_names))
+    if recipe.glue_task:
+        label_names = list(GLUE[recipe.glue_task].label_names)
     table, source = read_table(recipe, recipe.train_file, recipe.train_split)
     train, label_names = convert(table, source, label_names)
     texts = _texts(train)
