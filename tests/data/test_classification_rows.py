@@ -65,6 +65,14 @@ def test_question_and_sentence_are_a_pair(data_dir):
         (["1", "pos"], {"label_names": ["neg", "pos"]}, [1, 1], ["neg", "pos"]),
         ([0.0, 1.0], {}, [0.0, 1.0], []),
         (["5.000", "2"], {}, [5.0, 2.0], []),
+        (["1.0", "0.0", "1.0"], {}, [1, 0, 1], ["0", "1"]),
+        (["2.00", "0", "1.0"], {}, [2, 0, 1], ["0", "1", "2"]),
+        (["1.0", "0.0"], {"label_names": []}, [1.0, 0.0], []),
+        (["1.0", "0.0"], {"num_labels": 1}, [1.0, 0.0], []),
+        (["5.0", "1"], {"label_names": ["1", "2", "3", "4", "5"]}, [4, 0], ["1", "2", "3", "4", "5"]),
+        ([1.0, 0.0], {"label_names": ["neg", "pos"]}, [1, 0], ["neg", "pos"]),
+        (["1.1", "2.1"], {"label_names": ["1.1", "1.2", "2.1"]}, [0, 2], ["1.1", "1.2", "2.1"]),
+        (["1.0", "1"], {"label_names": ["1", "1.0"]}, [1, 0], ["1", "1.0"]),
         (["1e-3", "-2.5"], {}, [0.001, -2.5], []),
         ([3, 4], {"num_labels": 1}, [3.0, 4.0], []),
         ([3, 4], {"label_names": []}, [3.0, 4.0], []),
@@ -72,6 +80,20 @@ def test_question_and_sentence_are_a_pair(data_dir):
 )
 def test_labels_become_class_ids_and_names(labels, settings, ids, names):
     assert classified(labels, **settings) == (ids, names)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0], ["1.1", "1.2", "2.1"], ["1.0", "5.0"], ["0.0", "0.5"]])
+def test_a_regression_read_from_the_labels_is_reported(labels):
+    with pytest.warns(UserWarning, match="'label' are numbers with fractions, so this is a regression; if they are"):
+        assert classified(labels) == (list(map(float, labels)), [])
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings"), [([0.5, 1.0], {"label_names": []}), (["1.0", "0.0"], {}), ([1, 0], {})]
+)
+def test_classes_and_a_named_regression_are_not_reported(labels, settings, recwarn):
+    classified(labels, **settings)
+    assert not recwarn.list
 
 
 def test_class_label_brings_its_names():
@@ -100,6 +122,12 @@ def test_class_label_brings_its_names():
         ([0, 3], {"num_labels": 3}, "dev.tsv, row 2, field 'label': label 3 is out of range; class ids are 0 to 2"),
         ([0, -1], {}, "row 2, field 'label': label -1 is out of range; class ids are from 0"),
         ([1, 2], {}, "the labels in 'label' go up to 2 but none is 0; class ids count from 0 without gaps"),
+        ([1, 5], {}, "list all classes in label_names, here '1', '5'"),
+        (
+            ["1,5", "2"],
+            {},
+            "row 1, field 'label': '1,5' has a decimal comma; write 1.5, or list classes in label_names",
+        ),
         ([0, 10**9], {}, "go up to 1000000000 but none is 1"),
         (["a", "a"], {}, "every row has the label 'a' in 'label'"),
         (["a", "b"], {"num_labels": 3}, "has 2 labels \\('a', 'b'\\); num_labels is 3"),

@@ -37,6 +37,8 @@ def streamed(path, **columns):
         ("a.jsonl.gz", gzip.compress(b'{"a": "1"}\n{"a": "2"}', mtime=0)),
         ("a.TSV", '\ufeffa\tb\r\n"x\ty"\r\n\t\n'),
         ("a.csv", 'a,b\r\n"1,\n""2""",NA\n'),
+        ("a.csv", '\ufeffa;b\r\n"1;";2,5\r\n'),
+        ("a.csv", "sep=;\na;b\n1;2\n"),
         ("a.csv", "a\n" + "x" * 200_000),
         ("a.txt", "x\r\n \n\ny z "),
     ],

@@ -216,3 +216,44 @@ def test_mixing_tasks_with_other_classes_raises(files):
     (files / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(BALoraError, match=r"auxiliary: its classes are \['bad', 'fair', 'good'\]"):
         sets(files, **other(files))
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "message"),
+    [
+        (
+            1,
+            {"validation_share": 0.5, "label_column": None, "text_column": "text"},
+            "main.jsonl has 1 of the rows to split; at least two are needed",
+        ),
+        (3, {"validation_share": 0.9}, "0.9 of the 3 rows of .* leaves none to train on; use at most 0.666"),
+        (80, {"validation_share": 0.5, "max_train_samples": 1}, "has 1 of the rows to split"),
+        (
+            80,
+            {**GROUPS, "validation_share": 0.99},
+            "0.99 of the 20 values of 'template' of .* leaves none",
+        ),
+    ],
+)
+def test_a_share_that_leaves_no_training_row_raises(files, rows, given, message):
+    content = (files / "main.jsonl").read_text().splitlines()
+    (files / "main.jsonl").write_text("\n".join(content[:rows]))
+    with pytest.raises(BALoraError, match=f"validation_share: .*{message}"):
+        sets(files, **given)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_two_rows_can_be_split(files, share):
+    content = (files / "main.jsonl").read_text().splitlines()
+    (files / "main.jsonl").write_text("\n".join(content[:2]))
+    found = sets(files, validation_share=share)
+    assert (len(found.train), len(found.validation)) == (1, 1)
+
+
+@pytest.mark.parametrize(("value", "problem"), [(None, "is missing"), ([1], "expected text or a number as in row 1")])
+def test_groups_that_cannot_be_compared_raise(files, value, problem):
+    lines = [json.loads(line) for line in (files / "main.jsonl").read_text().splitlines()]
+    lines[2]["template"] = value
+    (files / "main.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(BALoraError, match=f"row 3, field 'template': {problem}"):
+        sets(files, **GROUPS)

@@ -2,16 +2,23 @@
 
 import math
 import re
+import warnings
+from functools import partial
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from balora.data.columns import check_strings, column_list, column_values, quoted, row_error, shortened
+from balora.data.truncation import report_cut
 from balora.errors import BALoraError
+from balora.utils.distributed import is_main_process
 from balora.utils.lengths import check_lengths, check_max_length
 
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+#: A class id as text, perhaps with a fraction of zero.
+WHOLE = re.compile(r"^(0|[1-9]\d*)(?:\.0+)?$", re.ASCII)
+DECIMAL_COMMA = re.compile(r"-?\d+(,\d+)?", re.ASCII)
 #: Names of text columns in GLUE, similar tasks and Transformers: pairs, then single texts.
 TEXT_COLUMNS = (
     ("text_a", "text_b"),
@@ -37,8 +44,9 @@ def to_classification_rows(
 ) -> tuple[Dataset, list[str]]:
     """Validate a table and reduce it to `text`, `text_pair` if there is a second text, and `label`.
 
-    Labels are integers, strings of digits, names, or real numbers. Integers from 0 are class ids; names get ids in
-    sorted order; real numbers (at least one written with a fraction or exponent) make it a regression. Pass the
+    Labels are integers, strings of digits, names, or real numbers. Integers from 0 are class ids, also if a CSV file
+    has them as `1.0`; names get ids in sorted order; other real numbers (at least one written with a fraction or
+    exponent) make it a regression, which a warning reports. Pass the
     `label_names` returned for the training set when reading the evaluation set, so that ids mean the same in both.
 
     Args:
@@ -121,6 +129,10 @@ def tokenize_classification(
 
     tokenized = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
     check_lengths(map(len, tokenized["input_ids"]), source=source, max_length=max_length, context=context)
+    if max_length is not None:
+        texts = zip(*(dataset[name] for name in ("text", "text_pair") if name in dataset.column_names), strict=True)
+        whole = partial(tokenizer, verbose=False)
+        report_cut(tokenized["input_ids"], texts, whole, source=source, limit=max_length)
     return tokenized
 
 
@@ -162,9 +174,14 @@ def read_labels(
             raise row_error(source, row, column, "is missing")
         if not isinstance(value, (str, int, float)):
             raise row_error(source, row, column, f"expected a class or a number, found {shortened(value)}")
+    if label_names is None and num_labels is None:
+        values = _whole_class_ids(values) or values
+        if _are_real_numbers(values):
+            _warn_of_regression(source, column)
     if label_names == [] or (label_names is None and (num_labels == 1 or _are_real_numbers(values))):
         return _numbers(values, source, column), []
     if label_names is None:
+        _refuse_decimal_commas(values, source, column)
         label_names = _names_of(values, source, column, num_labels)
     if num_labels is not None and len(label_names) != num_labels:
         raise BALoraError(
@@ -180,6 +197,31 @@ def _is_integer(value: Any) -> bool:
 
 def _are_real_numbers(values: list[Any]) -> bool:
     return all(_is_number(value) for value in values) and not all(_is_integer(value) for value in values)
+
+
+def _whole_class_ids(values: list[Any]) -> list[str] | None:
+    """Return ids written with a fraction of zero, `1.0`, as integers; `None` unless they count from 0 without gaps."""
+    if not all(isinstance(value, str) and WHOLE.fullmatch(value) for value in values):
+        return None
+    ids = [WHOLE.fullmatch(value)[1] for value in values]
+    return ids if len(set(ids)) > 1 and set(ids) == {str(i) for i in range(len(set(ids)))} else None
+
+
+def _warn_of_regression(source: str, column: str) -> None:
+    if is_main_process():
+        warnings.warn(
+            f"balora: {source}: the labels in {column!r} are numbers with fractions, so this is a regression; if they "
+            "are classes, list these in label_names",
+            stacklevel=2,
+        )
+
+
+def _refuse_decimal_commas(values: list[Any], source: str, column: str) -> None:
+    if all(isinstance(value, str) and DECIMAL_COMMA.fullmatch(value) for value in values):
+        row, value = next(((row, value) for row, value in enumerate(values, start=1) if "," in value), (0, ""))
+        if row:
+            problem = f"{value!r} has a decimal comma; write {value.replace(',', '.')}, or list classes in label_names"
+            raise row_error(source, row, column, problem)
 
 
 def _is_number(value: Any) -> bool:
@@ -209,7 +251,7 @@ def _names_of(values: list[Any], source: str, column: str, num_labels: int | Non
         if num_labels is None and absent is not None:
             raise BALoraError(
                 f"{source}: the labels in {column!r} go up to {count - 1} but none is {absent}; class ids count from "
-                "0 without gaps, so give label_names, or num_labels if only these rows lack that class"
+                f"0 without gaps, so list all classes in label_names, here {quoted(sorted(map(str, present)))}"
             )
         names = [str(i) for i in range(count)]
     else:
@@ -226,14 +268,16 @@ def _class_ids(values: list[Any], source: str, column: str, label_names: list[st
     if not any(_is_integer(name) for name in label_names):
         # If the names are words, an integer is a class id.
         by_name |= {str(i): i for i in range(len(label_names))}
-    for row, value in enumerate(values, start=1):
-        if str(value) not in by_name:
+    # `1.0` is the class 1, unless a class has that name.
+    names = [name if name in by_name else WHOLE.sub(r"\1", name) for name in map(str, values)]
+    for row, (value, name) in enumerate(zip(values, names, strict=True), start=1):
+        if name not in by_name:
             if _is_integer(value):
                 raise row_error(
                     source, row, column, f"{_out_of_range(value, len(label_names))} ({quoted(label_names)})"
                 )
             raise row_error(source, row, column, f"{shortened(value)} is not one of the labels {quoted(label_names)}")
-    return [by_name[str(value)] for value in values]
+    return [by_name[name] for name in names]
 
 
 def _out_of_range(value: Any, num_labels: int | None) -> str:

@@ -9,9 +9,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from balora.errors import BALoraError
 
 #: Errors of `datasets` and pyarrow for a value without an Arrow type: a lone surrogate, an integer beyond 64 bits.
 REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
+#: Delimiters of CSV files.
+DELIMITERS = (",", ";", "\t", "|")
+#: First line in which a spreadsheet names its delimiter; it is no row.
+DECLARED_DELIMITER = re.compile(r"sep=(.)")
 #: Rows of a parquet file that are read at a time.
 PARQUET_ROWS = 256
 
@@ -60,14 +66,15 @@ def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
 
 
 def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
-    """Read comma-separated rows with standard quoting: all values strings, a header row.
+    """Read rows separated by commas, or as `delimiter_of` finds, with standard quoting: strings under a header row.
 
     Args:
         path: The file.
         column_names: Names for a file that has no header row.
     """
     text = _read_text(path)
-    return _from_records(csv_records(io.StringIO(text, newline=""), path, len(text)), column_names, path)
+    records = csv_records(io.StringIO(text, newline=""), path, len(text), column_names)
+    return _from_records(records, column_names, path)
 
 
 def read_text(path: Path) -> Dataset:
@@ -108,7 +115,7 @@ def stream_rows(path: Path, suffix: str, column_names: Sequence[str] = ()) -> It
     records = (
         tsv_records(_lines(path))
         if suffix == ".tsv"
-        else csv_records((f"{line}\n" for line in _lines(path)), path, path.stat().st_size)
+        else csv_records((f"{line}\n" for line in _lines(path)), path, path.stat().st_size, list(column_names))
     )
     names, values = named_records(records, list(column_names), path)
     return (dict(zip(names, record, strict=True)) for record in values)
@@ -130,22 +137,47 @@ def tsv_records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     return ((number, line.split("\t")) for number, line in enumerate(without_returns, start=1) if line)
 
 
-def csv_records(lines: Iterable[str], path: Path, size: int) -> Iterator[tuple[int, list[str]]]:
+def csv_records(
+    lines: Iterable[str], path: Path, size: int, column_names: list[str] | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the last line number and the fields of each row.
 
     Args:
         lines: The file's lines with their line ends.
         path: Path of the file, for errors.
         size: Largest number of characters of a field. The default of `csv`, 131,072, is less than a long document.
+        column_names: Names for a file that has no header row.
     """
     csv.field_size_limit(max(csv.field_size_limit(), size))
-    reader = csv.reader(lines, strict=True)
+    lines = iter(lines)
+    first = next(lines, "")
+    declared = DECLARED_DELIMITER.fullmatch(first.rstrip("\r\n"))
+    if declared is None:
+        lines, delimiter = chain([first], lines), delimiter_of(first, column_names)
+    else:
+        delimiter = declared[1]
+    reader, before = csv.reader(lines, strict=True, delimiter=delimiter), int(declared is not None)
     try:
         for record in reader:
             if record:
-                yield reader.line_num, record
+                yield before + reader.line_num, record
     except csv.Error as error:
-        raise BALoraError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+        raise BALoraError(f"{path}, line {before + reader.line_num}: not CSV: {error}") from error
+
+
+def delimiter_of(line: str, column_names: list[str] | None = None) -> str:
+    """Return the delimiter of a CSV file: a comma, unless its first line has several fields only by another one.
+
+    Spreadsheets write semicolons in countries with a decimal comma.
+
+    Args:
+        line: The first line.
+        column_names: Names for a file that has no header row; the first line then has a field for each.
+    """
+    fields = {delimiter: len(next(csv.reader([line], delimiter=delimiter), [])) for delimiter in DELIMITERS}
+    if column_names:
+        return next((one for one in DELIMITERS if fields[one] == len(column_names)), ",")
+    return "," if fields[","] > 1 else max(DELIMITERS, key=fields.__getitem__)
 
 
 def text_lines(lines: Iterable[str]) -> Iterator[str]:

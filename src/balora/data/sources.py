@@ -34,7 +34,8 @@ def load_table(
 
     - `.jsonl`, `.jsonl.gz`: one object per line.
     - `.json`: a list of objects, a list of strings (column `text`), an object of objects by id, or `{"data": [...]}`.
-    - `.csv`: standard quoting. `.tsv`: no quoting at all, as in GLUE. All their values are strings.
+    - `.csv`: standard quoting, and the delimiter of its first line. `.tsv`: no quoting at all, as in GLUE. All their
+      values are strings.
     - `.parquet`: with its own types.
     - `.txt`: one row per line in a column `text`, without blank lines.
 

@@ -5,12 +5,14 @@ and prompts with completions are tokenized.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from balora.data.columns import column_list
+from balora.data.truncation import report_cut
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths, check_max_length
 
@@ -120,6 +122,19 @@ def tokenize_seq2seq(
         context=context,
         setting="max_target_length",
     )
+    if max_length is not None:
+        prompts = ((prompt,) for prompt in dataset["prompt"])
+        whole = partial(tokenizer, verbose=False)
+        report_cut(tokenized["input_ids"], prompts, whole, source=source, limit=max_length)
+    if max_target_length is not None:
+        report_cut(
+            tokenized["labels"],
+            ((completion.lstrip(),) for completion in dataset["completion"]),
+            lambda text: {"input_ids": tokenizer(text_target=text, verbose=False)["input_ids"] + missing_end},
+            source=source,
+            limit=max_target_length,
+            setting="max_target_length",
+        )
     return tokenized
 
 

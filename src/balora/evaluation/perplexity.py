@@ -6,6 +6,7 @@ numbers compare with published ones. Perplexity by word or byte compares models 
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -73,6 +74,23 @@ def perplexity(
     windows = [w for text in texts for w in text_windows(tokenizer(text, verbose=False)["input_ids"], context)]
     windows.sort(key=lambda window: len(window[0]))  # to pad little
     return math.exp(held_out_loss(model, list(padded_batches(windows, batch_size))))
+
+
+def check_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
+    """Warn of texts that `perplexity` ignores, since they have fewer than two tokens.
+
+    Raises:
+        BALoraError: If it would ignore them all.
+    """
+    short = [number for number, text in enumerate(texts, 1) if len(tokenizer(text, verbose=False)["input_ids"]) < 2]
+    if len(short) == len(texts):
+        raise BALoraError(f"{source}: no text has two tokens, of which the second is predicted; give longer texts")
+    if short:
+        warnings.warn(
+            f"balora: {source}: {len(short)} of {len(texts)} texts have fewer than two tokens and are left out, text "
+            f"{short[0]} first",
+            stacklevel=2,
+        )
 
 
 def text_windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:

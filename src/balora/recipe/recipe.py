@@ -113,6 +113,8 @@ class Recipe(*reversed(PARTS)):
                 "reading_world: a T5 answers HotpotQA's questions there; set task_type: SEQ_2_SEQ_LM and qa_format: "
                 "hotpotqa"
             )
+        if self.label_names is not None and not self.has_labels and not self.tasks:
+            raise BALoraError("label_names: only rows with labels have classes; set label_column too, or leave it out")
         if self.oasst is not None:
             if not causal or self.has_labels or self.streaming or self.qa_format is not None:
                 raise BALoraError(

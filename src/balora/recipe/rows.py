@@ -59,6 +59,9 @@ class Rows:
     """Second text of a classification row."""
     label_column: str | None = None
     """Label of a classification row."""
+    label_names: list[str | int] | None = None
+    """Classes by id, such as [1, 2, 3, 4, 5] for stars; [] reads numbers, for a regression. With null, integers from 0
+    are ids, numbers with fractions make it a regression, and names get ids in sorted order."""
     drop_empty_rows: bool = False
     """Leave out rows with a missing or blank text, instead of stopping at the first."""
     class_ratio: list[float] | None = None
@@ -72,8 +75,17 @@ class Rows:
         """Validate how rows are found and held out.
 
         Raises:
-            BALoraError: If the GLUE task is unknown, or groups are named and nothing is held out.
+            BALoraError: If the GLUE task is unknown, groups are named and nothing is held out, or the classes are
+                GLUE's, one alone, or given twice.
         """
+        if self.label_names is not None:
+            names = list(map(str, self.label_names))
+            if self.glue_task is not None:
+                raise BALoraError("label_names: a GLUE task has its own; leave it out")
+            if len(names) == 1 or len(set(names)) < len(names):
+                raise BALoraError(
+                    f"label_names: {names}; give at least two classes, each once, or [] for a regression"
+                )
         if self.glue_task is not None and self.glue_task not in GLUE:
             raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
         if self.validation_group_column is not None and self.validation_share is None:

@@ -19,6 +19,7 @@ from balora.study.pool import run_in_processes
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
 from balora.study.terminal import ProgressCallback, console
+from balora.study.trainers import check_steps
 from balora.study.worlds import world_figures
 
 #: Axes of the report's trade-off figure if the recipe names none: the first metric that was measured.
@@ -66,6 +67,7 @@ def _check(recipe: Recipe, planned: list[PlannedRun]) -> None:
     """Check models, data and methods before the first process starts."""
     for task in task_recipes(recipe):
         prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        check_steps(prepared)
         for one in planned:
             if one.recipe.name == task.name and one.seed == recipe.seeds[0] and one.label != PRETRAINED:
                 check_fit(prepared.empty_model(), one.recipe)

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from balora.data.truncation import first_kept
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
@@ -96,4 +97,9 @@ def evaluation_folder(recipe: Recipe, settings: EvaluationSettings) -> Path:
 
 def _to_evaluate(prepared: ModelAndData) -> ModelAndData:
     """Keep one training row: the trainer tokenizes all rows, and only the evaluation sets are needed here."""
-    return prepared if prepared.recipe.streaming else replace(prepared, train=prepared.train.select([0]))
+    recipe, train = prepared.recipe, prepared.train
+    if recipe.streaming:
+        return prepared
+    causal = not (recipe.has_labels or recipe.is_seq2seq)
+    limits = {"source": "the train rows", "max_length": recipe.max_length}
+    return replace(prepared, train=train.select([first_kept(train, prepared.tokenizer, **limits) if causal else 0]))

@@ -24,9 +24,10 @@ from balora.data.causal_lm import check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
+from balora.data.truncation import first_kept
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
-from balora.evaluation.perplexity import perplexity
+from balora.evaluation.perplexity import check_texts, perplexity
 from balora.recipe import Recipe
 from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
@@ -208,17 +209,24 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
             if rows is not None:
                 check_chats(rows, tokenizer, source=f"{name} rows")
+                if isinstance(rows, Dataset):
+                    first_kept(rows, tokenizer, source=f"the {name} rows", max_length=recipe.max_length)
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
         benchmarks = read_benchmarks(recipe, tokenizer, config, datasets)
+    texts = _texts(
+        recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"
+    )
+    if texts:
+        check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
     return ModelAndData(
         recipe,
         tokenizer,
         datasets.train,
         datasets.validation,
         datasets.others,
-        _texts(recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"),
+        texts,
         _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column"),
         datasets.label_names,
         world,

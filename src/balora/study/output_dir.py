@@ -14,6 +14,7 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import GROUPS, WORLDS
 from balora.recipe.recipe import OF_THE_STUDY, default_settings
+from balora.study.data_digests import check_digests, digests_comment
 from balora.training.checkpoints import UNFINISHED
 from balora.utils.distributed import barrier, is_main_process
 from balora.utils.files import report_full_disk, write_text
@@ -41,7 +42,7 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
         if is_main_process():
             _check(recipe, directory)
             with report_full_disk(directory):
-                write_text(directory / RECIPE_FILE, recipe.to_yaml())
+                write_text(directory / RECIPE_FILE, recipe.to_yaml() + digests_comment(recipe))
         barrier()
         try:
             with report_full_disk(directory):
@@ -104,6 +105,7 @@ def _check(recipe: Recipe, directory: Path) -> None:
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to resume that run"
             )
+        check_digests(recipe, record)
     # A process killed while it wrote its first file leaves a part of it.
     elif any(path.name not in BOOKKEEPING for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")

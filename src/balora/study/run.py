@@ -21,7 +21,7 @@ from balora.study.measures.measure import measure
 from balora.study.model_and_data import prepare
 from balora.study.student import build_student, method_callbacks, save_student
 from balora.study.terminal import ProgressCallback
-from balora.study.trainers import build_trainer
+from balora.study.trainers import build_trainer, check_steps
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
 from balora.utils.files import report_full_disk, write_text
@@ -57,6 +57,8 @@ def train_and_measure(recipe: Recipe, label: str, seed: int, directory: Path) ->
 
 def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    if label != PRETRAINED:
+        check_steps(prepared)
     checkpoint = last_intact_checkpoint(directory)
     set_seed(seed)
     model = build_student(prepared, label, seed, checkpoint)

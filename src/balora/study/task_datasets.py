@@ -4,8 +4,10 @@ Each reads top to bottom: read the table, convert it to the form's columns, hold
 training rows, write the prompts.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -20,7 +22,7 @@ from balora.data import (
     to_causal_lm_rows,
     to_classification_rows,
 )
-from balora.data.columns import column_values, is_blank
+from balora.data.columns import column_values, is_blank, row_error, shortened
 from balora.data.glue import GLUE, glue_columns, glue_header
 from balora.data.subsampling import subsample_to_ratio
 from balora.errors import BALoraError
@@ -68,7 +70,9 @@ def read_labelled_text(recipe: Recipe) -> Datasets:
             columns = glue_columns(recipe.glue_task, table, source=source)
         return to_classification_rows(table, source=source, label_names=label_names, **columns)
 
-    label_names = list(GLUE[recipe.glue_task].label_names) if recipe.glue_task else None
+    label_names = None if recipe.label_names is None else list(map(str, recipe.label_names))
+    if recipe.glue_task:
+        label_names = list(GLUE[recipe.glue_task].label_names)
     table, source = read_table(recipe, recipe.train_file, recipe.train_split)
     train, label_names = convert(table, source, label_names)
     texts = _texts(train)
@@ -186,7 +190,9 @@ def causal_columns(recipe: Recipe) -> dict[str, str | None]:
 def with_group_and_time(recipe: Recipe, rows: Dataset, table: Dataset, source: str) -> Dataset:
     """Add the columns of the table by which rows are held out and thinned, if the recipe names any."""
     if recipe.validation_group_column is not None:
-        rows = rows.add_column(GROUP, column_values(table, recipe.validation_group_column, source=source))
+        groups = column_values(table, recipe.validation_group_column, source=source)
+        _check_groups(groups, recipe.validation_group_column, source)
+        rows = rows.add_column(GROUP, groups)
     if recipe.time_frequency is not None:
         rows = rows.add_column(recipe.time_column, column_values(table, recipe.time_column, source=source))
     return rows
@@ -202,6 +208,7 @@ def hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, dict[str, Dataset]
     if recipe.oasst is not None:
         train, held_out = split_oasst(rows, validation_share=share, seed=seed, source=source)
     elif recipe.validation_group_column is None:
+        _check_share(share, len(rows), "rows", source)
         parts = rows.train_test_split(test_size=share, seed=seed)
         train, held_out = parts["train"], parts["test"]
     else:
@@ -211,9 +218,42 @@ def hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, dict[str, Dataset]
                 f"validation_group_column: {source} has one value in {recipe.validation_group_column!r}; at least "
                 "two are needed to hold one out"
             )
+        _check_share(share, len(set(groups)), f"values of {recipe.validation_group_column!r}", source)
         splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
         train, held_out = map(rows.select, next(splitter.split(groups, groups=groups)))
     return train, {VALIDATION: held_out}
+
+
+def _check_share(share: float, count: int, units: str, source: str) -> None:
+    """Check that rows are left to train on; the share is rounded up, so that some are held out.
+
+    Raises:
+        BALoraError: If all of them would be held out.
+    """
+    if count < 2:
+        raise BALoraError(
+            f"validation_share: {source} has {count} of the {units} to split; at least two are needed to hold one "
+            "out, so give more, or a validation_file"
+        )
+    if math.ceil(share * count) >= count:
+        raise BALoraError(
+            f"validation_share: {share} of the {count} {units} of {source} leaves none to train on; use at most "
+            f"{math.floor(1000 * (count - 1) / count) / 1000:g}, or give more"
+        )
+
+
+def _check_groups(groups: list[Any], column: str, source: str) -> None:
+    """Check that the values by which rows are held out can be compared: all text or all numbers.
+
+    Raises:
+        BALoraError: Naming the first row with another value.
+    """
+    kinds = str if isinstance(groups[0], str) else (int, float)
+    for row, value in enumerate(groups, start=1):
+        if value is None:
+            raise row_error(source, row, column, "is missing")
+        if not isinstance(value, kinds):
+            raise row_error(source, row, column, f"expected text or a number as in row 1, found {shortened(value)}")
 
 
 def evaluation_splits(recipe: Recipe) -> dict[str, tuple[str | None, str]]:

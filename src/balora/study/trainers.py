@@ -36,8 +36,9 @@ from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
-from balora.training.reliable import ReliableTrainerMixin
+from balora.training.reliable import ReliableTrainerMixin, check_first_batch
 from balora.training.sft import BALoraSFTTrainer
+from balora.training.truncation import TruncationMixin
 from balora.utils.distributed import is_distributed
 
 #: Recipe keys that are fields of TrainingArguments, gradient_checkpointing among them, which TRL would turn on.
@@ -48,7 +49,7 @@ class BaselineTrainer(ReliableTrainerMixin, Trainer):
     """Transformers' trainer with exact resuming and the check for non-finite losses."""
 
 
-class BaselineSFTTrainer(ReliableTrainerMixin, SFTTrainer):
+class BaselineSFTTrainer(ReliableTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's trainer with exact resuming and the check for non-finite losses."""
 
 
@@ -71,8 +72,8 @@ def build_trainer(
         callbacks: Callbacks of the trainer.
 
     Raises:
-        BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
-            argument is unknown.
+        BALoraError: If a row is longer than the model's context, `max_length` leaves nothing to learn in any row, a
+            chat has no template, or a further training argument is unknown.
     """
     recipe = prepared.recipe
     context = context_length(model.config, prepared.tokenizer)
@@ -122,6 +123,18 @@ def build_trainer(
     if has_teacher:
         trainer.drift_batches = 0  # drift is measured on the whole evaluation set after training
     return trainer
+
+
+def check_steps(prepared: ModelAndData) -> None:
+    """Check before a model is loaded that training has a step; packing only makes rows fewer.
+
+    Raises:
+        BALoraError: If `dataloader_drop_last` drops the only batch.
+    """
+    recipe = prepared.recipe
+    if isinstance(prepared.train, Dataset):
+        drop_last = bool(recipe.training_arguments.get("dataloader_drop_last"))
+        check_first_batch(len(prepared.train), recipe.per_device_train_batch_size, drop_last=drop_last)
 
 
 def evaluation_batches(trainer: Trainer, tokens: Dataset) -> DataLoader:

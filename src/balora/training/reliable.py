@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from balora.errors import BALoraError, NonFiniteLossError
+from balora.training.evaluation import EvaluationMixin
 from balora.training.resumable import ResumableTrainerMixin
 from balora.utils.files import write_tensors
 
@@ -25,8 +26,8 @@ NONFINITE_FOLDER = "nonfinite"
 MAX_ROWS_SEARCHED = 100_000
 
 
-class ReliableTrainerMixin(ResumableTrainerMixin):
-    """Mixin for trainers of Transformers and TRL: `ResumableTrainerMixin` and a policy for non-finite values.
+class ReliableTrainerMixin(EvaluationMixin, ResumableTrainerMixin):
+    """Mixin for trainers of Transformers and TRL: exact resuming, evaluation on all rows, no step that is not finite.
 
     A micro-batch with a non-finite loss, or all of a step with a non-finite gradient, are saved to
     `output_dir/nonfinite/step-N.safetensors`: the model's inputs, `loss`, and `rows`, their indices in the training
@@ -37,6 +38,7 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         skipped_steps: Number of steps left out so far.
 
     Raises:
+        BALoraError: If an epoch has no step, since `dataloader_drop_last` drops its only batch.
         NonFiniteLossError: During training, if the policy stops, or a trained weight becomes non-finite.
     """
 
@@ -61,6 +63,17 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         self.skipped_steps = self._skipped_in_a_row = 0
         self._micro_batches = []
         return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the training batches.
+
+        Raises:
+            BALoraError: If there is none.
+        """
+        if isinstance(self.train_dataset, Sized) and not isinstance(self.train_dataset, IterableDataset):
+            batch = self._train_batch_size * self.args.world_size
+            check_first_batch(len(self.train_dataset), batch, drop_last=self.args.dataloader_drop_last)
+        return super().get_train_dataloader()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run one micro-batch, and check its loss."""
@@ -164,6 +177,24 @@ class ReliableTrainerMixin(ResumableTrainerMixin):
         if "loss" in logs and self.nonfinite == SKIP:
             logs["skipped_steps"] = self.skipped_steps
         super().log(logs, start_time)
+
+
+def check_first_batch(rows: int, batch: int, *, drop_last: bool) -> None:
+    """Check that an epoch has a step.
+
+    Args:
+        rows: Number of training rows, after packing.
+        batch: Rows of a batch on all devices.
+        drop_last: Whether a batch that is not full is dropped.
+
+    Raises:
+        BALoraError: If every row is dropped.
+    """
+    if drop_last and rows < batch:
+        raise BALoraError(
+            f"dataloader_drop_last: {rows} training rows do not fill a batch of {batch}, so every row is dropped and "
+            "there is no step; leave it out, or use a smaller per_device_train_batch_size"
+        )
 
 
 def find_rows(dataset: Any, inputs: dict[str, Tensor]) -> Tensor | None:

@@ -16,6 +16,7 @@ from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
 from balora.training.collator import adapter_inputs
 from balora.training.trainer import ObjectiveTrainerMixin, check_model
+from balora.training.truncation import TruncationMixin
 
 #: A task type for which PEFT's `get_peft_model` builds balora's model. TRL loads the base, adds what its arguments
 #: ask for to the configuration (new tokens), and then calls that function.
@@ -31,7 +32,7 @@ def _build(model: PreTrainedModel, config: BALoraConfig, **_: Any) -> BALoraMode
 MODEL_TYPE_TO_PEFT_MODEL_MAPPING[BUILT_HERE] = _build
 
 
-class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
+class BALoraSFTTrainer(ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model or its name, and the
@@ -76,4 +77,5 @@ class BALoraSFTTrainer(ObjectiveTrainerMixin, SFTTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Run Transformers' step: TRL's would run the model a second time for logits that it discards."""
-        return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+        prediction = Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+        return self._tallied(prediction, inputs)

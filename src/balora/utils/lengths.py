@@ -3,11 +3,13 @@
 The rule is the same for every task. `max_length` permits truncation; without it a row that is too long is an error.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
+from balora.utils.distributed import is_main_process
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -70,3 +72,46 @@ def check_lengths(
                 f"{source}, row {row}: {length} tokens, but the model's context is {context}; "
                 f"set {setting}: {context} to truncate"
             )
+
+
+def report_truncation(
+    cut: Sequence[int],
+    lost: Sequence[int],
+    count: int,
+    *,
+    source: str,
+    max_length: int,
+    setting: str = "max_length",
+    part: str = "completion",
+) -> None:
+    """Warn of the rows that a limit truncates.
+
+    Args:
+        cut: Numbers, from 1, of the rows that lose their end.
+        lost: Numbers, from 1, of the rows of which nothing is left to learn.
+        count: Number of rows.
+        source: File or name of the rows.
+        max_length: The limit in tokens.
+        setting: Name of the limit.
+        part: Name of what lost rows lose.
+
+    Raises:
+        BALoraError: If nothing is left to learn in any row.
+    """
+    if lost and len(lost) == count:
+        raise BALoraError(f"{setting}: {max_length} leaves nothing to learn in any row of {source}; use more")
+    said = []
+    if lost:
+        said.append(f"{len(lost)} of {count} rows lose their whole {part} and are left out ({_named(lost)})")
+    if cut:
+        said.append(f"{len(cut)} of {count} rows lose their end ({_named(cut)})")
+    if said and is_main_process():
+        warnings.warn(
+            f"balora: {source}: with {setting}: {max_length}, {' and '.join(said)}; use more to keep them",
+            stacklevel=2,
+        )
+
+
+def _named(rows: Sequence[int], limit: int = 5) -> str:
+    more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
+    return f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:limit]))}{more}"
