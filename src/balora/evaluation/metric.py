@@ -45,6 +45,8 @@ class Definition:
         formula: Definition on an audit's page, with its formula; empty for `definition`.
         section: Section of an audit's page, one of `SECTIONS`.
         decimals: Decimals on an audit's page.
+        confirmed_by: Metric that must have changed for the better too before a change of this one is called better:
+            this one also falls if the words of the list merely grow rarer.
     """
 
     better: Direction | None
@@ -53,6 +55,7 @@ class Definition:
     formula: str = ""
     section: str = KEPT
     decimals: int = 3
+    confirmed_by: str | None = None
 
 
 @dataclass(frozen=True)
