@@ -143,7 +143,8 @@ def test_everything_from_the_user_is_escaped(page):
 def test_what_went_for_the_worse_comes_first():
     figures = [
         figure("perplexity", 3, 2, on="stories"), figure("kl_to_base"), figure("accuracy", 0.9, 0.5),
-        figure("entropy", 2, 1), figure("word_perplexity", 20, 25, on="WikiText-2"), figure("bias_score", 0.2, 0.3, width=0.2),
+        figure("entropy", 2, 1), figure("word_perplexity", 20, 25, on="WikiText-2"),
+        figure("bias_score", 0.2, 0.3, width=0.2),
         figure("stereoset_ss", 0.5, 0.9, on="StereoSet"), between("top1_agreement"), *drawn(),
     ]  # fmt: skip
     assert findings(figures) == {
