@@ -14,7 +14,7 @@ from balora.study.plan import single
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.terminal import ProgressCallback
-from balora.study.trainers import build_trainer
+from balora.study.trainers import build_trainer, row_counts
 from balora.utils.files import report_full_disk, write_text
 from balora.utils.modules import trainable_parameters
 
@@ -64,6 +64,7 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
         peak_memory_mb=0.0,
         trainable_parameters=0 if settings.adapter is None else trainable_parameters(model),
         intervals=intervals,
+        rows={name: count for name, count in row_counts(prepared).items() if name != "train"},
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run
