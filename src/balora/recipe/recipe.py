@@ -168,7 +168,7 @@ class Recipe(*reversed(PARTS)):
                 "train_sampling_strategy: group_by_length needs the length of every row, which streaming does not "
                 "know; use random or sequential"
             )
-        if self.validation_share is not None:
+        if self.validation_share:
             raise BALoraError(
                 "validation_share: streaming cannot hold out a share of what it has not read; name a validation_file "
                 "or a validation_split"

@@ -14,7 +14,7 @@ from balora.study.plan import single
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.terminal import ProgressCallback
-from balora.study.trainers import build_trainer, row_counts
+from balora.study.trainers import build_trainer, evaluated_on, row_counts
 from balora.utils.files import report_full_disk, write_text
 from balora.utils.modules import trainable_parameters
 
@@ -47,6 +47,11 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings) -> Run:
             f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
         )
     prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    if not (evaluated_on(prepared) or prepared.texts or prepared.benchmarks or prepared.world or prepared.single):
+        raise BALoraError(
+            "validation_file: missing, so there is nothing to measure; name a validation_file, a perplexity_file or "
+            "benchmarks, or the validation_share that was held out in training"
+        )
     if settings.adapter is None:
         model = build_student(prepared, PRETRAINED, recipe.seed, None)
     else:
