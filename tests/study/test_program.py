@@ -20,6 +20,7 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import read_results
 from balora.study import run as run_module
+from balora.study.model_and_data import ModelAndData
 from balora.study.plan import task_recipes, with_held_out_rows
 
 WORDS = ["<unk>", "<s>", "</s>"]
@@ -331,6 +332,44 @@ def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, caps
 )
 def test_a_mistake_in_the_recipe_is_one_clear_line(spoil, message, settings, tmp_path, capsys):
     assert re.search(message, failing(settings | spoil, tmp_path, capsys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rat": 1}, r"training_arguments: unknown key 'learning_rat'"),
+        ({"report_to": "wandb"}, r"report_to: wandb is not installed; install it, or leave it out"),
+        ({"report_to": ["none", "codecarbon"]}, r"report_to: codecarbon is not installed"),
+        ({"report_to": "wandbb"}, r"report_to: unknown 'wandbb'; there are none, .*wandb"),
+        ({"eval_strategy": "sometimes"}, r"eval_strategy: 'sometimes' is unknown; use one of no, steps, epoch"),
+        ({"metric_for_best_model": "accuracy"}, r"metric_for_best_model: the best .* set eval_strategy: steps too"),
+        ({"load_best_model_at_end": True}, r"load_best_model_at_end: the best .* set eval_strategy: steps too"),
+        (
+            {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "bleu"},
+            r"metric_for_best_model: 'bleu' is not measured during training; use eval_loss$",
+        ),
+        ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor replaces the loss"),
+    ],
+)
+def test_training_arguments_are_checked_before_a_model_is_loaded(
+    arguments, message, settings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(ModelAndData, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    spoilt = settings | {"training_arguments": {"use_cpu": True, **arguments}}
+    assert re.search(message, failing(spoilt, tmp_path, capsys).strip())
+
+
+def test_evaluation_during_training_needs_rows(settings, tmp_path, capsys):
+    settings |= {"validation_file": None, "training_arguments": {"use_cpu": True, "eval_strategy": "epoch"}}
+    assert "eval_strategy: epoch needs rows to evaluate on" in failing(settings, tmp_path, capsys)
+
+
+def test_the_best_checkpoint_by_its_loss(settings, tmp_path):
+    how = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_loss"}
+    settings |= {"training_arguments": {"use_cpu": True, **how}, "max_steps": 4, "save_steps": 2}
+    assert main(["train", recipe_file(settings, tmp_path)]) == 0
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert sum("eval_loss" in row for row in history) == 2
 
 
 def test_mistakes_on_the_command_line(settings, tmp_path, capsys):
