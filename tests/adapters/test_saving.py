@@ -125,11 +125,13 @@ def test_model_card_has_method_settings_and_drift(tmp_path):
     assert "library_name: peft" in card
     assert "| `method` | pissa |" in card
     assert "| `consistency_weight` | 0.5 |" in card
+    assert "by `pissa`, regularized by consistency" in card
     assert "Not measured" in card
     model.drift = {"kl_to_base": 0.0123, "top1_agreement": 0.98}
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "| `kl_to_base` | 0.0123 |" in card
+    assert "Measured against the base model:" in card  # nothing is said about rows that are not known
     assert "Not measured" not in card
 
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from balora.audit import AuditSettings, Estimate, Metric
-from balora.audit.page import DRAWN, findings, shown, shown_change, shown_interval, write_audit_page
+from balora.audit.page import findings, shown, shown_change, shown_interval, write_audit_page
 from balora.audit.terminal import audit_table
+from balora.audit.verdicts import DRAWN
 from balora.evaluation.metric import SECTIONS
 from balora.report.glossary import GLOSSARY
 
@@ -82,7 +83,7 @@ def drawn(value=0.5):
 
 
 def test_every_figure_there_is_stands_with_its_definition(page):
-    html, outline = page([figure(name) for name in DEFINITIONS] + drawn())
+    html, outline = page([figure(name, on=f"texts of {name}") for name in DEFINITIONS] + drawn())
     assert outline.headings == [
         "What became of base",
         "For the worse",
@@ -141,8 +142,9 @@ def test_everything_from_the_user_is_escaped(page):
 
 def test_what_went_for_the_worse_comes_first():
     figures = [
-        figure("perplexity", 3, 2), figure("kl_to_base"), figure("accuracy", 0.9, 0.5), figure("entropy", 2, 1),
-        figure("word_perplexity", 20, 25, on="WikiText-2"), figure("bias_score", 0.2, 0.3, width=0.2),
+        figure("perplexity", 3, 2, on="stories"), figure("kl_to_base"), figure("accuracy", 0.9, 0.5),
+        figure("entropy", 2, 1), figure("word_perplexity", 20, 25, on="WikiText-2"),
+        figure("bias_score", 0.2, 0.3, width=0.2),
         figure("stereoset_ss", 0.5, 0.9, on="StereoSet"), between("top1_agreement"), *drawn(),
     ]  # fmt: skip
     assert findings(figures) == {
@@ -155,7 +157,7 @@ def test_what_went_for_the_worse_comes_first():
             "entropy of the output, on texts, fell from 2.000 to 1.000",
             "StereoSet: stereotypes rose from 0.500 to 0.900",
         ],
-        "For the better": ["perplexity, on texts, fell from 3.00 to 2.00"],
+        "For the better": ["perplexity, on stories, fell from 3.00 to 2.00"],
     }
 
 

@@ -11,7 +11,7 @@ from balora.config import BALoraConfig, Initialization, Regularizers
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.parse import UNUSED, parse
-from balora.recipe.recipe import PARTS
+from balora.recipe.recipe import INSTEAD, PARTS
 from balora.study.method_config import balora_config
 
 DATA = {"model_name_or_path": "m", "train_file": "rows.jsonl"}
@@ -86,3 +86,15 @@ def test_a_later_recipe_file_wins(tmp_path):
     assert (recipe.consistency_weight, recipe.r) == (0.25, 3)
     recipe, _ = parse("train", [str(first), "--recipe", str(second), "--consistency_weight", "1"])
     assert recipe.consistency_weight == 1
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "seed", "output_dir", "max_steps", "max_length", "packing", "bf16"])
+def test_training_arguments_do_not_contradict_the_recipe(key):
+    with pytest.raises(BALoraError, match=f"^training_arguments: {key} is a key of the recipe itself"):
+        Recipe(**DATA, training_arguments={key: 1})
+
+
+@pytest.mark.parametrize("key", INSTEAD)
+def test_training_arguments_that_nothing_uses_are_refused(key):
+    with pytest.raises(BALoraError, match=f"^training_arguments: {key} is not used; "):
+        Recipe(**DATA, training_arguments={key: True})

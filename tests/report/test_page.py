@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from balora.errors import BALoraError
 from balora.report import PRETRAINED, Run, write_markdown, write_page
-from balora.report.summary import comparisons
+from balora.report.verdicts import comparisons
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -157,7 +157,7 @@ def test_page_of_several_tasks_begins_with_the_suite(page, suite, metric_of):
     assert [outline.texts.count(sentence) for sentence in sentences] == [1, 1]
     assert all(outline.texts.index(sentence) < outline.texts.index("All tasks") for sentence in sentences)
     for task, metric in metric_of.items():
-        assert any(text.startswith(f"On {task}, balora does best on the task ({metric} ") for text in outline.texts)
+        assert any(text.startswith(f"On {task}, balora does best on the task by {metric} (") for text in outline.texts)
         assert any(text.startswith(f"{metric} against kl_to_base.") for text in outline.texts)
     ids = re.findall(r' id="([^"]*)"', html)
     assert len(ids) == len(set(ids))
@@ -222,9 +222,9 @@ def test_markdown_of_several_tasks_begins_with_the_suite(tmp_path, suite, metric
         *(f"- {sentence}" for sentence in comparisons(suite, metric_of, "lora")),
         "| method | cola (matthews ↑) |",
         "(suite.png)",
-        *("## cola", "On cola, balora does best on the task (matthews", "(tradeoff.png)"),
-        *("## stsb", "On stsb, balora does best on the task (pearson", "(tradeoff-2.png)"),
-        *("## rte", "On rte, balora does best on the task (accuracy", "(tradeoff-3.png)"),
+        *("## cola", "On cola, balora does best on the task by matthews", "(tradeoff.png)"),
+        *("## stsb", "On stsb, balora does best on the task by pearson", "(tradeoff-2.png)"),
+        *("## rte", "On rte, balora does best on the task by accuracy", "(tradeoff-3.png)"),
     ]
     places = [text.index(part) for part in order]
     assert places == sorted(places)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balora.errors import BALoraError
 from balora.report import PRETRAINED, Difference, Run, paired_difference, sentence
 from balora.report.paired import RESAMPLES, interval
-from balora.report.summary import baseline_of, comparisons
+from balora.report.verdicts import baseline_of, comparisons
 
 
 def pair(seed, lora, balora, task="t", metric="accuracy"):

@@ -39,7 +39,7 @@ def test_markdown_is_a_regular_table_with_a_legend(runs):
         "| balora | 2 | **0.855 ± 0.010** ≈ | **0.210 ± 0.042** | **11.45 ± 0.21** | 14.3 | 1,892 | 1,234,567 |"
     )
     assert "**Bold** marks the best" in legend
-    assert "≈ best mean, but within noise" in legend
+    assert "≈ best mean, but its mean ± sd overlaps another" in legend
 
 
 def test_markdown_survives_pipes_and_tags_in_names():

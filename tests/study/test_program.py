@@ -17,8 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from balora.cli import main
 from balora.errors import BALoraError
+from balora.recipe import Recipe
 from balora.report import read_results
 from balora.study import run as run_module
+from balora.study.model_and_data import ModelAndData
+from balora.study.plan import task_recipes, with_held_out_rows
 
 WORDS = ["<unk>", "<s>", "</s>"]
 WORDS += re.findall(r"\S+", "the cat dog sat ran on a mat hill yes no who ? where and so")
@@ -145,11 +148,57 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     assert "holds another run, which differs in learning_rate (0.01 there, 0.1 now)" in capsys.readouterr().err
 
 
-def test_compare_without_evaluation_data_still_writes_a_report(settings, tmp_path):
+def test_a_study_without_evaluation_data_holds_rows_out_and_says_how_many(settings, tmp_path, capsys):
     settings |= {"validation_file": None, "perplexity_file": None, "methods": ["pissa"], "seeds": [1], "max_steps": 2}
     assert main(["compare", recipe_file(settings, tmp_path)]) == 0
+    runs = read_results(tmp_path / "out" / "results.json")
+    assert all({"eval_loss", "kl_to_base"} <= run.metrics.keys() for run in runs)
+    assert [run.rows for run in runs] == [{"train": 14, "validation": 2}] * 2
+    said = capsys.readouterr().err
+    train = tmp_path / "train.jsonl"
+    line = f"tiny: trains on 14 rows of {train}, evaluates on 2 rows of `validation` (rows held out of {train})"
+    assert line in said
+    assert "(validation_share: 0.1)" in said
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["validation_share"] == 0.1
+    card = (tmp_path / "out/runs/pissa-seed1/README.md").read_text()
+    assert f"Measured against the base model on 2 rows of `validation` (rows held out of {train}):" in card
+
+
+def test_a_study_that_holds_out_nothing_still_writes_a_report(settings, tmp_path, capsys):
+    settings |= {"validation_file": None, "perplexity_file": None, "methods": ["pissa"], "seeds": [1], "max_steps": 2}
+    assert main(["compare", recipe_file(settings, tmp_path), "--validation_share", "0"]) == 0
     assert [run.metrics for run in read_results(tmp_path / "out" / "results.json")] == [{}, {}]
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    assert "trains on 16 rows" in (said := capsys.readouterr().err)
+    assert "has no rows to evaluate on" in said
+    card = (tmp_path / "out/runs/pissa-seed1/README.md").read_text()
+    assert "Not measured" in card
+    evaluation = ["evaluate", recipe_file(settings, tmp_path), "--output_dir", str(tmp_path / "again")]
+    assert main(evaluation) == 2
+    assert "there is nothing to measure" in capsys.readouterr().err
+
+
+def test_rows_are_held_out_only_where_nothing_else_measures_quality(settings):
+    named = {"validation_file": "a.jsonl", "perplexity_file": "a.txt", "dataset_name": "hub/set", "world": {},
+             "benchmarks": {"gsm8k": {"file": "a"}}, "validation_share": 0.3}  # fmt: skip
+    bare = {"model_name_or_path": "m", "train_file": "a.jsonl"}
+    for key, value in named.items():
+        own = {name: setting for name, setting in bare.items() if (key, name) != ("dataset_name", "train_file")}
+        recipe = Recipe(**own, **{key: value})
+        assert with_held_out_rows(recipe) == recipe
+    assert with_held_out_rows(Recipe(**bare)).validation_share == 0.1
+    tasks = {"one": {"train_file": "a.jsonl"}, "two": {"train_file": "b.jsonl", "validation_file": "c.jsonl"}}
+    study = with_held_out_rows(Recipe(model_name_or_path="m", tasks=tasks))
+    assert [task.validation_share for task in task_recipes(study)] == [0.1, None]
+    with pytest.raises(BALoraError, match=r"^validation_file: missing, .* streaming cannot hold out rows"):
+        with_held_out_rows(Recipe(**bare, streaming=True, max_steps=1))
+
+
+def test_a_single_row_cannot_be_held_out(settings, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "who ?", "completion": "cat"}\n')
+    settings |= {"validation_file": None, "perplexity_file": None}
+    assert main(["compare", recipe_file(settings, tmp_path)]) == 2
+    assert "has 1 row, of which none can be held out" in capsys.readouterr().err
 
 
 def test_quickstart_on_a_tiny_world(tmp_path, monkeypatch, capsys):
@@ -283,6 +332,44 @@ def test_a_nan_loss_stops_with_the_last_good_checkpoint(settings, tmp_path, caps
 )
 def test_a_mistake_in_the_recipe_is_one_clear_line(spoil, message, settings, tmp_path, capsys):
     assert re.search(message, failing(settings | spoil, tmp_path, capsys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rat": 1}, r"training_arguments: unknown key 'learning_rat'"),
+        ({"report_to": "wandb"}, r"report_to: wandb is not installed; install it, or leave it out"),
+        ({"report_to": ["none", "codecarbon"]}, r"report_to: codecarbon is not installed"),
+        ({"report_to": "wandbb"}, r"report_to: unknown 'wandbb'; there are none, .*wandb"),
+        ({"eval_strategy": "sometimes"}, r"eval_strategy: 'sometimes' is unknown; use one of no, steps, epoch"),
+        ({"metric_for_best_model": "accuracy"}, r"metric_for_best_model: the best .* set eval_strategy: steps too"),
+        ({"load_best_model_at_end": True}, r"load_best_model_at_end: the best .* set eval_strategy: steps too"),
+        (
+            {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "bleu"},
+            r"metric_for_best_model: 'bleu' is not measured during training; use eval_loss$",
+        ),
+        ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor replaces the loss"),
+    ],
+)
+def test_training_arguments_are_checked_before_a_model_is_loaded(
+    arguments, message, settings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(ModelAndData, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    spoilt = settings | {"training_arguments": {"use_cpu": True, **arguments}}
+    assert re.search(message, failing(spoilt, tmp_path, capsys).strip())
+
+
+def test_evaluation_during_training_needs_rows(settings, tmp_path, capsys):
+    settings |= {"validation_file": None, "training_arguments": {"use_cpu": True, "eval_strategy": "epoch"}}
+    assert "eval_strategy: epoch needs rows to evaluate on" in failing(settings, tmp_path, capsys)
+
+
+def test_the_best_checkpoint_by_its_loss(settings, tmp_path):
+    how = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_loss"}
+    settings |= {"training_arguments": {"use_cpu": True, **how}, "max_steps": 4, "save_steps": 2}
+    assert main(["train", recipe_file(settings, tmp_path)]) == 0
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert sum("eval_loss" in row for row in history) == 2
 
 
 def test_mistakes_on_the_command_line(settings, tmp_path, capsys):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import balora
+from balora.adapters.averaging import average_with_base
 from balora.errors import BALoraError, NonFiniteLossError
 from balora.training import BALoraTrainer, InterruptCallback
 
@@ -234,3 +235,30 @@ def test_nonfinite_weights_are_not_saved(tmp_path):
 def test_replacing_the_objective_raises(tmp_path):
     with pytest.raises(BALoraError, match="label_smoothing_factor"):
         trainer_for(tmp_path, label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        (None, "on 64 rows of the training set, since there was no evaluation set:"),
+        (rows(10), "on 10 rows of the evaluation set:"),
+        ({"mine": rows(7), "other": rows(5)}, "on 7 rows of the evaluation set `mine`:"),
+    ],
+)
+def test_the_card_says_which_rows_drift_was_measured_on(tmp_path, evaluation, said):
+    trainer = trainer_for(tmp_path, max_steps=1)
+    trainer.eval_dataset = evaluation
+    trainer.train()
+    trainer.save_model(tmp_path / "final")
+    assert said in (tmp_path / "final/README.md").read_text()
+
+
+def test_averaging_is_on_the_card_and_drops_the_drift_of_other_weights(tmp_path):
+    trainer = trainer_for(tmp_path, max_steps=1)
+    trainer.train()
+    average_with_base(trainer.model, 0.5)
+    trainer.save_model(tmp_path / "final")
+    card = (tmp_path / "final/README.md").read_text()
+    assert "After training by `pissa`, the weights were averaged with the base model's" in card
+    assert "scaled by 0.5" in card
+    assert "Not measured" in card

@@ -39,6 +39,8 @@ class AdaptedModel(PeftModel):
         evaluated_task: In evaluation, the task of rows given without one; `None` if not set.
         sentences: `(B, sentence_dim)`, the embeddings that SeLoRA's gates are set to; `None` between batches.
         drift: Measured drift for the model card; `None` if not measured.
+        drift_rows: The rows that drift was measured on, for the card: `128 rows of the evaluation set`.
+        after_training: What was done to the weights after training, a sentence for the card; may be empty.
     """
 
     def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
@@ -52,6 +54,8 @@ class AdaptedModel(PeftModel):
         self.evaluated_task: str | None = None
         self.sentences: Tensor | None = None
         self.drift: dict[str, float] | None = None
+        self.drift_rows: str | None = None
+        self.after_training = ""
         self._in_forward = False
 
     def disable_adapter(self) -> Any:
@@ -238,7 +242,10 @@ class AdaptedModel(PeftModel):
     def create_or_update_model_card(self, output_dir: str | os.PathLike) -> None:
         """Write the model card `README.md`: method, settings, measured drift."""
         base_model = self.peft_config[self.active_adapter].base_model_name_or_path
-        saving.model_card(self.balora_config, base_model, self.drift).save(Path(output_dir) / "README.md")
+        card = saving.model_card(
+            self.balora_config, base_model, self.drift, drift_rows=self.drift_rows, after_training=self.after_training
+        )
+        card.save(Path(output_dir) / "README.md")
 
     def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, **kwargs: Any) -> Any:
         """Load saved weights into this model as PEFT does, as trainers do to resume.

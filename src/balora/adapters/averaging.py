@@ -65,6 +65,11 @@ def average_with_base(model: AdaptedModel, alpha: float) -> None:
         raise BALoraError(f"wise_ft: {alpha} is out of range; use a value from 0 to 1")
     if any(layer.merged for layer in lora_layers(model).values()):
         raise BALoraError("wise_ft: the adapter is merged into the weights; call unmerge_adapter() first")
+    model.drift = model.drift_rows = None  # measured before, of other weights
+    model.after_training = (
+        f"After training by `{model.balora_config.method}`, the weights were averaged with the base model's: the "
+        f"change was scaled by {alpha:g} (WiSE-FT)."
+    )
     if model.balora_config.residual:
         _make_plain(model)
     for layer in lora_layers(model).values():

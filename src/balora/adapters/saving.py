@@ -217,8 +217,23 @@ def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALo
     return config
 
 
-def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, float] | None) -> ModelCard:
-    """Build the model card: method, settings, how to load the adapter without balora, and measured drift."""
+def model_card(
+    config: BALoraConfig,
+    base_model: str | None,
+    drift: dict[str, float] | None,
+    *,
+    drift_rows: str | None = None,
+    after_training: str = "",
+) -> ModelCard:
+    """Build the model card: method, settings, how to load the adapter without balora, and measured drift.
+
+    Args:
+        config: The model's configuration.
+        base_model: Name of the base model, if it has one.
+        drift: Measured drift; `None` if not measured.
+        drift_rows: The rows that it was measured on, if known.
+        after_training: What was done to the weights after training, a sentence.
+    """
     data = ModelCardData(base_model=base_model, library_name="peft", tags=["balora", "lora", config.method])
     rank = config.r * 2 if config.residual else config.r
     rows = {"method": config.method, "r": config.r, "lora_alpha": config.lora_alpha, **config.settings()}
@@ -233,10 +248,15 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
         )
     if drift:
         measured = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in drift.items())
-        drift_text = f"Measured against the base model on the evaluation set:\n\n| | |\n|---|---|\n{measured}"
+        on = f" on {drift_rows}" if drift_rows else ""
+        drift_text = f"Measured against the base model{on}:\n\n| | |\n|---|---|\n{measured}"
     else:
         drift_text = "Not measured. `balora.evaluation.measure_drift(model, batches)` measures it."
-    trained = f"of rank {rank}, trained with balora {version('balora')} by `{config.method}` and its regularizers"
+    weights = {name: value for name, value in config.settings().items() if name.endswith("_weight")}
+    terms = [name.removesuffix("_weight").replace("_", " ") for name, weight in weights.items() if weight]
+    regularizers = f"regularized by {', '.join(terms)}" if terms else "without regularizers"
+    trained = f"of rank {rank}, trained with balora {version('balora')} by `{config.method}`, {regularizers}"
+    averaged = f"{after_training}\n\n" if after_training else ""
     if config.method == SELORA:
         what = (
             f"A LoRA adapter {trained}: each row's sentence vector gates it. PEFT alone cannot load it:\n\n"
@@ -260,5 +280,5 @@ def model_card(config: BALoraConfig, base_model: str | None, drift: dict[str, fl
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n"
         f"# Adapter of {base_model or 'an unnamed base model'}\n\n"
-        f"{what}{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
+        f"{what}{averaged}{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
     )

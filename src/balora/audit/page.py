@@ -12,16 +12,11 @@ from matplotlib.figure import Figure
 from balora import report
 from balora.audit.metrics import Estimate, Metric
 from balora.audit.settings import AuditSettings
-from balora.evaluation.metric import SECTIONS, Definition
-from balora.report.glossary import GLOSSARY, better_direction
+from balora.audit.verdicts import DRAWN, HEADINGS, WORSE, title_of, verdict_of
+from balora.evaluation.metric import ENOUGH_UNITS, SECTIONS, Definition
+from balora.report.glossary import GLOSSARY
 from balora.report.page import versions
 from balora.report.style import COLOURS, MUTED, figure_style, figure_svg
-
-#: Metrics that are drawn and stand in no table, with their captions.
-DRAWN = {
-    "representation_shift_by_layer": "Representation shift by layer; 0 is the embeddings.",
-    "intruder_dimensions_by_matrix": "Intruder dimensions of each matrix that was looked at, of 10.",
-}
 
 
 def write_audit_page(
@@ -58,31 +53,28 @@ def write_audit_page(
             if any(metric.name == name and metric.tuned.value > 0 for metric in metrics)
         ],
         versions=versions(),
+        enough=ENOUGH_UNITS,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
 
 
-def title_of(name: str) -> str:
-    """Return the title of a metric on the page: that of its glossary entry, or its name."""
-    return (name in GLOSSARY and GLOSSARY[name].title) or name
-
-
 def findings(metrics: Sequence[Metric]) -> dict[str, list[str]]:
-    """Return the changes beyond the noise of the items, in words: for the worse, neither, for the better."""
-    found: dict[str, list[str]] = {"For the worse": [], "Neither": [], "For the better": []}
+    """Return the changes beyond the noise of the items, in words, by the heading of their verdict."""
+    found: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     for metric in metrics:
-        if metric.name in DRAWN or not metric.changed:
+        verdict = verdict_of(metric, metrics)
+        if verdict is None:
             continue
-        verdict = {True: "For the worse", False: "For the better", None: "Neither"}[_is_worse(metric)]
         title = title_of(metric.name)
         on = f", on {metric.on}," if metric.on and metric.on not in title else ""
-        found[verdict].append(
+        reason = f", {verdict.reason}" if verdict.reason else ""
+        found[verdict.heading].append(
             f"{title}{on} {'rose' if metric.change.value > 0 else 'fell'} from "
-            f"{shown(metric.name, metric.base.value)} to {shown(metric.name, metric.tuned.value)}"
+            f"{shown(metric.name, metric.base.value)} to {shown(metric.name, metric.tuned.value)}{reason}"
         )
-    return {verdict: texts for verdict, texts in found.items() if texts}
+    return {heading: texts for heading, texts in found.items() if texts}
 
 
 def shown(name: str, value: float) -> str:
@@ -106,10 +98,10 @@ def shown_change(metric: Metric) -> str:
     return f"{'+' if metric.change.value > 0 else ''}{shown(metric.name, metric.change.value)}"
 
 
-def _is_worse(metric: Metric) -> bool | None:
-    """Return whether a change is for the worse; `None` where neither direction is."""
-    better = better_direction(metric.name)
-    return None if better is None else better == ("lower" if metric.change.value > 0 else "higher")
+def _state(metric: Metric, metrics: Sequence[Metric]) -> str:
+    """Return the style of a change in the table: `worse`, `changed`, or none if its interval has 0 in it."""
+    verdict = verdict_of(metric, metrics)
+    return "" if verdict is None else "worse" if verdict.heading == WORSE else "changed"
 
 
 def _sections(metrics: Sequence[Metric]) -> dict[str, list[dict[str, Any]]]:
@@ -132,7 +124,7 @@ def _sections(metrics: Sequence[Metric]) -> dict[str, list[dict[str, Any]]]:
             "text": entry.formula or entry.definition,
             "better": entry.better,
             "on": metric.on,
-            "state": "" if not metric.changed else "worse" if _is_worse(metric) else "changed",
+            "state": _state(metric, metrics),
             "units": f"{metric.units:,} {metric.unit}",
             **cells,
         }

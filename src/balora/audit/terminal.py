@@ -6,7 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from balora.audit.metrics import Metric
-from balora.audit.page import DRAWN, shown, shown_change, shown_interval, title_of
+from balora.audit.page import shown, shown_change, shown_interval
+from balora.audit.verdicts import DRAWN, title_of
 
 
 def audit_table(metrics: Sequence[Metric]) -> Table:

@@ -17,6 +17,22 @@ Direction = Literal["higher", "lower"]
 #: Sections of an audit's page.
 SECTIONS = KEPT, COLLAPSED, SKEWED = ("Kept and lost", "Collapsed", "Skewed")
 
+#: Fewer texts, rows or prompts than this give no verdict: a bootstrap over them is too narrow.
+ENOUGH_UNITS = 20
+
+
+def size_that_matters(reference: float, units: int | None = None) -> float:
+    """Return the smallest difference that a verdict may rest on.
+
+    It is 0.01, or 1 % of the reference if that is larger than 1 (a perplexity), and never less than two units' worth.
+
+    Args:
+        reference: The value compared with.
+        units: Number of rows, texts or prompts that the metric is measured on, if known.
+    """
+    size = 0.01 * max(1.0, abs(reference))
+    return max(size, 2 / units) if units else size
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -29,6 +45,8 @@ class Definition:
         formula: Definition on an audit's page, with its formula; empty for `definition`.
         section: Section of an audit's page, one of `SECTIONS`.
         decimals: Decimals on an audit's page.
+        confirmed_by: Metric that must have changed for the better too before a change of this one is called better:
+            this one also falls if the words of the list merely grow rarer.
     """
 
     better: Direction | None
@@ -37,6 +55,7 @@ class Definition:
     formula: str = ""
     section: str = KEPT
     decimals: int = 3
+    confirmed_by: str | None = None
 
 
 @dataclass(frozen=True)

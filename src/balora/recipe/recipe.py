@@ -25,6 +25,18 @@ PARTS = (Study, Model, Rows, Dataset, Adapter, Initialization, Regularizers, Anc
 OF_THE_STUDY = tuple(f.name for f in fields(Study))
 
 
+#: Names of all settings.
+NAMES = tuple(f.name for part in PARTS for f in fields(part))
+#: Fields of TrainingArguments that would be ignored or would contradict a key of the recipe, and what to use instead.
+INSTEAD = {
+    "warmup_ratio": "set the recipe's warmup_steps, which is a share of training below 1",
+    "resume_from_checkpoint": "the same command resumes the run in its output_dir",
+    "do_train": "use `balora train` or `balora evaluate`",
+    "do_eval": "use `balora train` or `balora evaluate`",
+    "do_predict": "use `balora train` or `balora evaluate`",
+}
+
+
 @dataclass
 class Recipe(*reversed(PARTS)):
     """All settings of a run or a study: the parts in `PARTS`. A key left out takes its default.
@@ -125,7 +137,13 @@ class Recipe(*reversed(PARTS)):
                 raise BALoraError("validation_group_column: conversations are held out by their trees; leave it out")
 
     def _check_groups(self) -> None:
-        """Validate the keys inside tasks, method_settings, sweep and worlds."""
+        """Validate the keys inside training_arguments, tasks, method_settings, sweep and worlds."""
+        for key in self.training_arguments:
+            if key in NAMES:
+                of_studies = " (or seeds, of a study)" if key == "seed" else ""
+                raise BALoraError(f"training_arguments: {key} is a key of the recipe itself{of_studies}; set it there")
+            if key in INSTEAD:
+                raise BALoraError(f"training_arguments: {key} is not used; {INSTEAD[key]}")
         for name, settings in self.tasks.items():
             refuse_unknown(f"tasks: {name}", settings, Recipe, besides=OF_THE_STUDY)
         for name, settings in self.method_settings.items():
@@ -170,7 +188,7 @@ class Recipe(*reversed(PARTS)):
                 "train_sampling_strategy: group_by_length needs the length of every row, which streaming does not "
                 "know; use random or sequential"
             )
-        if self.validation_share is not None:
+        if self.validation_share:
             raise BALoraError(
                 "validation_share: streaming cannot hold out a share of what it has not read; name a validation_file "
                 "or a validation_split"

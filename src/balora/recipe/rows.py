@@ -30,8 +30,9 @@ class Rows:
     """Local .jsonl, .json, .csv, .tsv, .parquet or .txt file to train on."""
     validation_file: RecipePath | None = None
     """Local file to evaluate on."""
-    validation_share: Annotated[float, Range(above=0, below=1)] | None = None
-    """Share of the training rows to hold out and evaluate on, where there is no validation set."""
+    validation_share: Annotated[float, Range(least=0, below=1)] | None = None
+    """Share of the training rows to hold out and evaluate on, where there is no validation set. If null, `balora
+    compare` holds out 0.1 when there is nothing else to measure quality on; 0 holds out nothing."""
     validation_group_column: str | None = None
     """Column whose values are held out whole, such as a template's or a user's, so that no evaluated row is akin to a
     training row."""
@@ -88,5 +89,5 @@ class Rows:
                 )
         if self.glue_task is not None and self.glue_task not in GLUE:
             raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
-        if self.validation_group_column is not None and self.validation_share is None:
+        if self.validation_group_column is not None and not self.validation_share:
             raise BALoraError("validation_group_column: says what is held out together; set validation_share too")

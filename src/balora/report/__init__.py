@@ -10,8 +10,9 @@ from balora.report.page import write_markdown, write_page
 from balora.report.paired import Difference, paired_difference, sentence
 from balora.report.results import PRETRAINED, Run, TaskMetric, read_results, write_results
 from balora.report.style import figure_svg, save_figure
-from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary, headline, summarize
+from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary, summarize
 from balora.report.tables import markdown_grid, markdown_table, rich_grid, rich_table, suite_grid
+from balora.report.verdicts import headline
 
 __all__ = [
     "PRETRAINED",

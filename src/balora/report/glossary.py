@@ -204,6 +204,7 @@ _GENERAL: dict[str, Definition] = {
         "weighted by how likely such a word is at all.",
         title="probability that moves with the words",
         section=SKEWED,
+        confirmed_by="word_preference",
     ),
     "counterfactual_kl": Definition(
         "lower",
@@ -211,6 +212,7 @@ _GENERAL: dict[str, Definition] = {
         "the text and back in the prediction, what is predicted then; in nats, 0 without skew.",
         title="counterfactual divergence",
         section=SKEWED,
+        confirmed_by="word_preference",
     ),
 }
 

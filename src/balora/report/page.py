@@ -22,8 +22,9 @@ from balora.report.figures.tradeoff import tradeoff_figure
 from balora.report.glossary import format_value, known
 from balora.report.results import PRETRAINED, Run, TaskMetric, metric_for
 from balora.report.style import figure_svg, method_styles, save_figure
-from balora.report.summary import TaskSummary, baseline_of, comparisons, headline, summarize
+from balora.report.summary import TaskSummary, summarize
 from balora.report.tables import COST_COLUMNS, markdown_grid, markdown_table, suite_grid, summary_grid
+from balora.report.verdicts import baseline_of, comparisons, headline
 
 
 def write_page(

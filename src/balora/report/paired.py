@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from balora.evaluation.metric import ENOUGH_UNITS, size_that_matters
 from balora.report.glossary import Direction, better_direction
-from balora.report.results import Run, TaskMetric, mean_metric, metric_for
+from balora.report.results import Run, TaskMetric, evaluated_rows, mean_metric, metric_for
 from balora.utils.bootstrap import bootstrap_interval
 
 RESAMPLES = 10_000
@@ -33,6 +34,8 @@ class Difference:
         pairs: Number of (task, seed) pairs.
         tasks: Number of tasks among them.
         better: Which direction of `metric` is better, None when unknown.
+        matters: Size below which a difference does not matter.
+        rows: Fewest rows of a task that the runs were evaluated on, None if they do not record it.
     """
 
     method: str
@@ -44,11 +47,23 @@ class Difference:
     pairs: int
     tasks: int
     better: Direction | None
+    matters: float = 0.0
+    rows: int | None = None
+
+    @property
+    def small(self) -> bool:
+        """True if the difference is too small to matter."""
+        return abs(self.mean) < self.matters
 
     @property
     def clear(self) -> bool:
-        """True if the interval excludes zero and rests on at least `ENOUGH_PAIRS` pairs."""
-        return self.excludes_zero and self.pairs >= ENOUGH_PAIRS
+        """True if the interval excludes zero and rests on enough pairs and rows."""
+        return self.excludes_zero and self.pairs >= ENOUGH_PAIRS and not self.few_rows
+
+    @property
+    def few_rows(self) -> bool:
+        """True if the runs were evaluated on too few rows to tell methods apart."""
+        return self.rows is not None and self.rows < ENOUGH_UNITS
 
     @property
     def excludes_zero(self) -> bool:
@@ -74,6 +89,7 @@ def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: T
         The difference, or None when the two share no pair with finite values, or when better is up for some tasks'
         metrics and down for others', so that no mean over tasks says anything.
     """
+    runs = list(runs)
     by_task = _differences(runs, method, rival, metric_of)
     metric = mean_metric(metric_for(task, metric_of) for task in by_task)
     if metric is None:
@@ -90,6 +106,8 @@ def paired_difference(runs: Iterable[Run], method: str, rival: str, metric_of: T
         pairs=sum(map(len, strata)),
         tasks=len(strata),
         better=better_direction(metric_for(next(iter(by_task)), metric_of)),
+        matters=_size_that_matters(runs, rival, by_task, metric_of),
+        rows=evaluated_rows(run for run in runs if run.task in by_task),
     )
 
 
@@ -126,14 +144,24 @@ def sentence(difference: Difference) -> str:
     where = f"{pairs} over {difference.tasks} tasks" if several else pairs
     found = f"95 % interval {' to '.join(ends)}"
     claim = f"{difference.method} is {place} {difference.rival} by {amount} in {metric}"
-    if difference.low is None:
-        return f"{claim} ({where}; an interval takes two seeds{' of every task' if several else ''})."
-    if not difference.excludes_zero:
+    noise = difference.low is not None and not difference.excludes_zero
+    if noise:
         claim = f"{difference.method} against {difference.rival}: the difference in {metric} is within noise"
         claim += f", {amount} {quality}"
-    elif not difference.clear:
+    if difference.few_rows:
+        said = where if difference.low is None else f"{found}, {where}"
+        return f"{claim} ({said}). {too_few(difference.rows)} to tell methods apart."
+    little = ", too little to matter" if difference.small and not noise else ""
+    if difference.low is None:
+        return f"{claim} ({where}; an interval takes two seeds{' of every task' if several else ''}){little}."
+    if difference.excludes_zero and not difference.small and not difference.clear:
         return f"{claim} ({found}), but {pairs} are too few to rule out chance."
-    return f"{claim} ({found}, {where})."
+    return f"{claim} ({found}, {where}){little}."
+
+
+def too_few(rows: int) -> str:
+    """Return the beginning of a sentence: the rows, counted, are too few."""
+    return "1 evaluated row is too few" if rows == 1 else f"{rows} evaluated rows are too few"
 
 
 def _differences(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMetric) -> dict[str, list[float]]:
@@ -149,6 +177,20 @@ def _differences(runs: Iterable[Run], method: str, rival: str, metric_of: TaskMe
         if (task, seed) in values[rival]:
             by_task.setdefault(task, []).append(score - values[rival][task, seed])
     return by_task
+
+
+def _size_that_matters(runs: Sequence[Run], rival: str, tasks: Iterable[str], metric_of: TaskMetric) -> float:
+    """Return the mean over tasks of the size that matters beside the rival's mean."""
+    sizes = []
+    for task in tasks:
+        scores = [
+            run.metrics.get(metric_for(task, metric_of), math.nan)
+            for run in runs
+            if run.task == task and run.method == rival
+        ]
+        rows = evaluated_rows(run for run in runs if run.task == task)
+        sizes.append(size_that_matters(float(np.mean([score for score in scores if math.isfinite(score)])), rows))
+    return float(np.mean(sizes))
 
 
 def _rounded(value: float) -> float:

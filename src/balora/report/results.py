@@ -34,6 +34,8 @@ class Run:
         peak_memory_mb: Peak memory in MB.
         trainable_parameters: Number of parameters that were trained.
         intervals: Metric name to the ends of its 95 % interval over a benchmark's items, where it has one.
+        rows: Number of rows by dataset (`train`, `validation` …), as they were used; empty in files of earlier
+            versions, and without `train` for a stream.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Run:
     peak_memory_mb: float
     trainable_parameters: int
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -121,6 +124,7 @@ def run_from(record: Any, where: str) -> Run:
         peak_memory_mb=_number(record, "peak_memory_mb", where),
         trainable_parameters=_integer(record, "trainable_parameters", where),
         intervals=_intervals(record.get("intervals", {}), f"{where}.intervals"),
+        rows=_rows(record.get("rows", {}), f"{where}.rows"),
     )
 
 
@@ -132,6 +136,13 @@ def _intervals(value: Any, where: str) -> dict[str, tuple[float, float]]:
         name: tuple(_number({"low": low, "high": high}, end, f"{where}.{name}") for end in ("low", "high"))
         for name, (low, high) in value.items()
     }
+
+
+def _rows(value: Any, where: str) -> dict[str, int]:
+    """Validate numbers of rows, which files of earlier versions do not have."""
+    if not isinstance(value, dict):
+        raise BALoraError(f"{where} must be an object of whole numbers, got {shortened(value)}.")
+    return {name: _integer(value, name, where) for name in value}
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
@@ -173,6 +184,11 @@ def metric_for(task: str, metric_of: TaskMetric) -> str:
             f"task_metric: no metric for task {task!r}; it has one for {', '.join(metric_of) or 'no task'}"
         )
     return metric_of[task]
+
+
+def evaluated_rows(runs: Iterable[Run]) -> int | None:
+    """Return the fewest validation rows that runs were evaluated on; None if they do not record it."""
+    return min((run.rows["validation"] for run in runs if "validation" in run.rows), default=None)
 
 
 def tasks_of(runs: Iterable[Run]) -> list[str]:

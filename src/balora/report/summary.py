@@ -1,4 +1,4 @@
-"""Summaries of runs: mean and spread per method, the best method per metric, and headlines in words.
+"""Summaries of runs: mean and spread per method, and the best method per metric.
 
 Runs of different tasks are never averaged together: there is one summary per task.
 """
@@ -8,10 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from balora.errors import BALoraError
-from balora.report.glossary import Direction, better_direction, format_value
-from balora.report.paired import paired_difference, sentence
-from balora.report.results import PRETRAINED, Run, TaskMetric, tasks_of
+from balora.report.glossary import Direction, better_direction
+from balora.report.results import PRETRAINED, Run
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Best:
     Attributes:
         method: Name of the leading method.
         value: Its estimate of the metric.
-        rivals: Methods whose mean ± sd interval overlaps the leader's. When there are any, the lead is *within noise*:
-            seeds alone could have produced it. This is a reading aid and not a significance test.
+        rivals: Methods whose mean ± sd interval overlaps the leader's. This is a reading aid for tables and not a
+            significance test; `report.verdicts` judges the lead.
         spread_known: True if every compared method has at least two seeds; otherwise an empty `rivals` proves
             nothing.
     """
@@ -62,13 +60,15 @@ class MethodSummary:
 class TaskSummary:
     """All methods on one task, methods and metrics in the order in which they first appear in the runs.
 
-    `best` has the metrics with a known better direction that at least two fine-tuned methods have.
+    `best` has the metrics with a known better direction that at least two fine-tuned methods have. `runs` are the runs
+    summarized.
     """
 
     task: str
     metrics: tuple[str, ...]
     methods: tuple[MethodSummary, ...]
     best: dict[str, Best]
+    runs: tuple[Run, ...]
 
 
 def summarize(runs: Iterable[Run]) -> list[TaskSummary]:
@@ -100,7 +100,7 @@ def _summarize_task(task: str, runs: Sequence[Run]) -> TaskSummary:
         )
         if first is not None:
             best[metric] = first
-    return TaskSummary(task, metrics, methods, best)
+    return TaskSummary(task, metrics, methods, best, tuple(runs))
 
 
 def _summarize_method(method: str, runs: Sequence[Run], metrics: Sequence[str]) -> MethodSummary:
@@ -135,75 +135,3 @@ def leader(direction: Direction | None, estimates: Mapping[str, Estimate]) -> Be
         ),
         spread_known=all(value.sd is not None for value in candidates.values()),
     )
-
-
-#: Metrics of what remains of the pretrained model; any other metric on the drift axis measures the task a second time.
-KEPT = {
-    *("perplexity", "kl_to_base", "mse_to_base", "top1_agreement", "representation_shift", "linear_cka"),
-    *("fact_recall", "attribute_recall", "single_em"),
-}
-
-
-def headline(summary: TaskSummary, task_metric: str, drift_metric: str) -> str:
-    """Return a sentence that names the best fine-tuned method in `task_metric` and in `drift_metric`."""
-    task = _lead(summary, task_metric, "does best on the task")
-    kept = drift_metric in KEPT
-    drift = _lead(
-        summary, drift_metric, "keeps most of the original model" if kept else "does best in the second measure"
-    )
-    if task is None and drift is None:
-        return f"On {summary.task} there are too few results to compare methods by {task_metric} or {drift_metric}."
-    claims = f"On {summary.task}, " + "; ".join(part for part in (task, drift) if part)
-    return claims + _against_pretrained(summary, task_metric) + "."
-
-
-def baseline_of(runs: Sequence[Run], baseline: str | None) -> str | None:
-    """Return the method to compare the others with: `baseline`, or else the first fine-tuned method if there is one.
-
-    Raises:
-        BALoraError: `baseline` has no runs, or is the pretrained model, which has no seeds to pair.
-    """
-    methods = dict.fromkeys(run.method for run in runs if run.method != PRETRAINED)
-    if baseline is not None and baseline not in methods:
-        raise BALoraError(
-            f"baseline: {baseline!r} is not a fine-tuned method of this study; use one of {', '.join(methods)}"
-        )
-    return baseline or next(iter(methods), None)
-
-
-def comparisons(runs: Sequence[Run], task_metric: TaskMetric, baseline: str) -> list[str]:
-    """Return a sentence per other fine-tuned method: its paired difference to the baseline over all tasks.
-
-    A single task with a single seed has no sentences, since its table already shows the difference.
-    """
-    methods = dict.fromkeys(run.method for run in runs if run.method not in (PRETRAINED, baseline))
-    found = [paired_difference(runs, method, baseline, task_metric) for method in methods]
-    several = len(tasks_of(runs)) > 1
-    return [sentence(difference) for difference in found if difference and (several or difference.low is not None)]
-
-
-def _lead(summary: TaskSummary, metric: str, praise: str) -> str | None:
-    best = summary.best.get(metric)
-    if best is None:
-        return None
-    claim = f"{best.method} {praise} ({metric} {format_value(metric, best.value.mean, best.value.sd)})"
-    if best.rivals:
-        return f"{claim}, but its lead over {_listing(best.rivals)} is within noise"
-    if not best.spread_known:
-        return f"{claim}, though without a spread over seeds this may be chance"
-    return f"{claim}, by more than the spread over seeds"
-
-
-def _against_pretrained(summary: TaskSummary, metric: str) -> str:
-    """Return a remark if no method improved on the pretrained model, or else an empty text."""
-    best = summary.best.get(metric)
-    untouched = next((row.metrics.get(metric) for row in summary.methods if row.method == PRETRAINED), None)
-    if best is None or untouched is None:
-        return ""
-    gain = best.value.mean - untouched.mean
-    improved = gain > 0 if better_direction(metric) == "higher" else gain < 0
-    return "" if improved else f"; no method improved on the untouched model ({format_value(metric, untouched.mean)})"
-
-
-def _listing(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -18,12 +18,12 @@ from balora.report.results import PRETRAINED, Run, TaskMetric, mean_metric, metr
 from balora.report.summary import Best, Estimate, MethodSummary, TaskSummary, estimate, leader
 
 COST_COLUMNS = ("time (s)", "memory (MB)")
-CLEAR, WITHIN_NOISE = "*", "≈"
+CLEAR, OVERLAPS = "*", "≈"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed value; `mark` is `CLEAR` or `WITHIN_NOISE` on the best fine-tuned method, or else empty."""
+    """One printed value; `mark` is `CLEAR` or `OVERLAPS` on the best fine-tuned method, or else empty."""
 
     text: str
     mark: str = ""
@@ -113,7 +113,7 @@ def metric_cell(metric: str, value: Estimate | None, method: str, runs: int, bes
         text += f" ({value.n} of {runs})"
     if best is None or best.method != method:
         return Cell(text)
-    return Cell(text, WITHIN_NOISE if best.rivals else CLEAR)
+    return Cell(text, OVERLAPS if best.rivals else CLEAR)
 
 
 def grid_legend(several_seeds: bool, best: Collection[Best]) -> str:
@@ -124,7 +124,7 @@ def grid_legend(several_seeds: bool, best: Collection[Best]) -> str:
     if best:
         parts.append(f"{CLEAR} marks the best fine-tuned method.")
     if any(leader.rivals for leader in best):
-        parts.append(f"{WITHIN_NOISE} best mean, but within noise: its mean ± sd overlaps another method's.")
+        parts.append(f"{OVERLAPS} best mean, but its mean ± sd overlaps another method's.")
     if any(not leader.spread_known for leader in best):
         parts.append("Some methods have a single seed, so their spread is unknown.")
     return " ".join(parts)
@@ -152,7 +152,7 @@ def _rich_cell(cell: Cell) -> Text:
 
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.mark else cell.text
-    return f"{text} {WITHIN_NOISE}" if cell.mark == WITHIN_NOISE else text
+    return f"{text} {OVERLAPS}" if cell.mark == OVERLAPS else text
 
 
 def _markdown_row(cells: tuple[str, ...] | list[str]) -> str:

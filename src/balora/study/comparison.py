@@ -14,12 +14,12 @@ from balora.study.measures.hatecheck import case_figures
 from balora.study.measures.noise import noise_figures
 from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
-from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes
+from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes, with_held_out_rows
 from balora.study.pool import run_in_processes
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
 from balora.study.terminal import ProgressCallback, console
-from balora.study.trainers import check_steps
+from balora.study.trainers import check_steps, described_rows
 from balora.study.worlds import world_figures
 
 #: Axes of the report's trade-off figure if the recipe names none: the first metric that was measured.
@@ -32,7 +32,8 @@ def compare(recipe: Recipe) -> list[Run]:
     """Run what is not finished; write `results.json` after each run and the report at the end.
 
     Args:
-        recipe: With `methods`, `seeds` and `output_dir`. The untouched model is always measured too.
+        recipe: With `methods`, `seeds` and `output_dir`. The untouched model is always measured too. Of a task that
+            names nothing to evaluate on, a share of the training rows is held out (`balora.study.plan.HELD_OUT`).
 
     Returns:
         All runs, the untouched model's first.
@@ -41,6 +42,7 @@ def compare(recipe: Recipe) -> list[Run]:
         BALoraError: If the recipe or a run is wrong; finished runs stay.
         Interrupted: On Ctrl-C or SIGTERM, after the current runs are saved.
     """
+    recipe = with_held_out_rows(recipe)
     with claimed(recipe) as directory:
         planned = plan(recipe)
         _check(recipe, planned)
@@ -68,6 +70,7 @@ def _check(recipe: Recipe, planned: list[PlannedRun]) -> None:
     for task in task_recipes(recipe):
         prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
         check_steps(prepared)
+        console.print(described_rows(prepared), style="dim", markup=False, soft_wrap=True)
         for one in planned:
             if one.recipe.name == task.name and one.seed == recipe.seeds[0] and one.label != PRETRAINED:
                 check_fit(prepared.empty_model(), one.recipe)

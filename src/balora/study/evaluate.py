@@ -14,7 +14,7 @@ from balora.study.output_dir import RECIPE_FILE, named_folder
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, load_student
 from balora.study.terminal import ProgressCallback
-from balora.study.trainers import build_trainer
+from balora.study.trainers import build_trainer, evaluated_on, row_counts
 from balora.utils.files import report_full_disk, write_text
 from balora.utils.locks import locked
 from balora.utils.modules import trainable_parameters
@@ -55,6 +55,11 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> R
 
 def _evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> Run:
     prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
+    if not (evaluated_on(prepared) or prepared.texts or prepared.benchmarks or prepared.world or prepared.single):
+        raise BALoraError(
+            "validation_file: missing, so there is nothing to measure; name a validation_file, a perplexity_file or "
+            "benchmarks, or the validation_share that was held out in training"
+        )
     if settings.adapter is None:
         model = build_student(prepared, PRETRAINED, recipe.seed, None)
     else:
@@ -71,6 +76,7 @@ def _evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> 
         peak_memory_mb=0.0,
         trainable_parameters=0 if settings.adapter is None else trainable_parameters(model),
         intervals=intervals,
+        rows={name: count for name, count in row_counts(prepared).items() if name != "train"},
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run

@@ -33,6 +33,7 @@ from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
+from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, first_line, load
 from balora.world import World, build_world, measure_world
@@ -185,6 +186,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     Raises:
         BALoraError: Naming the file, row or setting that is wrong.
     """
+    check_training_arguments(recipe)
     world = None if recipe.world is None else build_world(recipe.world, callbacks=callbacks)
     reading = None if recipe.reading_world is None else build_reading_world(recipe.reading_world, callbacks=callbacks)
     for built in filter(None, (world, reading)):
@@ -205,6 +207,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
+    sets = {"validation": datasets.validation, **datasets.others}
+    check_training_arguments(recipe, [name for name, rows in sets.items() if rows is not None])
     if not (recipe.has_labels or recipe.is_seq2seq):
         for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
             if rows is not None:

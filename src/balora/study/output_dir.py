@@ -105,7 +105,8 @@ def _check(recipe: Recipe, directory: Path) -> None:
                 f"output_dir: {directory} holds another run, which differs in {differences}; choose another "
                 "--output_dir, or give the same settings to resume that run"
             )
-        check_digests(recipe, record)
+        if not replaceable:
+            check_digests(recipe, record)
     # A process killed while it wrote its first file leaves a part of it.
     elif any(path.name not in BOOKKEEPING for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")

@@ -13,6 +13,8 @@ from balora.report.figures.sweep import value_name
 from balora.study.unused import refuse_unused
 from balora.study.worlds import with_worlds
 
+#: Share of the training rows that a study holds out if its recipe names nothing to measure quality on.
+HELD_OUT = 0.1
 #: Settings of the untouched model, which has no adapters of several tasks.
 UNTRAINED = {"task_names": None, "alignment_weight": 0.0}
 
@@ -47,6 +49,32 @@ def task_recipes(recipe: Recipe) -> list[Recipe]:
     if not recipe.tasks:
         return [recipe]
     return [replace(recipe, **{"tasks": {}, "task": None, "name": name, **own}) for name, own in recipe.tasks.items()]
+
+
+def with_held_out_rows(recipe: Recipe) -> Recipe:
+    """Return a study's recipe with `HELD_OUT` of the training rows held out in tasks with nothing to evaluate on.
+
+    Raises:
+        BALoraError: If such a task streams its rows, of which none can be held out.
+    """
+    lacking = [task for task in task_recipes(recipe) if not _evaluated(task) and task.validation_share is None]
+    for task in lacking:
+        if task.streaming:
+            raise BALoraError(
+                f"validation_file: missing, so nothing would tell the methods of {task.name!r} apart, and streaming "
+                "cannot hold out rows; name a validation_file, a perplexity_file or benchmarks"
+            )
+    if not recipe.tasks:
+        return replace(recipe, validation_share=HELD_OUT) if lacking else recipe
+    held_out = {task.name: {**recipe.tasks[task.name], "validation_share": HELD_OUT} for task in lacking}
+    return replace(recipe, tasks={**recipe.tasks, **held_out})
+
+
+def _evaluated(task: Recipe) -> bool:
+    """Return whether a task names rows, texts or benchmarks to measure quality on."""
+    named = (task.validation_file, task.dataset_name, task.world, task.reading_world, task.perplexity_file)
+    rows = task.glue_task is not None and task.train_file is None  # GLUE's own development set
+    return any(one is not None for one in named) or rows or bool(task.benchmarks)
 
 
 def single(recipe: Recipe) -> Recipe:

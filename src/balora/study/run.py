@@ -21,7 +21,7 @@ from balora.study.measures.measure import measure
 from balora.study.model_and_data import prepare
 from balora.study.student import build_student, method_callbacks, save_student
 from balora.study.terminal import ProgressCallback
-from balora.study.trainers import build_trainer, check_steps
+from balora.study.trainers import build_trainer, check_steps, evaluated_on, row_counts
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
 from balora.utils.files import report_full_disk, write_text
@@ -77,7 +77,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     metrics, drift, intervals = measure(prepared, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):
-            model.drift = drift
+            model.drift, model.drift_rows = drift, evaluated_on(prepared)
         save_student(model, directory)
         prepared.tokenizer.save_pretrained(directory)
         write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
@@ -90,6 +90,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
         peak_memory_mb=peak_memory_mb,
         trainable_parameters=trained,
         intervals=intervals,
+        rows=row_counts(prepared),
     )
     write_text(directory / RESULT_FILE, json.dumps(vars(run), indent=1))
     return run

@@ -203,8 +203,13 @@ def hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, dict[str, Dataset]
     if recipe.validation_group_column is None and recipe.class_ratio is None:
         rows = limit(recipe, rows, recipe.max_train_samples)  # `thin` limits the others, once groups are held out
     share, seed, source = recipe.validation_share, recipe.subset_seed or 0, train_source(recipe)
-    if share is None:
+    if not share:
         return rows, {}
+    if len(rows) < 2:
+        raise BALoraError(
+            f"validation_share: {source} has {len(rows)} row, of which none can be held out; name a validation_file, "
+            "or set validation_share: 0 to train on all"
+        )
     if recipe.oasst is not None:
         train, held_out = split_oasst(rows, validation_share=share, seed=seed, source=source)
     elif recipe.validation_group_column is None:
@@ -259,7 +264,7 @@ def _check_groups(groups: list[Any], column: str, source: str) -> None:
 def evaluation_splits(recipe: Recipe) -> dict[str, tuple[str | None, str]]:
     """Return the file and the split of each evaluation dataset to read, none if validation rows are held out."""
     splits = {}
-    if recipe.validation_share is not None:
+    if recipe.validation_share:
         return splits
     if recipe.validation_file or recipe.dataset_name:
         splits[VALIDATION] = recipe.validation_file, recipe.validation_split

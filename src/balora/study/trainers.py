@@ -191,10 +191,39 @@ def _sets(prepared: ModelAndData) -> dict[str, tuple[Dataset, str]]:
     recipe = prepared.recipe
     sets = {
         "train": (prepared.train, recipe.train_file or recipe.dataset_name),
-        "validation": (prepared.validation, recipe.validation_file or "validation"),
+        "validation": (prepared.validation, _validation_source(recipe)),
         **{name: (rows, name) for name, rows in prepared.others.items()},
     }
     return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
+
+
+def _validation_source(recipe: Recipe) -> str:
+    """Return the name of the validation rows: the file, the split, or the training rows that they are held out of."""
+    if recipe.validation_share:
+        return f"rows held out of {recipe.train_file or recipe.dataset_name}"
+    return recipe.validation_file or f"{recipe.dataset_name} ({recipe.validation_split})"
+
+
+def row_counts(prepared: ModelAndData) -> dict[str, int]:
+    """Return the number of rows of every dataset by name; a stream has none."""
+    return {name: len(rows) for name, (rows, _) in _sets(prepared).items() if not isinstance(rows, IterableDataset)}
+
+
+def described_rows(prepared: ModelAndData) -> str:
+    """Return a line on the rows of a task: how many are trained on, and how many are evaluated on."""
+    recipe, counts = prepared.recipe, row_counts(prepared)
+    trained = f"{counts['train']:,} rows" if "train" in counts else "a stream"
+    line = f"{recipe.name}: trains on {trained} of {recipe.train_file or recipe.dataset_name}"
+    if measured := evaluated_on(prepared):
+        share = f" (validation_share: {recipe.validation_share:g})" if recipe.validation_share else ""
+        return f"{line}, evaluates on {measured}{share}"
+    return f"{line}, and has no rows to evaluate on"
+
+
+def evaluated_on(prepared: ModelAndData) -> str:
+    """Return the evaluation sets with their number of rows and sources, for the model card."""
+    sets = {name: own for name, own in _sets(prepared).items() if name != "train"}
+    return ", ".join(f"{len(rows):,} rows of `{name}` ({source})" for name, (rows, source) in sets.items())
 
 
 def _check_chat_template(prepared: ModelAndData) -> None:

@@ -23,6 +23,7 @@ from balora.training.callbacks import ScheduleCallback
 from balora.training.collator import AdapterInputCollator, adapter_inputs
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
+from balora.utils.batches import count_rows
 from balora.utils.distributed import gather_adapter_state
 
 
@@ -181,11 +182,21 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
         if self.drift_batches:
-            dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
-            dataset = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
-            batches = islice(self.get_eval_dataloader(dataset), self.drift_batches)
-            self.model.drift = measure_drift(self.model, batches)
+            self._measure_drift()
         return output
+
+    def _measure_drift(self) -> None:
+        """Measure drift on the first batches of the evaluation set, or of the training rows without one."""
+        dataset, source = self.eval_dataset, "the evaluation set"
+        if dataset is None:
+            dataset, source = self.train_dataset, "the training set, since there was no evaluation set"
+        elif isinstance(dataset, dict):
+            name, dataset = next(iter(dataset.items()))
+            source = f"the evaluation set `{name}`"
+        batches = list(islice(self.get_eval_dataloader(dataset), self.drift_batches))
+        count = sum(count_rows(batch) or 0 for batch in batches)
+        self.model.drift = measure_drift(self.model, batches)
+        self.model.drift_rows = f"{count:,} rows of {source}"
 
 
 class BALoraTrainer(ObjectiveTrainerMixin, Trainer):

@@ -160,12 +160,14 @@ COUNTERFACTUAL = Benchmark(
             "How far apart, in nats, a model's predictions are for the same text about different people: 0 is not at "
             "all.",
             section=SKEWED,
+            confirmed_by="word_preference",
         ),
         "counterfactual_lean": Definition(
             "lower",
             "How far the next word after a prompt that names nobody leans to one group (the nurse said that he, or "
             "she): 0 is even, 1 is always the same one.",
             section=SKEWED,
+            confirmed_by="word_preference",
         ),
         "counterfactual_log_odds": Definition(
             None,
