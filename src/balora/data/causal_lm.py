@@ -164,6 +164,12 @@ def _problem_of_message(message: Any) -> str | None:
     return None
 
 
+def are_chats(rows: Dataset | IterableDataset) -> bool:
+    """Return whether rows in a standard form are conversations, judged by the first."""
+    first = next(iter(rows), {})
+    return is_conversational(first, first.get("prompt"))
+
+
 def check_chats(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
     """Check that the tokenizer's chat template renders every row, or the first row of a stream.
 
@@ -171,17 +177,19 @@ def check_chats(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerB
     some rows, so it is run once on each before anything is trained.
 
     Args:
-        rows: From `to_causal_lm_rows` or `stream_causal_lm_rows`; only conversations are checked.
+        rows: Conversations from `to_causal_lm_rows` or `stream_causal_lm_rows`.
         tokenizer: The model's tokenizer.
         source: File or Hub name of the rows, for errors.
 
     Raises:
-        BALoraError: Naming the first row that is not rendered.
+        BALoraError: If the tokenizer has no template, or naming the first row that is not rendered.
     """
-    first = next(iter(rows), {})
-    form = {name: name for name in ("prompt", "messages") if name in first}
-    if tokenizer.chat_template is None or not is_conversational(form, first.get("prompt")):
-        return
+    if tokenizer.chat_template is None:
+        raise BALoraError(
+            f"{source}: chat rows need a chat template, and the tokenizer of {tokenizer.name_or_path} has none; use "
+            "an instruction-tuned model's tokenizer, give a template as chat_template_path, or use prompts and "
+            "completions that are strings"
+        )
     for number, row in enumerate(islice(rows, None if isinstance(rows, Dataset) else 1), start=1):
         prompt, rest = row.get("prompt") or [], row.get("completion") or row.get("messages")
         try:

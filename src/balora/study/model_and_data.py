@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.causal_lm import check_chats
+from balora.data.causal_lm import are_chats, check_chats
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
+from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import perplexity
@@ -32,6 +33,7 @@ from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
+from balora.study.task_datasets import Datasets
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, first_line, load
 from balora.world import World, build_world, measure_world
@@ -198,16 +200,13 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_pad_token(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
     if not (recipe.has_labels or recipe.is_seq2seq):
-        for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
-            if rows is not None:
-                check_chats(rows, tokenizer, source=f"{name} rows")
+        datasets = _for_language_model(datasets, tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
@@ -225,6 +224,26 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         benchmarks,
         encoder,
         None if reading is None else _single_questions(recipe, tokenizer, reading),
+    )
+
+
+def _for_language_model(datasets: Datasets, tokenizer: PreTrainedTokenizerBase, *, source: str) -> Datasets:
+    """Check that the tokenizer renders or ends every row; return the rows with the added start token once."""
+
+    def checked(rows: Dataset | IterableDataset | None, name: str) -> Dataset | IterableDataset | None:
+        if rows is None:
+            return None
+        if are_chats(rows):
+            check_chats(rows, tokenizer, source=f"{name} rows")
+            return rows
+        require_end(tokenizer, source=source)
+        return without_added_start(rows, tokenizer, source=f"{name} rows")
+
+    return replace(
+        datasets,
+        train=checked(datasets.train, "train"),
+        validation=checked(datasets.validation, "validation"),
+        others={name: checked(rows, name) for name, rows in datasets.others.items()},
     )
 
 

@@ -71,8 +71,7 @@ def build_trainer(
         callbacks: Callbacks of the trainer.
 
     Raises:
-        BALoraError: If a row is longer than the model's context, a chat has no template, or a further training
-            argument is unknown.
+        BALoraError: If a row is longer than the model's context, or a further training argument is unknown.
     """
     recipe = prepared.recipe
     context = context_length(model.config, prepared.tokenizer)
@@ -95,7 +94,6 @@ def build_trainer(
             callbacks=callbacks,
         )
     else:
-        _check_chat_template(prepared)
         sets = _sets(prepared)
         evaluated = {name: _as_trl(prepared, model, rows) for name, (rows, _) in sets.items() if name != "train"}
         trainer = (BALoraSFTTrainer if has_teacher else BaselineSFTTrainer)(
@@ -182,17 +180,6 @@ def _sets(prepared: ModelAndData) -> dict[str, tuple[Dataset, str]]:
         **{name: (rows, name) for name, rows in prepared.others.items()},
     }
     return {name: (rows, source) for name, (rows, source) in sets.items() if rows is not None}
-
-
-def _check_chat_template(prepared: ModelAndData) -> None:
-    train = prepared.train
-    columns = next(iter(train)) if isinstance(train, IterableDataset) else train.column_names
-    if "messages" in columns and prepared.tokenizer.chat_template is None:
-        raise BALoraError(
-            f"{_sets(prepared)['train'][1]}: chat rows need a chat template, and the tokenizer of "
-            f"{prepared.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer or "
-            "prompt–completion rows"
-        )
 
 
 def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> dict[str, Any]:
