@@ -85,7 +85,8 @@ def test_rows_begin_with_one_start_token(folder, adds, form, stream):
         warnings.simplefilter("always")
         trainer = trainer_of(recipe(folder, row, **stream))
     ids = next(iter(trainer.train_dataset))["input_ids"]
-    assert ids.count(1) == 1 and ids[0] == 1
+    assert ids.count(1) == 1
+    assert ids[0] == 1
     assert [str(w.message) for w in said if "begin with <s>" in str(w.message)] == (
         [
             f"balora: {name} rows: texts begin with <s>, which the tokenizer adds itself; it is kept once"
