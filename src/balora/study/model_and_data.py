@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.causal_lm import are_chats, check_chats
+from balora.data.chat_tokens import are_chats, check_chats, turn_end
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
@@ -36,6 +36,7 @@ from balora.study.questions import to_questions, with_prompts
 from balora.study.task_datasets import Datasets
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, first_line, load
+from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -132,6 +133,8 @@ class ModelAndData:
         model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        elif not self.recipe.is_seq2seq and are_chats(self.train):
+            _end_with_turn(model, self.tokenizer)
         if is_sharded_launch() if on_device is None else not on_device:
             return model
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
@@ -206,7 +209,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
     if not (recipe.has_labels or recipe.is_seq2seq):
-        datasets = _for_language_model(datasets, tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
+        datasets = _for_language_model(recipe, datasets, tokenizer)
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
@@ -227,16 +230,21 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     )
 
 
-def _for_language_model(datasets: Datasets, tokenizer: PreTrainedTokenizerBase, *, source: str) -> Datasets:
+def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:
     """Check that the tokenizer renders or ends every row; return the rows with the added start token once."""
+    if recipe.assistant_only_loss is not None and not are_chats(datasets.train):
+        raise BALoraError(
+            "assistant_only_loss: only conversations have an assistant, and the train rows are none; leave it out"
+        )
 
     def checked(rows: Dataset | IterableDataset | None, name: str) -> Dataset | IterableDataset | None:
         if rows is None:
             return None
         if are_chats(rows):
-            check_chats(rows, tokenizer, source=f"{name} rows")
+            only = recipe.assistant_only_loss is not False
+            check_chats(rows, tokenizer, source=f"{name} rows", assistant_only_loss=only)
             return rows
-        require_end(tokenizer, source=source)
+        require_end(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
         return without_added_start(rows, tokenizer, source=f"{name} rows")
 
     return replace(
@@ -245,6 +253,13 @@ def _for_language_model(datasets: Datasets, tokenizer: PreTrainedTokenizerBase, 
         validation=checked(datasets.validation, "validation"),
         others={name: checked(rows, name) for name, rows in datasets.others.items()},
     )
+
+
+def _end_with_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation stop at the token with which the chat template ends a turn."""
+    end, ends = turn_end(tokenizer), end_token_ids(model, tokenizer)
+    if end is not None and end not in ends:
+        model.generation_config.eos_token_id = [*ends, end]
 
 
 def preservation_metrics(prepared: ModelAndData, model: torch.nn.Module) -> dict[str, float]:
