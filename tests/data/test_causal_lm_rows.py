@@ -11,7 +11,8 @@ CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 
 
 def rows_of(columns, **settings):
-    return to_causal_lm_rows(Dataset.from_dict(columns), source="train.jsonl", **settings)
+    table = Dataset.from_dict(columns, on_mixed_types="use_json")  # as files are read
+    return to_causal_lm_rows(table, source="train.jsonl", **settings)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,31 @@ def test_messages_keep_only_role_and_content():
     rows = rows_of({"chat": [[{**message, "weight": 1} for message in CHAT]], "text": ["x"]}, messages_column="chat")
     assert rows.to_list() == [{"messages": CHAT}]
     assert is_conversational(rows[0])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}],
+        [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, CHAT[1]],
+        [{**CHAT[0], "name": None, "tool_calls": []}, {**CHAT[1], "tool_calls": None, "weight": 1}],
+    ],
+)
+def test_common_forms_of_conversations_are_read(messages):
+    for column in ("messages", "conversations"):
+        assert rows_of({column: [messages]}).to_list() == [{"messages": CHAT}]
+    table = {"conversations": [messages] * 2, "system": ["Be kind", " "]}
+    system = {"role": "system", "content": "Be kind"}
+    assert rows_of(table).to_list() == [{"messages": [system, *CHAT]}, {"messages": CHAT}]
+
+
+def test_alpaca_rows_are_prompts_with_their_input():
+    columns = {"instruction": ["Add", "Sing"], "input": ["2+2", ""], "output": ["4", "La"]}
+    expected = [{"prompt": "Add\n\n2+2", "completion": " 4"}, {"prompt": "Sing", "completion": " La"}]
+    assert rows_of(columns).to_list() == expected
+    assert rows_of({**columns, "text": ["x", "y"]}).to_list() == [{"text": "x"}, {"text": "y"}]
+    templated = rows_of(columns, prompt_template="Q: {prompt}\nA:")
+    assert templated["prompt"][0] == "Q: Add\n\n2+2\nA:"
 
 
 def test_prompt_and_completion_may_be_messages():
@@ -99,6 +125,33 @@ def test_ambiguous_tables_are_settled_by_naming():
         ({"prompt": ["x"], "completion": [CHAT]}, {}, "row 1, field 'completion': expected text"),
         ({"messages": [CHAT, []]}, {}, "row 2, field 'messages': expected a list of messages, found \\[\\]"),
         ({"messages": [["x"]]}, {}, "message 1: expected an object with role and content, found 'x'"),
+        (
+            {"messages": [[{**CHAT[0], "weight": 0.5}]]},
+            {},
+            "message 1: weight must be 0 or 1, not 0.5",
+        ),
+        (
+            {"messages": [[{"role": "user", "content": [{"type": "image", "url": "x"}]}]]},
+            {},
+            "message 1: content has a part of type 'image'; only text can be trained on",
+        ),
+        ({"messages": [CHAT], "tools": ["weather"]}, {}, "row 1, field 'tools': expected a list of tools, found 'wea"),
+        (
+            {"messages": [CHAT], "chat_template_kwargs": [["x"]]},
+            {},
+            "field 'chat_template_kwargs': expected an object of arguments",
+        ),
+        (
+            {"messages": [[{"role": "assistant", "tool_calls": ["x"]}]]},
+            {},
+            "message 1: tool_calls must be a list",
+        ),
+        (
+            {"conversations": [[{"from": "cat", "value": "x"}]]},
+            {},
+            "field 'conversations': message 1: role 'cat'",
+        ),
+        ({"conversations": [CHAT], "messages": [CHAT]}, {}, "more than one standard form among the columns 'conv"),
         (
             {"messages": [[*CHAT, {"role": "bot", "content": "x"}]]},
             {},

@@ -23,6 +23,7 @@ from balora.adapters.loading import load_adapter, read_weights
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
+from balora.data.special_tokens import set_pad_token
 from balora.errors import BALoraError
 from balora.utils.loading import load
 
@@ -113,8 +114,7 @@ def load_audited(
     lacking = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
     has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
     tokenizer = load(AutoTokenizer, adapter if has_own else model, "adapter" if has_own else "model")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_pad_token(tokenizer, source=f"adapter: {adapter}" if has_own else f"model: {model}")
     # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:

@@ -3,18 +3,21 @@
 TRL's `SFTTrainer` tokenizes them later. Wrong rows are found here, before a model is loaded.
 """
 
-from itertools import islice
 from typing import Any
 
-from datasets import Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
 
-from balora.data.columns import check_strings, column_values, quoted, row_error, shortened
+from balora.data.columns import check_strings, column_values, is_blank, quoted
+from balora.data.messages import standard_conversations, standard_objects
 from balora.errors import BALoraError
 
 #: The standard columns of each form, as TRL names them.
 FORMS = (("prompt", "completion"), ("messages",), ("text",))
-ROLES = ("system", "user", "assistant", "tool")
+#: The columns of other common forms, each with its standard name: ShareGPT's and Alpaca's.
+SHAREGPT = {"messages": "conversations"}
+ALPACA = {"prompt": "instruction", "completion": "output"}
+#: Columns that a conversation may have beside its messages; a chat template reads them.
+FURTHER = {"tools": list, "chat_template_kwargs": dict}
 
 
 def to_causal_lm_rows(
@@ -30,7 +33,9 @@ def to_causal_lm_rows(
     """Validate a table and reduce it to exactly the columns that TRL reads.
 
     If no column is named, the form is recognised by the standard names present: `prompt` and `completion`,
-    `messages`, or `text`. Prompts and completions are both strings or both lists of messages. A string
+    `messages`, or `text`; or ShareGPT's `conversations` or Alpaca's `instruction`, `input` and `output`. Prompts and
+    completions are both strings or both lists of messages. Conversations keep `tools` and `chat_template_kwargs`, as
+    JSON text, and the keys of their messages (`balora.data.messages`). A string
     completion gets a leading space if there is no white space between it and its prompt, so that the two do not run
     into one word.
 
@@ -39,13 +44,14 @@ def to_causal_lm_rows(
         source: File or Hub name of the table, for errors.
         prompt_column: Column that becomes `prompt`.
         completion_column: Column that becomes `completion`.
-        messages_column: Column that becomes `messages`, each a list of `{role, content}`.
+        messages_column: Column that becomes `messages`, each a list of `{role, content}` or `{from, value}`.
         text_column: Column that becomes `text`.
         prompt_template: Template in which each string prompt replaces `{prompt}`, such as
             `"Question: {prompt}\\nAnswer:"`. Other braces are kept as they are.
 
     Returns:
-        The same rows in the same order, with columns `prompt` and `completion`, or `messages`, or `text`.
+        The same rows in the same order, with columns `prompt` and `completion`, or `messages`, or `text`; and `tools`
+        and `chat_template_kwargs` of conversations, if any row has them.
 
     Raises:
         BALoraError: If the form is ambiguous, a column is missing, or a row is invalid.
@@ -57,10 +63,13 @@ def to_causal_lm_rows(
         "text": text_column,
     }
     form = choose_form(dataset.column_names, named, source=source)
-    columns = {key: column_values(dataset, column, source=source) for key, column in form.items()}
+    read = form | further_columns(form, dataset.column_names, named)
+    columns = {key: column_values(dataset, column, source=source) for key, column in read.items()}
     conversational = is_conversational(form, columns["prompt"][0] if "prompt" in form else None)
     settings = {"conversational": conversational, "prompt_template": prompt_template}
-    return Dataset.from_dict(standard_columns(columns, form, source=source, **settings))
+    standard = standard_columns(columns, form, source=source, **settings)
+    rows = {key: values for key, values in standard.items() if key not in FURTHER or any(values)}
+    return Dataset.from_dict(rows, on_mixed_types="use_json")
 
 
 def is_conversational(form: dict[str, str], first_prompt: Any) -> bool:
@@ -80,7 +89,7 @@ def standard_columns(
     """Validate the values of a table's columns and convert them to the standard form.
 
     Args:
-        columns: One value per row, by standard name.
+        columns: One value per row, by standard name; of `further_columns` too.
         form: From `choose_form`.
         source: File or Hub name of the rows, for errors.
         conversational: From `is_conversational`.
@@ -94,7 +103,17 @@ def standard_columns(
         found = "lists of messages" if conversational else "plain text"
         raise BALoraError(f"{source}: prompt_template is for prompts that are strings; the rows here are {found}")
     if conversational:
-        return {key: _checked_conversations(columns[key], source, form[key], first_row) for key in form}
+        where = {"source": source, "first_row": first_row}
+        systems = columns.get("system")
+        standard = {
+            key: standard_conversations(columns[key], column=form[key], systems=systems, **where) for key in form
+        }
+        for key, kind in FURTHER.items():
+            if key in columns:
+                standard[key] = standard_objects(columns[key], column=key, kind=kind, **where)
+        return standard
+    if "input" in columns:
+        columns = columns | {"prompt": _with_inputs(columns["prompt"], columns["input"])}
     for key, column in form.items():
         check_strings(columns[key], source=source, column=column, first_row=first_row)
     if "prompt" not in form:
@@ -122,14 +141,42 @@ def choose_form(names: list[str], named: dict[str, str | None], *, source: str) 
                 "name prompt_column and completion_column, or messages_column, or text_column"
             )
         return named
-    found = [form for form in FORMS if set(form) <= set(names)]
+    forms = [*({key: key for key in form} for form in FORMS), SHAREGPT, ALPACA]
+    found = [form for form in forms if set(form.values()) <= set(names)]
+    if len(found) > 1:  # other data sets have a column 'output' or 'text' beside a standard form
+        found = [form for form in found if form is not ALPACA]
     if len(found) != 1:
         problem = "no standard form" if not found else "more than one standard form"
         raise BALoraError(
             f"{source}: {problem} among the columns {quoted(names)}; a form is 'prompt' and 'completion', or "
-            "'messages', or 'text': name one with prompt_column and completion_column, messages_column, or text_column"
+            "'messages', or 'text' (or ShareGPT's 'conversations', or Alpaca's 'instruction', 'input' and 'output'): "
+            "name one with prompt_column and completion_column, messages_column, or text_column"
         )
-    return {key: key for key in found[0]}
+    return found[0]
+
+
+def further_columns(form: dict[str, str], names: list[str], named: dict[str, str | None]) -> dict[str, str]:
+    """Return the columns that a table may have beside its form: a conversation's tools, Alpaca's `input` and so on.
+
+    Args:
+        form: From `choose_form`.
+        names: The table's columns.
+        named: Columns that the user named, by standard name; `None` if not named.
+    """
+    wanted = [*FURTHER] if "text" not in form else []
+    if form == SHAREGPT:
+        wanted.append("system")
+    if form == ALPACA and not any(named.values()):
+        wanted.append("input")
+    return {name: name for name in wanted if name in names}
+
+
+def _with_inputs(instructions: list[Any], inputs: list[Any]) -> list[Any]:
+    """Append Alpaca's inputs, where there are any, to its instructions."""
+    return [
+        prompt if is_blank(text) or is_blank(prompt) else f"{prompt}\n\n{text}"
+        for prompt, text in zip(instructions, inputs, strict=True)
+    ]
 
 
 def _templated(prompts: list[str], template: str) -> list[str]:
@@ -140,57 +187,3 @@ def _templated(prompts: list[str], template: str) -> list[str]:
 
 def _separated(prompt: str, completion: str) -> str:
     return completion if prompt[-1].isspace() or completion[0].isspace() else f" {completion}"
-
-
-def _checked_conversations(values: list[Any], source: str, column: str, first_row: int) -> list[list[dict[str, str]]]:
-    """Validate conversations and reduce their messages to role and content."""
-    for row, messages in enumerate(values, start=first_row):
-        if not isinstance(messages, list) or not messages:
-            raise row_error(source, row, column, f"expected a list of messages, found {shortened(messages)}")
-        for number, message in enumerate(messages, start=1):
-            problem = _problem_of_message(message)
-            if problem is not None:
-                raise row_error(source, row, column, f"message {number}: {problem}")
-    return [[{"role": m["role"], "content": m["content"]} for m in messages] for messages in values]
-
-
-def _problem_of_message(message: Any) -> str | None:
-    if not isinstance(message, dict):
-        return f"expected an object with role and content, found {shortened(message)}"
-    if message.get("role") not in ROLES:
-        return f"role {shortened(message.get('role'))} is unknown; use one of {', '.join(ROLES)}"
-    if not isinstance(message.get("content"), str):
-        return f"content must be text, not {shortened(message.get('content'))}"
-    return None
-
-
-def check_chats(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
-    """Check that the tokenizer's chat template renders every row, or the first row of a stream.
-
-    A chat template is a program by the tokenizer's author. Transformers runs it in Jinja's sandbox, but it may fail on
-    some rows, so it is run once on each before anything is trained.
-
-    Args:
-        rows: From `to_causal_lm_rows` or `stream_causal_lm_rows`; only conversations are checked.
-        tokenizer: The model's tokenizer.
-        source: File or Hub name of the rows, for errors.
-
-    Raises:
-        BALoraError: Naming the first row that is not rendered.
-    """
-    first = next(iter(rows), {})
-    form = {name: name for name in ("prompt", "messages") if name in first}
-    if tokenizer.chat_template is None or not is_conversational(form, first.get("prompt")):
-        return
-    for number, row in enumerate(islice(rows, None if isinstance(rows, Dataset) else 1), start=1):
-        prompt, rest = row.get("prompt") or [], row.get("completion") or row.get("messages")
-        try:
-            if prompt:
-                tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            tokenizer.apply_chat_template([*prompt, *rest], tokenize=False)
-        except Exception as error:  # a template may raise anything
-            said = f"{type(error).__name__}: {shortened(str(error), 200)}"
-            raise BALoraError(
-                f"{source}, row {number}: the chat template cannot render it ({said}); correct the row, or give "
-                "another template as chat_template_path"
-            ) from error

@@ -13,7 +13,7 @@ import datasets
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 
-from balora.data.causal_lm import choose_form, is_conversational, standard_columns
+from balora.data.causal_lm import choose_form, further_columns, is_conversational, standard_columns
 from balora.data.columns import is_blank, quoted
 from balora.errors import BALoraError
 from balora.utils.lengths import check_lengths
@@ -62,7 +62,8 @@ def stream_causal_lm_rows(
     first = next(_rows(table, source), None)
     if first is None:
         raise BALoraError(f"{source}: no rows")
-    form = choose_form(list(first), named, source=source)
+    names = list(first)
+    form = choose_form(names, named, source=source)
     for column in form.values():
         if column not in first:
             raise BALoraError(f"{source}: no column {column!r}; it has {quoted(list(first))}")
@@ -72,6 +73,7 @@ def stream_causal_lm_rows(
         raise BALoraError(f"{source}: no row is left whose {' and '.join(form.values())} are not empty")
     settings = {
         **rows,
+        "further": further_columns(form, names, named),
         "max_rows": max_rows,
         "conversational": is_conversational(form, first.get(form.get("prompt"))),
         "prompt_template": prompt_template,
@@ -90,11 +92,12 @@ def _standard_rows(
     form: dict[str, str],
     source: str,
     drop_empty: bool,
+    further: dict[str, str],
     max_rows: int | None,
     **settings: Any,
 ) -> Iterator[dict[str, Any]]:
     for number, row in islice(_numbered(table, form, source, drop_empty), max_rows):
-        values = {key: [row.get(column)] for key, column in form.items()}
+        values = {key: [row.get(column)] for key, column in (form | further).items()}
         checked = standard_columns(values, form, source=source, first_row=number, **settings)
         standard = {key: value for key, (value,) in checked.items()}
         try:

@@ -48,6 +48,8 @@ class Dataset:
     with null the first two take the first rows."""
     max_length: int | None = None
     """Cut rows to this many tokens; null cuts nothing and stops at a row beyond the model's context."""
+    assistant_only_loss: bool | None = None
+    """Of conversations, train on the assistant's messages alone; false trains on every message. null is true."""
     max_target_length: int | None = None
     """Cut what a sequence-to-sequence model is to generate to this many tokens."""
 

@@ -71,11 +71,6 @@ class Recipe(*reversed(PARTS)):
         return self.label_column is not None or self.glue_task is not None or self.task_type == "SEQ_CLS"
 
     @property
-    def is_chat(self) -> bool:
-        """Return whether rows are conversations, which a chat template renders."""
-        return self.messages_column is not None or self.oasst is not None
-
-    @property
     def is_classification(self) -> bool:
         """Return whether a model with a classification (or regression) head is trained."""
         return self.has_labels if self.task_type is None else self.task_type == "SEQ_CLS"

@@ -53,7 +53,8 @@ class Rows:
     `balora.data.oasst_conversations`: languages, min_quality, max_rank, deleted, failed_review, synthetic; `{}` for
     its defaults. A validation_share is then of trees."""
     messages_column: str | None = None
-    """Conversation of a chat row; the tokenizer's chat template renders it."""
+    """Conversation of a chat row; the tokenizer's chat template renders it, and assistant_only_loss says which of its
+    messages are trained on."""
     text_column: str | None = None
     """Text of a plain-text or classification row."""
     text_pair_column: str | None = None

@@ -6,6 +6,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data import context_length
+from balora.data.chat_tokens import are_chats
+from balora.data.special_tokens import added_tokens
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks import BIAS, CAUSAL, CLASSIFIER, PromptSettings, benchmarks_for, prepare
 from balora.evaluation.benchmarks.benchmark import GIVEN, Measure
@@ -73,21 +75,21 @@ def _prompt_settings(
     return PromptSettings(
         **common,
         kind=CAUSAL,
-        format_prompt=_prompt_format(recipe, tokenizer),
-        instructed=recipe.is_chat or recipe.prompt_template is not None,
+        format_prompt=_prompt_format(recipe, tokenizer, are_chats(datasets.train)),
+        instructed=are_chats(datasets.train) or recipe.prompt_template is not None,
     )
 
 
-def _prompt_format(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+def _prompt_format(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, chat: bool) -> Callable[[str], str]:
     """Return the function from a question to the text before its answer in training."""
-    if recipe.is_chat:
-        start = tokenizer.bos_token or ""
+    start, _ = added_tokens(tokenizer)  # the tokenizer adds it again
+    if chat:
 
         def format_prompt(question: str) -> str:
             messages = [{"role": "user", "content": question}]
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return text.removeprefix(start)  # the tokenizer sets it again
+            return text.removeprefix(start)
 
         return format_prompt
     template = recipe.prompt_template or "{prompt}"
-    return lambda question: template.replace("{prompt}", question)
+    return lambda question: template.replace("{prompt}", question).removeprefix(start)

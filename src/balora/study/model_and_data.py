@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.causal_lm import check_chats
+from balora.data.chat_tokens import are_chats, check_chats, turn_end
 from balora.data.columns import check_strings
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
+from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.data.truncation import first_kept
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
@@ -33,9 +34,11 @@ from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
+from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, first_line, load
+from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
@@ -132,6 +135,8 @@ class ModelAndData:
         model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        elif not self.recipe.is_seq2seq and are_chats(self.train):
+            _end_with_turn(model, self.tokenizer)
         if is_sharded_launch() if on_device is None else not on_device:
             return model
         device = PartialState(cpu=self.recipe.training_arguments.get("use_cpu", False)).device
@@ -201,8 +206,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_pad_token(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
@@ -210,11 +214,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     sets = {"validation": datasets.validation, **datasets.others}
     check_training_arguments(recipe, [name for name, rows in sets.items() if rows is not None])
     if not (recipe.has_labels or recipe.is_seq2seq):
-        for name, rows in {"train": datasets.train, "validation": datasets.validation, **datasets.others}.items():
-            if rows is not None:
-                check_chats(rows, tokenizer, source=f"{name} rows")
-                if isinstance(rows, Dataset):
-                    first_kept(rows, tokenizer, source=f"the {name} rows", max_length=recipe.max_length)
+        datasets = _for_language_model(recipe, datasets, tokenizer)
     benchmarks = {}
     if recipe.benchmarks:
         config = load(AutoConfig, recipe.model_name_or_path, MODEL)
@@ -238,6 +238,41 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         encoder,
         None if reading is None else _single_questions(recipe, tokenizer, reading),
     )
+
+
+def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:
+    """Check that the tokenizer renders or ends every row; return the rows with the added start token once."""
+    if recipe.assistant_only_loss is not None and not are_chats(datasets.train):
+        raise BALoraError(
+            "assistant_only_loss: only conversations have an assistant, and the train rows are none; leave it out"
+        )
+
+    def checked(rows: Dataset | IterableDataset | None, name: str) -> Dataset | IterableDataset | None:
+        if rows is None:
+            return None
+        if are_chats(rows):
+            only = recipe.assistant_only_loss is not False
+            check_chats(rows, tokenizer, source=f"{name} rows", assistant_only_loss=only)
+        else:
+            require_end(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
+            rows = without_added_start(rows, tokenizer, source=f"{name} rows")
+        if isinstance(rows, Dataset):
+            first_kept(rows, tokenizer, source=f"the {name} rows", max_length=recipe.max_length)
+        return rows
+
+    return replace(
+        datasets,
+        train=checked(datasets.train, "train"),
+        validation=checked(datasets.validation, "validation"),
+        others={name: checked(rows, name) for name, rows in datasets.others.items()},
+    )
+
+
+def _end_with_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation stop at the token with which the chat template ends a turn."""
+    end, ends = turn_end(tokenizer), end_token_ids(model, tokenizer)
+    if end is not None and end not in ends:
+        model.generation_config.eos_token_id = [*ends, end]
 
 
 def preservation_metrics(prepared: ModelAndData, model: torch.nn.Module) -> dict[str, float]:

@@ -19,7 +19,7 @@ from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
 from balora.study.measures.measure import measure
 from balora.study.model_and_data import prepare
-from balora.study.student import build_student, method_callbacks, save_student
+from balora.study.student import build_student, method_callbacks, save_generation_settings, save_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer, check_steps, evaluated_on, row_counts
 from balora.training import InterruptCallback
@@ -80,6 +80,7 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
             model.drift, model.drift_rows = drift, evaluated_on(prepared)
         save_student(model, directory)
         prepared.tokenizer.save_pretrained(directory)
+        save_generation_settings(model, directory)
         write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
     run = Run(
         method=label,

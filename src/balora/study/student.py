@@ -11,6 +11,7 @@ from peft import PeftModel, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from balora.adapters.averaging import check_averaging
 from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
@@ -213,6 +214,16 @@ def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
         student.save_pretrained(directory)
     else:
         save_file(trained, directory / TRAINED_FILE)
+
+
+def save_generation_settings(model: PreTrainedModel | PeftModel, directory: Path) -> None:
+    """Save where generation stops, and the other generation settings, beside an adapter.
+
+    The settings are written without Transformers' validation, which some published models do not pass.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is not None and model.can_generate():
+        settings.to_json_file(directory / GENERATION_CONFIG_NAME)
 
 
 def anchors_of(prepared: ModelAndData) -> Anchors:

@@ -22,6 +22,7 @@ from balora.data import (
     to_causal_lm_rows,
     to_classification_rows,
 )
+from balora.data.causal_lm import ALPACA
 from balora.data.columns import column_values, is_blank, row_error, shortened
 from balora.data.glue import GLUE, glue_columns, glue_header
 from balora.data.subsampling import subsample_to_ratio
@@ -173,6 +174,8 @@ def without_empty(recipe: Recipe, table: Dataset, source: str) -> Dataset:
         "text": recipe.text_column,
         "text_pair": recipe.text_pair_column,
     }
+    if not any(columns.values()) and not {"prompt", "text"} & {*table.column_names}:
+        columns |= ALPACA
     names = [column or name for name, column in columns.items() if (column or name) in table.column_names]
     texts = [table[name][:] for name in names]
     full = [row for row, values in enumerate(zip(*texts, strict=True)) if not any(map(is_blank, values))]

@@ -25,6 +25,7 @@ from balora.data import (
     tokenize_classification,
     tokenize_seq2seq,
 )
+from balora.data.chat_tokens import are_chats, tokenize_chats
 from balora.data.qa import QA_FEATURES
 from balora.data.streaming import Passes
 from balora.errors import BALoraError
@@ -72,8 +73,8 @@ def build_trainer(
         callbacks: Callbacks of the trainer.
 
     Raises:
-        BALoraError: If a row is longer than the model's context, `max_length` leaves nothing to learn in any row, a
-            chat has no template, or a further training argument is unknown.
+        BALoraError: If a row is longer than the model's context, `max_length` leaves nothing to learn in any row, or a
+            further training argument is unknown.
     """
     recipe = prepared.recipe
     context = context_length(model.config, prepared.tokenizer)
@@ -96,14 +97,17 @@ def build_trainer(
             callbacks=callbacks,
         )
     else:
-        _check_chat_template(prepared)
         sets = _sets(prepared)
-        evaluated = {name: _as_trl(prepared, model, rows) for name, (rows, _) in sets.items() if name != "train"}
+        evaluated = {name: _as_trl(prepared, model, rows, name) for name, (rows, _) in sets.items() if name != "train"}
         trainer = (BALoraSFTTrainer if has_teacher else BaselineSFTTrainer)(
             model=model,
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=prepared.tokenizer,
-            train_dataset=_in_order(prepared.train, recipe, seed) if recipe.streaming else _as_trl(prepared, model),
+            train_dataset=(
+                _tokenized_chats(prepared, _in_order(prepared.train, recipe, seed), "train")
+                if recipe.streaming
+                else _as_trl(prepared, model, prepared.train, "train")
+            ),
             eval_dataset=evaluated if prepared.others else evaluated.get("validation"),
             callbacks=callbacks,
         )
@@ -154,11 +158,24 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
     return rows.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer_size)
 
 
-def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset | None = None) -> Dataset:
-    """Return rows (default: training) in TRL's format, with sentence embeddings if the model reads them."""
-    rows = prepared.train if rows is None else rows
-    standard = [name for name in rows.column_names if name not in QA_FEATURES]
-    return with_sentences(prepared, model, rows, rows.select_columns(standard))
+def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset, name: str) -> Dataset:
+    """Return rows in TRL's format, with sentence embeddings if the model reads them."""
+    standard = [column for column in rows.column_names if column not in QA_FEATURES]
+    read = _tokenized_chats(prepared, rows.select_columns(standard), name)
+    return with_sentences(prepared, model, rows, read)
+
+
+def _tokenized_chats(prepared: ModelAndData, rows: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
+    """Tokenize rows if they are conversations: TRL masks turns of few chat templates, and no message by weight."""
+    if not are_chats(rows):
+        return rows
+    return tokenize_chats(
+        rows,
+        prepared.tokenizer,
+        source=f"{name} rows",
+        assistant_only_loss=prepared.recipe.assistant_only_loss is not False,
+        completion_only_loss=prepared.recipe.training_arguments.get("completion_only_loss") is not False,
+    )
 
 
 def _tokenized(prepared: ModelAndData, model: PreTrainedModel | PeftModel, context: int | None) -> dict[str, Dataset]:
@@ -226,19 +243,12 @@ def evaluated_on(prepared: ModelAndData) -> str:
     return ", ".join(f"{len(rows):,} rows of `{name}` ({source})" for name, (rows, source) in sets.items())
 
 
-def _check_chat_template(prepared: ModelAndData) -> None:
-    train = prepared.train
-    columns = next(iter(train)) if isinstance(train, IterableDataset) else train.column_names
-    if "messages" in columns and prepared.tokenizer.chat_template is None:
-        raise BALoraError(
-            f"{_sets(prepared)['train'][1]}: chat rows need a chat template, and the tokenizer of "
-            f"{prepared.recipe.model_name_or_path} has none; use an instruction-tuned model's tokenizer or "
-            "prompt–completion rows"
-        )
-
-
 def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> dict[str, Any]:
     recipe = prepared.recipe
+    if "assistant_only_loss" in recipe.training_arguments:
+        raise BALoraError(
+            "training_arguments: assistant_only_loss is a key of the recipe; set it there, outside training_arguments"
+        )
     return {
         **{name: getattr(recipe, name) for name in SAME_NAMES},
         "output_dir": str(directory),
