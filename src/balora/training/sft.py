@@ -9,11 +9,12 @@ from trl import SFTTrainer
 from balora.config import SELORA
 from balora.errors import BALoraError
 from balora.training.collator import adapter_inputs
+from balora.training.packing import PackingMixin
 from balora.training.trainer import ObjectiveTrainerMixin
 from balora.training.truncation import TruncationMixin
 
 
-class BALoraSFTTrainer(ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
+class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
     As in TRL, a mixture of experts trains with its router loss, unless `router_aux_loss_coef` is 0.
