@@ -231,3 +231,27 @@ def test_stars_from_a_spreadsheet_are_classes_by_their_names(settings, tmp_path,
 def test_wrong_label_names_raise(settings, given, message):
     with pytest.raises(BALoraError, match=message):
         Recipe(**settings, **given)
+
+
+@pytest.mark.parametrize("method", ["lora", "ba-lora", "houlsby"])
+def test_packing_changes_no_evaluation(settings, tmp_path, method):
+    written(tmp_path / "eval.jsonl", [SHORT, ENDLESS, LONG, SHORT])
+    found = []
+    for packing in (False, True):
+        out = tmp_path / f"out-{packing}"
+        settings |= {"method": method, "output_dir": str(out), "anchor_length": 8, "learning_rate": 1e-9}
+        assert train({**settings, "packing": packing, "max_length": 32}, tmp_path) == 0
+        found.append(json.loads((out / "result.json").read_text())["metrics"])
+    for name in ("eval_loss", "top1_agreement"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-5)
+
+
+def test_packing_changes_no_evaluation_of_the_untouched_model(settings, tmp_path):
+    written(tmp_path / "eval.jsonl", [SHORT, ENDLESS, LONG, SHORT])
+    found = []
+    for packing in (False, True):
+        out = tmp_path / f"out-{packing}"
+        changed = {"packing": packing, "max_length": 32, "output_dir": str(out)}
+        assert train({**settings, **changed}, tmp_path, "evaluate") == 0
+        found.append(json.loads((out / "result.json").read_text())["metrics"]["eval_loss"])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)

@@ -185,6 +185,7 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
 
         return Teacher(without_adapter, student)
     pretrained = prepared.load_model().to(student.device)
+    pretrained.config.use_cache = False  # with a cache, packed rows would read one another
     if prepared.recipe.is_classification:
         backbone = f"{pretrained.base_model_prefix}."
         head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}

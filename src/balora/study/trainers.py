@@ -37,6 +37,7 @@ from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
+from balora.training.packing import PackingMixin
 from balora.training.reliable import ReliableTrainerMixin, check_first_batch
 from balora.training.sft import BALoraSFTTrainer
 from balora.training.truncation import TruncationMixin
@@ -50,7 +51,7 @@ class BaselineTrainer(ReliableTrainerMixin, Trainer):
     """Transformers' trainer with exact resuming and the check for non-finite losses."""
 
 
-class BaselineSFTTrainer(ReliableTrainerMixin, TruncationMixin, SFTTrainer):
+class BaselineSFTTrainer(PackingMixin, ReliableTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's trainer with exact resuming and the check for non-finite losses."""
 
 
@@ -97,6 +98,7 @@ def build_trainer(
             callbacks=callbacks,
         )
     else:
+        model.config.use_cache = False  # as in training: with a cache, packed rows would read one another
         sets = _sets(prepared)
         evaluated = {name: _as_trl(prepared, model, rows, name) for name, (rows, _) in sets.items() if name != "train"}
         trainer = (BALoraSFTTrainer if has_teacher else BaselineSFTTrainer)(

@@ -15,6 +15,7 @@ from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
 from balora.training.collator import adapter_inputs
+from balora.training.packing import PackingMixin
 from balora.training.trainer import ObjectiveTrainerMixin, check_model
 from balora.training.truncation import TruncationMixin
 
@@ -32,7 +33,7 @@ def _build(model: PreTrainedModel, config: BALoraConfig, **_: Any) -> BALoraMode
 MODEL_TYPE_TO_PEFT_MODEL_MAPPING[BUILT_HERE] = _build
 
 
-class BALoraSFTTrainer(ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
+class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFTTrainer):
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model or its name, and the
