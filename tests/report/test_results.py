@@ -110,3 +110,17 @@ def test_intervals_come_back_and_files_without_them_are_read(tmp_path):
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     with pytest.raises(BALoraError, match=r"runs\[0\]\.intervals must be an object of \[low, high\] pairs"):
         read_results(tmp_path / "wrong.json")
+
+
+def test_rows_come_back_and_files_without_them_are_read(tmp_path):
+    run = Run("lora", 0, "t", {"accuracy": 0.5}, 1.0, 1.0, 1, rows={"train": 90, "validation": 10})
+    write_results(tmp_path / "results.json", [run])
+    assert read_results(tmp_path / "results.json") == [run]
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["runs"][0].pop("rows") == {"train": 90, "validation": 10}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_results(tmp_path / "old.json")[0].rows == {}
+    content["runs"][0]["rows"] = {"train": "many"}
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    with pytest.raises(BALoraError, match=r"runs\[0\]\.rows\.train must be a whole number"):
+        read_results(tmp_path / "wrong.json")

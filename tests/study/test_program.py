@@ -109,7 +109,8 @@ def test_compare_from_recipe_to_report(settings, tmp_path, tiny_model, capsys):
     ]
     for run in content["runs"]:
         assert set(run) == {
-            "method", "seed", "task", "metrics", "train_seconds", "peak_memory_mb", "trainable_parameters", "intervals"
+            "method", "seed", "task", "metrics", "train_seconds", "peak_memory_mb", "trainable_parameters",
+            "intervals", "rows",
         }  # fmt: skip
         assert {"eval_loss", "perplexity", "kl_to_base", "top1_agreement"} <= run["metrics"].keys()
         assert run["peak_memory_mb"] > 100

@@ -46,7 +46,7 @@ class Lead:
 
     @property
     def remark(self) -> str:
-        """What limits the lead, in words; empty if nothing but the number of seeds does."""
+        """The limits of the lead in words, besides the number of seeds; empty if there are none."""
         parts = [f"within noise of {listing(self.noise)}"] if self.noise else []
         parts += [f"too close to {listing(self.small)} to matter"] if self.small else []
         return "; ".join(parts)
