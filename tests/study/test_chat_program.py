@@ -9,6 +9,7 @@ from bad_inputs import complaint
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from balora.audit.models import load_audited
 from balora.data.special_tokens import added_tokens
 from balora.recipe import Recipe
 from balora.study.benchmarks import _prompt_settings
@@ -118,3 +119,8 @@ def test_an_answer_learned_by_heart_stops_at_the_end_of_its_turn(folder, method,
         assert [answer["completion"] for answer in written] == ["the cat"]
     assert GenerationConfig.from_pretrained(directory).eos_token_id == [2, 4]
     assert AutoTokenizer.from_pretrained(directory).chat_template == TEMPLATE
+    if method in ("full", "lora", "ba-lora"):
+        audited = load_audited(str(folder), str(directory))
+        assert audited.tuned.generation_config.eos_token_id == [2, 4]
+        with audited.as_base() as base:
+            assert base.generation_config.eos_token_id == [2, 4]

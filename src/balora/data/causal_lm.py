@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from balora.data.columns import check_strings, column_values, is_blank, quoted
 from balora.data.messages import standard_conversations, standard_objects
+from balora.data.readers import REFUSALS
 from balora.errors import BALoraError
 
 #: The standard columns of each form, as TRL names them.
@@ -69,7 +70,10 @@ def to_causal_lm_rows(
     settings = {"conversational": conversational, "prompt_template": prompt_template}
     standard = standard_columns(columns, form, source=source, **settings)
     rows = {key: values for key, values in standard.items() if key not in FURTHER or any(values)}
-    return Dataset.from_dict(rows, on_mixed_types="use_json")
+    try:
+        return Dataset.from_dict(rows, on_mixed_types="use_json")
+    except REFUSALS as error:
+        raise BALoraError(f"{source}: holds a value no table can hold: {error}") from error
 
 
 def is_conversational(form: dict[str, str], first_prompt: Any) -> bool:

@@ -114,8 +114,16 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     except Exception:  # a template may raise anything, such as for a role that it lacks
         return None
     ids = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"] if found else []
-    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
-    return ids[0] if ids and ids[0] in special else None
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {tokenizer.unk_token_id}
+    if ids and ids[0] in special:
+        return ids[0]
+    if tail.strip():
+        warnings.warn(
+            f"balora: the chat template ends a turn with {shortened(tail.strip())}, which is no special token of the "
+            "tokenizer; generation cannot stop there",
+            stacklevel=2,
+        )
+    return None
 
 
 @contextmanager
