@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from trl.data_utils import common_prefix_length
 
 from balora.data.columns import shortened
+from balora.data.special_tokens import IGNORED
 from balora.errors import BALoraError
 
 #: Columns of conversations, replaced by `input_ids` and `labels`.
 CHAT_COLUMNS = ("messages", "prompt", "completion", "tools", "chat_template_kwargs")
-IGNORED = -100
 
 Messages = list[dict[str, Any]]
 
