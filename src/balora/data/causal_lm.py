@@ -159,12 +159,12 @@ def choose_form(names: list[str], named: dict[str, str | None], *, source: str) 
     return found[0]
 
 
-def further_columns(form: dict[str, str], names: list[str], named: dict[str, str | None]) -> dict[str, str]:
+def further_columns(form: dict[str, str], names: list[str] | None, named: dict[str, str | None]) -> dict[str, str]:
     """Return the columns that a table may have beside its form: a conversation's tools, Alpaca's `input` and so on.
 
     Args:
         form: From `choose_form`.
-        names: The table's columns.
+        names: The table's columns; `None` if its rows may have different ones.
         named: Columns that the user named, by standard name; `None` if not named.
     """
     wanted = [*FURTHER] if "text" not in form else []
@@ -172,7 +172,7 @@ def further_columns(form: dict[str, str], names: list[str], named: dict[str, str
         wanted.append("system")
     if form == ALPACA and not any(named.values()):
         wanted.append("input")
-    return {name: name for name in wanted if name in names}
+    return {name: name for name in wanted if names is None or name in names}
 
 
 def _with_inputs(instructions: list[Any], inputs: list[Any]) -> list[Any]:

@@ -106,7 +106,7 @@ def tokenize_chats(
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the special token with which the chat template ends the assistant's turn; `None` if it is none."""
+    """Return the special token with which the chat template ends a turn; `None` if it ends it with other text."""
     answer = "42"
     messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": answer}]
     try:
@@ -142,7 +142,7 @@ def _named(source: str, row: int) -> Iterator[None]:
 
 
 class _ChatError(ValueError):
-    """What is wrong with a row that its template renders."""
+    """Error of a row that its template renders."""
 
 
 class _Chat:

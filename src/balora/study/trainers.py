@@ -209,10 +209,6 @@ def _sets(prepared: ModelAndData) -> dict[str, tuple[Dataset, str]]:
 
 def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> dict[str, Any]:
     recipe = prepared.recipe
-    if "assistant_only_loss" in recipe.training_arguments:
-        raise BALoraError(
-            "training_arguments: assistant_only_loss is a key of the recipe; set it there, outside training_arguments"
-        )
     return {
         **{name: getattr(recipe, name) for name in SAME_NAMES},
         "output_dir": str(directory),
