@@ -170,3 +170,10 @@ def test_values_of_mixed_types_are_named(tmp_path):
     path.write_text('{"text": "x"}\n{"text": ["y"]}\n')
     with pytest.raises(BALoraError, match=r"a\.jsonl, row 2, field 'text': expected text, found \['y'\]"):
         to_causal_lm_rows(load_table(str(path)), source=str(path))
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "\\ud800"}', '{"n": 18446744073709551616}', "[" * 3000, "x", "[1]"])
+def test_arguments_that_are_no_object_or_fit_no_table_stay_text(arguments):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    rows = rows_of({"messages": [[CHAT[0], call], CHAT]})
+    assert rows[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments

@@ -184,3 +184,5 @@ def test_the_end_of_a_turn_is_found():
     assert turn_end(tokenizer("{% for m in messages %}{{ m.content + ' <|endoftext|>' }}{% endfor %}")) == 1
     assert turn_end(tokenizer("{% for m in messages %}{{ m.content + '\n' }}{% endfor %}")) is None
     assert turn_end(tokenizer("{{ raise_exception('no') }}")) is None
+    with pytest.warns(UserWarning, match="ends a turn with '###', which is no special token of the tokenizer"):
+        assert turn_end(tokenizer("{% for m in messages %}{{ m.content + ' ###' }}{% endfor %}")) is None

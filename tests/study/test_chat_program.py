@@ -9,6 +9,7 @@ from bad_inputs import complaint
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from balora.audit.models import load_audited
 from balora.data.special_tokens import added_tokens
 from balora.recipe import Recipe
 from balora.study.benchmarks import _prompt_settings
@@ -73,13 +74,29 @@ def test_the_loss_counts_the_answers_alone_unless_all_messages_are_asked_for(fol
         assert prepared.tokenizer.decode([label for label in row["labels"] if label != -100]) == expected
 
 
+def test_tools_of_a_later_row_of_a_stream_reach_the_template(folder):
+    template = "{% if tools %}{{ tools[0].name + ' ' }}{% endif %}" + TEMPLATE
+    (folder.parent / "tools.jinja").write_text(template)
+    given = recipe(folder, ROWS["messages"], chat_template_path=str(folder.parent / "tools.jinja"), **STREAM)
+    later = {**ROWS["messages"], "tools": [{"name": "cat"}]}
+    with Path(given.train_file).open("a") as file:
+        file.write(json.dumps(later) + "\n")
+    prepared = prepare(given)
+    rows = [row["input_ids"] for row in one_pass(prepared, folder)]
+    assert [WORDS[ids[0]] for ids in rows] == ["<s>"] * 4 + ["cat"]
+
+
+def one_pass(prepared, folder: Path) -> list[dict]:
+    """Return one pass over the tokenized training rows, in the order of the file."""
+    trainer = build_trainer(prepared, prepared.load_model(), 0, folder.parent / "out", [])
+    return sorted(trainer.train_dataset.rows, key=lambda row: row["row"])
+
+
 def test_settings_without_effect_raise(folder):
     text = recipe(folder, {"text": "the cat"}, assistant_only_loss=True)
     assert complaint(lambda: prepare(text), "assistant_only_loss: only conversations have an assistant")
     given = recipe(folder, ROWS["messages"], training_arguments={"assistant_only_loss": True, "use_cpu": True})
-    prepared = prepare(given)
-    said = "training_arguments: assistant_only_loss is a key of the recipe"
-    assert complaint(lambda: build_trainer(prepared, prepared.load_model(), 0, folder.parent / "out", []), said)
+    assert complaint(lambda: prepare(given), "training_arguments: assistant_only_loss is a key of the recipe")
 
 
 @pytest.mark.parametrize("form", ROWS)
@@ -118,3 +135,8 @@ def test_an_answer_learned_by_heart_stops_at_the_end_of_its_turn(folder, method,
         assert [answer["completion"] for answer in written] == ["the cat"]
     assert GenerationConfig.from_pretrained(directory).eos_token_id == [2, 4]
     assert AutoTokenizer.from_pretrained(directory).chat_template == TEMPLATE
+    if method in ("full", "lora", "ba-lora"):
+        audited = load_audited(str(folder), str(directory))
+        assert audited.tuned.generation_config.eos_token_id == [2, 4]
+        with audited.as_base() as base:
+            assert base.generation_config.eos_token_id == [2, 4]

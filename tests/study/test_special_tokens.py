@@ -97,6 +97,20 @@ def test_rows_begin_with_one_start_token(folder, adds, form, stream):
     )
 
 
+@pytest.mark.parametrize("adds", ["$A", "$A </s>", "<s> $A </s>"])
+@pytest.mark.parametrize("form", ["text", "completion"])
+@pytest.mark.parametrize("stream", [{}, {"streaming": True, "max_steps": 1}])
+def test_rows_end_with_one_end_of_text_token(folder, adds, form, stream):
+    tokenizer(folder, adds=adds, bos_token="<s>", eos_token="</s>")
+    trainer = trainer_of(recipe(folder, FORMS[form], **stream))
+    for rows in (trainer.train_dataset, trainer.eval_dataset):
+        row = next(iter(rows))
+        words = [WORDS[i] for i in row["input_ids"]]
+        assert words == [*(["<s>"] if "<s>" in adds else []), *" ".join(FORMS[form].values()).split(), "</s>"]
+        learned = [WORDS[i] for i in row["labels"] if i != -100]
+        assert learned == (words if form == "text" else ["the", "cat", "</s>"])
+
+
 @pytest.mark.parametrize("stream", [{}, {"streaming": True, "max_steps": 1}])
 @pytest.mark.parametrize("place", ["train", "validation"])
 @pytest.mark.parametrize("row", [{"messages": TURNS}, {"prompt": TURNS[:1], "completion": TURNS[1:]}])

@@ -17,11 +17,12 @@ from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from balora.adapters.loading import load_adapter, read_weights
 from balora.adapters.teacher import adapter_disabled
-from balora.audit.kinds import CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
+from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
 from balora.errors import BALoraError
@@ -115,6 +116,9 @@ def load_audited(
     has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
     tokenizer = load(AutoTokenizer, adapter if has_own else model, "adapter" if has_own else "model")
     set_pad_token(tokenizer, source=f"adapter: {adapter}" if has_own else f"model: {model}")
+    if adapter is not None and kind == CAUSAL and (Path(adapter) / GENERATION_CONFIG_NAME).is_file():
+        # Both models stop where the tuned one learned to.
+        base.generation_config.eos_token_id = load(GenerationConfig, adapter, "adapter").eos_token_id
     # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:

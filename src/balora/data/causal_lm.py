@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from balora.data.columns import check_strings, column_values, is_blank, quoted
 from balora.data.messages import standard_conversations, standard_objects
+from balora.data.readers import REFUSALS
 from balora.errors import BALoraError
 
 #: The standard columns of each form, as TRL names them.
@@ -69,7 +70,10 @@ def to_causal_lm_rows(
     settings = {"conversational": conversational, "prompt_template": prompt_template}
     standard = standard_columns(columns, form, source=source, **settings)
     rows = {key: values for key, values in standard.items() if key not in FURTHER or any(values)}
-    return Dataset.from_dict(rows, on_mixed_types="use_json")
+    try:
+        return Dataset.from_dict(rows, on_mixed_types="use_json")
+    except REFUSALS as error:
+        raise BALoraError(f"{source}: holds a value no table can hold: {error}") from error
 
 
 def is_conversational(form: dict[str, str], first_prompt: Any) -> bool:
@@ -155,12 +159,12 @@ def choose_form(names: list[str], named: dict[str, str | None], *, source: str) 
     return found[0]
 
 
-def further_columns(form: dict[str, str], names: list[str], named: dict[str, str | None]) -> dict[str, str]:
+def further_columns(form: dict[str, str], names: list[str] | None, named: dict[str, str | None]) -> dict[str, str]:
     """Return the columns that a table may have beside its form: a conversation's tools, Alpaca's `input` and so on.
 
     Args:
         form: From `choose_form`.
-        names: The table's columns.
+        names: The table's columns; `None` if its rows may have different ones.
         named: Columns that the user named, by standard name; `None` if not named.
     """
     wanted = [*FURTHER] if "text" not in form else []
@@ -168,7 +172,7 @@ def further_columns(form: dict[str, str], names: list[str], named: dict[str, str
         wanted.append("system")
     if form == ALPACA and not any(named.values()):
         wanted.append("input")
-    return {name: name for name in wanted if name in names}
+    return {name: name for name in wanted if names is None or name in names}
 
 
 def _with_inputs(instructions: list[Any], inputs: list[Any]) -> list[Any]:

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from trl.data_utils import common_prefix_length
 
 from balora.data.columns import shortened
+from balora.data.special_tokens import IGNORED
 from balora.errors import BALoraError
 
 #: Columns of conversations, replaced by `input_ids` and `labels`.
 CHAT_COLUMNS = ("messages", "prompt", "completion", "tools", "chat_template_kwargs")
-IGNORED = -100
 
 Messages = list[dict[str, Any]]
 
@@ -106,7 +106,7 @@ def tokenize_chats(
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the special token with which the chat template ends the assistant's turn; `None` if it is none."""
+    """Return the special token with which the chat template ends a turn; `None` if it ends it with other text."""
     answer = "42"
     messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": answer}]
     try:
@@ -114,8 +114,16 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     except Exception:  # a template may raise anything, such as for a role that it lacks
         return None
     ids = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"] if found else []
-    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
-    return ids[0] if ids and ids[0] in special else None
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {tokenizer.unk_token_id}
+    if ids and ids[0] in special:
+        return ids[0]
+    if tail.strip():
+        warnings.warn(
+            f"balora: the chat template ends a turn with {shortened(tail.strip())}, which is no special token of the "
+            "tokenizer; generation cannot stop there",
+            stacklevel=2,
+        )
+    return None
 
 
 @contextmanager
@@ -134,7 +142,7 @@ def _named(source: str, row: int) -> Iterator[None]:
 
 
 class _ChatError(ValueError):
-    """What is wrong with a row that its template renders."""
+    """Error of a row that its template renders."""
 
 
 class _Chat:

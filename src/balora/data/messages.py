@@ -59,12 +59,12 @@ def standard_objects(values: list[Any], *, source: str, column: str, kind: type,
     for row, value in enumerate(values, start=first_row):
         try:
             found = json.loads(value) if isinstance(value, str) and value.strip() else value or None
-        except ValueError:
+        except (ValueError, RecursionError):
             found = value
         if found is not None and not isinstance(found, kind):
             wanted = "a list of tools" if kind is list else "an object of arguments"
             raise row_error(source, row, column, f"expected {wanted}, found {shortened(value)}")
-        texts.append(json.dumps(_without_nulls(found), ensure_ascii=False) if found else "")
+        texts.append(json.dumps(_without_nulls(found)) if found else "")
     return texts
 
 
@@ -122,12 +122,21 @@ def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
         return {**call, "function": _with_parsed_arguments(call["function"])}
     if isinstance(call.get("arguments"), str):
         try:
-            arguments = json.loads(call["arguments"] or "{}")
-        except ValueError:
-            return call  # some formats call a tool with plain text
+            arguments = json.loads(call["arguments"] or "{}", parse_int=_int64)
+            json.dumps(arguments, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            return call  # plain text, or a value that no table can hold
         if isinstance(arguments, dict):
             return {**call, "arguments": arguments}
     return call
+
+
+def _int64(text: str) -> int:
+    """Parse an integer that a table can hold."""
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(text)
+    return number
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,11 +1,16 @@
 """Check the tokenizer's special tokens: the one that pads, the one that ends a text, the one that begins it."""
 
 import warnings
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
+from trl.data_utils import common_prefix_length
 
 from balora.errors import BALoraError
+
+#: Label of a token that does not count in the loss.
+IGNORED = -100
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
@@ -83,6 +88,36 @@ def without_added_start(
         return rows
     _warn(source, start)
     return rows.map(lambda text: {column: remove(text)}, input_columns=column)
+
+
+def tokenize_texts_once_ended(
+    rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, completion_only_loss: bool = True
+) -> Dataset | IterableDataset:
+    """Tokenize texts, or prompts and completions, if the tokenizer ends them itself; TRL would end them twice.
+
+    Args:
+        rows: From `to_causal_lm_rows` or `stream_causal_lm_rows`, no conversations.
+        tokenizer: The model's tokenizer.
+        completion_only_loss: Whether prompts do not count in the loss.
+
+    Returns:
+        `input_ids` and `labels` beside the rows' other columns; the rows as they are if TRL ends them.
+    """
+    start, end = added_tokens(tokenizer)
+    if not end.strip().startswith(tokenizer.eos_token):
+        return rows
+
+    def tokenize(row: dict[str, Any]) -> dict[str, list[int]]:
+        text = row["prompt"] + row["completion"] if "prompt" in row else row["text"]
+        ids = tokenizer(text.removesuffix(tokenizer.eos_token), verbose=False)["input_ids"]
+        prompt: list[int] = []
+        if "prompt" in row and completion_only_loss:
+            prompt = tokenizer(start + row["prompt"], add_special_tokens=False, verbose=False)["input_ids"]
+        first = common_prefix_length(prompt, ids)
+        return {"input_ids": ids, "labels": [IGNORED] * first + ids[first:]}
+
+    columns = rows.column_names or list(next(iter(rows)))
+    return rows.map(tokenize, remove_columns=[name for name in ("prompt", "completion", "text") if name in columns])
 
 
 def _warn(source: str, start: str) -> None:

@@ -62,8 +62,7 @@ def stream_causal_lm_rows(
     first = next(_rows(table, source), None)
     if first is None:
         raise BALoraError(f"{source}: no rows")
-    names = list(first)
-    form = choose_form(names, named, source=source)
+    form = choose_form(list(first), named, source=source)
     for column in form.values():
         if column not in first:
             raise BALoraError(f"{source}: no column {column!r}; it has {quoted(list(first))}")
@@ -73,7 +72,7 @@ def stream_causal_lm_rows(
         raise BALoraError(f"{source}: no row is left whose {' and '.join(form.values())} are not empty")
     settings = {
         **rows,
-        "further": further_columns(form, names, named),
+        "further": further_columns(form, None, named),  # later rows may have them though the first has not
         "max_rows": max_rows,
         "conversational": is_conversational(form, first.get(form.get("prompt"))),
         "prompt_template": prompt_template,

@@ -242,6 +242,10 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
 
 def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:
     """Check that the tokenizer renders or ends every row; return the rows with the added start token once."""
+    if "assistant_only_loss" in recipe.training_arguments:
+        raise BALoraError(
+            "training_arguments: assistant_only_loss is a key of the recipe; set it there, outside training_arguments"
+        )
     if recipe.assistant_only_loss is not None and not are_chats(datasets.train):
         raise BALoraError(
             "assistant_only_loss: only conversations have an assistant, and the train rows are none; leave it out"

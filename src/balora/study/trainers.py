@@ -27,6 +27,7 @@ from balora.data import (
 )
 from balora.data.chat_tokens import are_chats, tokenize_chats
 from balora.data.qa import QA_FEATURES
+from balora.data.special_tokens import tokenize_texts_once_ended
 from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
@@ -106,7 +107,7 @@ def build_trainer(
             args=_checked(SFTConfig, {**settings, "max_length": recipe.max_length, "packing": recipe.packing}),
             processing_class=prepared.tokenizer,
             train_dataset=(
-                _tokenized_chats(prepared, _in_order(prepared.train, recipe, seed), "train")
+                _tokenized_for_trl(prepared, _in_order(prepared.train, recipe, seed), "train")
                 if recipe.streaming
                 else _as_trl(prepared, model, prepared.train, "train")
             ),
@@ -163,20 +164,26 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
 def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset, name: str) -> Dataset:
     """Return rows in TRL's format, with sentence embeddings if the model reads them."""
     standard = [column for column in rows.column_names if column not in QA_FEATURES]
-    read = _tokenized_chats(prepared, rows.select_columns(standard), name)
+    read = _tokenized_for_trl(prepared, rows.select_columns(standard), name)
     return with_sentences(prepared, model, rows, read)
 
 
-def _tokenized_chats(prepared: ModelAndData, rows: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
-    """Tokenize rows if they are conversations: TRL masks turns of few chat templates, and no message by weight."""
+def _tokenized_for_trl(
+    prepared: ModelAndData, rows: Dataset | IterableDataset, name: str
+) -> Dataset | IterableDataset:
+    """Tokenize rows that TRL does not tokenize right; it does the others.
+
+    TRL masks turns of few chat templates, and no message by its weight; and it ends texts that the tokenizer ends.
+    """
+    completion_only = prepared.recipe.training_arguments.get("completion_only_loss") is not False
     if not are_chats(rows):
-        return rows
+        return tokenize_texts_once_ended(rows, prepared.tokenizer, completion_only_loss=completion_only)
     return tokenize_chats(
         rows,
         prepared.tokenizer,
         source=f"{name} rows",
         assistant_only_loss=prepared.recipe.assistant_only_loss is not False,
-        completion_only_loss=prepared.recipe.training_arguments.get("completion_only_loss") is not False,
+        completion_only_loss=completion_only,
     )
 
 
@@ -247,10 +254,6 @@ def evaluated_on(prepared: ModelAndData) -> str:
 
 def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> dict[str, Any]:
     recipe = prepared.recipe
-    if "assistant_only_loss" in recipe.training_arguments:
-        raise BALoraError(
-            "training_arguments: assistant_only_loss is a key of the recipe; set it there, outside training_arguments"
-        )
     return {
         **{name: getattr(recipe, name) for name in SAME_NAMES},
         "output_dir": str(directory),
