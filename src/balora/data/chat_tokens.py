@@ -160,6 +160,11 @@ class _Chat:
         self.template = tokenizer.get_chat_template(self.arguments.get("chat_template"), tools=self.tools)
         self.given = [*(row.get("prompt") or []), *(row.get("completion") or row.get("messages") or [])]
         self.messages = [self._as_read(message) for message in self.given]
+        if any("tool_calls" in message for message in self.messages):
+            try:
+                self.render(self.messages)
+            except TypeError:  # some templates, such as DeepSeek's, concatenate arguments as JSON text
+                self.messages = [_with_text_arguments(message) for message in self.messages]
         self.prompt = self.messages[: len(row["prompt"])] if "prompt" in row else None
 
     def _as_read(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -284,8 +289,8 @@ class _Chat:
     def _rendered_otherwise(self, number: int) -> _ChatError:
         return _ChatError(
             f"the chat template renders message {number + 1} or those before it otherwise once others follow, so its "
-            "tokens cannot be told apart; give a template with {% generation %} as chat_template_path, or set "
-            "assistant_only_loss: false"
+            "tokens cannot be told apart; give a template with {% generation %} as chat_template_path (TRL has some in "
+            "trl/chat_templates), or set assistant_only_loss: false"
         )
 
     def _tokens_in(self, spans: list[tuple[int, int]], ids: list[int]) -> list[bool]:
@@ -301,6 +306,15 @@ class _Chat:
             first, last = place(start), place(end)
             chosen[first:last] = [True] * (last - first)
         return chosen
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose tool calls' arguments are JSON text."""
+    calls = [{**call, "function": {**call.get("function", {})}} for call in message.get("tool_calls", [])]
+    for call in calls:
+        if isinstance(call["function"].get("arguments"), dict):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def _outside(spans: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
