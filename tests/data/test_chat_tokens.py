@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from balora.data import to_causal_lm_rows
-from balora.data.chat_tokens import _Chat, check_chats, tokenize_chats, turn_end
+from balora.data.chat import Chat
+from balora.data.chat_tokens import check_chats, tokenize_chats, turn_end
 
 WORDS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "system", "user", "assistant", "tool", "developer"]
 WORDS += ["hi", "hello", "bye", "kind", "be", "think", "{", "}", "call", "sun", "weather", ":"]
@@ -91,7 +92,7 @@ def published(name: str) -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_turns_of_published_templates_are_found(name):
-    chat = _Chat(rows_of(CHAT)[0], published(name))
+    chat = Chat(rows_of(CHAT)[0], published(name))
     chat.check()
     text = chat.render(chat.messages)
     assert [text[start:end] for start, end in chat.trained_text(True)] == PUBLISHED[name]
@@ -100,7 +101,7 @@ def test_turns_of_published_templates_are_found(name):
 def test_arguments_are_text_for_templates_that_concatenate_them():
     calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     row = rows_of([CHAT[0], calls, {"role": "tool", "content": "sun"}, CHAT[3]])[0]
-    chat = _Chat(row, published("deepseekv3"))
+    chat = Chat(row, published("deepseekv3"))
     assert '```json\n{"place": "sun"}\n```' in chat.render(chat.messages)
     chat.check()
 
