@@ -2,8 +2,10 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
+import trl
 from bad_inputs import complaint
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -11,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from balora.data import to_causal_lm_rows
+from balora.data.chat import Chat
 from balora.data.chat_tokens import check_chats, tokenize_chats, turn_end
 
 WORDS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "system", "user", "assistant", "tool", "developer"]
@@ -68,6 +71,39 @@ def learned(rows: Dataset, template: str = CHATML, **settings) -> list[str]:
 def test_of_messages_the_assistants_count_alone(template):
     last = "think bye" if template == FORGETS else "bye"
     assert learned(rows_of(CHAT), template) == [f"hello <|im_end|> {last} <|im_end|>"]
+
+
+#: Published templates, and the text that counts of each turn.
+PUBLISHED = {
+    "qwen2_5": ["hello<|im_end|>\n", "bye<|im_end|>\n"],
+    "qwen3": ["hello<|im_end|>", "<think>\n\n</think>\n\nbye<|im_end|>\n"],
+    "llama3_1": ["hello<|eot_id|>", "bye<|eot_id|>"],
+    "gemma3": ["hello<end_of_turn>\n", "bye<end_of_turn>\n"],
+    "deepseek_r1_distill": ["hello<｜end▁of▁sentence｜>", "bye<｜end▁of▁sentence｜>"],
+    "cohere": ["hello<|END_OF_TURN_TOKEN|>", "bye<|END_OF_TURN_TOKEN|>"],
+}
+
+
+def published(name: str) -> PreTrainedTokenizerFast:
+    tokens = tokenizer((Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text())
+    tokens.bos_token = "<|endoftext|>"
+    return tokens
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_turns_of_published_templates_are_found(name):
+    chat = Chat(rows_of(CHAT)[0], published(name))
+    chat.check()
+    text = chat.render(chat.messages)
+    assert [text[start:end] for start, end in chat.trained_text(True)] == PUBLISHED[name]
+
+
+def test_arguments_are_text_for_templates_that_concatenate_them():
+    calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    row = rows_of([CHAT[0], calls, {"role": "tool", "content": "sun"}, CHAT[3]])[0]
+    chat = Chat(row, published("deepseekv3"))
+    assert '```json\n{"place": "sun"}\n```' in chat.render(chat.messages)
+    chat.check()
 
 
 def test_all_messages_count_on_request():

@@ -2,6 +2,8 @@
 
 - `expand`, `sources`, `readers`: expand a path, and read a file or a Hub dataset into a table.
 - `causal_lm`, `classification`, `text_to_text`: convert a table to rows for one kind of model.
+- `messages`, `chat`, `chat_tokens`: conversations in a standard form, through a chat template, as tokens.
+- `special_tokens`: tokens that pad, end or begin a text.
 - `streaming`: the same row by row, for datasets larger than memory.
 - `qa_datasets`, `qa`: questions with contexts, and prompts made from them.
 - `oasst`, `oasst_trees`: OpenAssistant's trees as conversations.
