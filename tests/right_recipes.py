@@ -21,7 +21,7 @@ RECIPES: list[dict[str, Any]] = [
      "training_arguments": {"use_cpu": True}},
     {**WORKS, "qa_format": "squad", "max_length": 64, "perturbation_kinds": ["synonym"], "task_type": "SEQ_2_SEQ_LM"},
     {**WORKS, "streaming": True, "max_steps": 5, "quantization_config": {"bnb_4bit_quant_type": "nf4"},
-     "method": "qlora"},
+     "method": "qlora", "methods": ["qlora"]},
     {**WORKS, "oasst": {"languages": ["en"]}, "benchmarks": {"gsm8k": {"file": "a"}}, "noise_kinds": ["token"]},
 ]  # fmt: skip
 NAMES = [f.name for f in fields(Recipe)]

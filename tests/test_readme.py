@@ -48,14 +48,14 @@ RTE = f"{{rte: {{glue_task: rte, train_file: {DATA}/glue/RTE/train.tsv, validati
 RUNS = {
     "balora train RECIPE": f"{FEW} --output_dir outputs/train",
     "balora compare RECIPE": f"{ONE_RUN} --output_dir outputs/compare",
-    "balora sweep RECIPE": f"{ONE_RUN} --output_dir outputs/sweep --methods [lora] --sweep '{{r: [1, 8]}}'",
+    "balora sweep RECIPE": f"{ONE_RUN} --output_dir outputs/sweep --methods [ba-lora] --sweep '{{r: [1, 8]}}'",
     "balora evaluate RECIPE --adapter DIR": "",
     "balora audit MODEL ADAPTER": "--output_dir outputs/audited --own_texts 2 --own_length 8",
     "balora calibrate RECIPE": "--method ba-lora --max_steps 20 --seeds [42] --output_dir outputs/calibrated "
     "--calibrated_recipe mine.calibrated.yaml",
     "balora train --help": "",
-    "balora quickstart": f"{ONE_RUN} {SMALL_WORLD} --methods [lora]",
-    "balora quickstart --seeds '[42, 1024, 2024]'": f"{FEW} {SMALL_WORLD} --methods [lora] --jobs 2 --output_dir q",
+    "balora quickstart": f"{ONE_RUN} {SMALL_WORLD} --methods [ba-lora]",
+    "balora quickstart --seeds '[42, 1024, 2024]'": f"{FEW} {SMALL_WORLD} --methods [ba-lora] --jobs 2 --output_dir q",
     "balora compare mine.yaml --output_dir outputs/mine": ONE_RUN,
     "balora train mine.yaml --recipe mine.calibrated.yaml": f"{FEW} --method ba-lora --output_dir outputs/weighted",
     "balora audit Qwen/Qwen2.5-0.5B my-adapter --output_dir outputs/audit --data_file encyclopedia.jsonl "
@@ -63,13 +63,14 @@ RUNS = {
     "balora compare recipes/world/keep_everything.yaml --output_dir outputs/keep-everything --jobs 2": f"{ONE_RUN} "
     f"{SMALL_WORLD} --methods '[ba-lora + anchors]' --anchor_samples 8 --baseline null",
     "balora sweep recipes/world/inheritance.yaml --output_dir outputs/inheritance --jobs 2": f"{ONE_RUN} "
-    f"{SMALL_WORLD} --methods '[lora]' --worlds '{{pronoun_skew: [1.0]}}'",
+    f"{SMALL_WORLD} --methods '[ba-lora + anchors]' --anchor_samples 8 --baseline null "
+    "--worlds '{pronoun_skew: [1.0]}'",
     "balora compare recipes/qa/reading.yaml --output_dir outputs/reading --jobs 2": f"{ONE_RUN} {SMALL_READING} "
-    "--methods '[lora]' --max_length 128 --perturbation_kinds []",
-    "balora compare recipes/gsm8k_stories260k.yaml --output_dir outputs/gsm8k": f"{ONE_RUN} --methods [lora] "
+    "--methods '[lora]' --max_length 128 --perturbation_kinds '[word_order]' --perturbation_strengths '[1.0]'",
+    "balora compare recipes/gsm8k_stories260k.yaml --output_dir outputs/gsm8k": f"{ONE_RUN} --methods [ba-lora] "
     "--max_train_samples 8 --max_eval_samples 4 --max_perplexity_samples 2",
     "balora compare recipes/glue/minilm.yaml --output_dir outputs/glue-minilm --methods '[lora, pissa, ba-lora]' "
-    "--jobs 2": f"{ONE_RUN} --methods [lora] --max_train_samples 8 --max_eval_samples 4 --tasks '{RTE}'",
+    "--jobs 2": f"{ONE_RUN} --methods [ba-lora] --max_train_samples 8 --max_eval_samples 4 --tasks '{RTE}'",
 }
 #: Other commands, each with the reason why it does not run here.
 DO_NOT_RUN = {
@@ -146,6 +147,8 @@ def folder(tmp_path_factory) -> Path:
 def inside(folder, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("BALORA_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("BALORA_DATA", str(DATA))
+    monkeypatch.setenv("BALORA_MODELS", str(MODELS))
     return folder
 
 

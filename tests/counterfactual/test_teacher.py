@@ -33,10 +33,10 @@ def letters() -> hf.PreTrainedTokenizerFast:
 
 def adapted(name: str, groups=PAIRS, **settings) -> BALoraModel:
     torch.manual_seed(0)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON, **settings}
-    has_teacher = settings["consistency_weight"] > 0
+    settings = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON, **settings}
+    has_teacher = settings["consistency_weight"] + settings.get("anchor_weight", 0) > 0
     settings |= {"counterfactual_words": "mine"} if has_teacher else {}
-    model = off_its_start(get_balora_model(make(name).double(), BALoraConfig(method="pissa", **settings)))
+    model = off_its_start(get_balora_model(make(name).double(), BALoraConfig(**settings)))
     if has_teacher:
         model.set_swaps(Swaps(groups, letters()))
     return model

@@ -95,8 +95,11 @@ def one_pass(prepared, folder: Path) -> list[dict]:
 def test_settings_without_effect_raise(folder):
     text = recipe(folder, {"text": "the cat"}, assistant_only_loss=True)
     assert complaint(lambda: prepare(text), "assistant_only_loss: only conversations have an assistant")
-    given = recipe(folder, ROWS["messages"], training_arguments={"assistant_only_loss": True, "use_cpu": True})
-    assert complaint(lambda: prepare(given), "training_arguments: assistant_only_loss is a key of the recipe")
+    given = {"training_arguments": {"assistant_only_loss": True, "use_cpu": True}}
+    assert complaint(
+        lambda: recipe(folder, ROWS["messages"], **given),
+        "training_arguments: assistant_only_loss is a key of the recipe itself",
+    )
 
 
 @pytest.mark.parametrize("form", ROWS)

@@ -199,7 +199,7 @@ def test_a_single_row_cannot_be_held_out(settings, tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text('{"prompt": "who ?", "completion": "cat"}\n')
     settings |= {"validation_file": None, "perplexity_file": None}
     assert main(["compare", recipe_file(settings, tmp_path)]) == 2
-    assert "has 1 row, of which none can be held out" in capsys.readouterr().err
+    assert "has 1 of the rows to split; at least two are needed" in capsys.readouterr().err
 
 
 def test_quickstart_on_a_tiny_world(tmp_path, monkeypatch, capsys):
@@ -279,6 +279,8 @@ def test_a_run_stopped_after_its_last_step_trains_no_further_step(settings, tmp_
         "logging_steps": 1,
     }  # where Transformers would train one more
     settings |= {"method": method, "lr_scheduler_type": "constant", **steps}
+    if method == "full":
+        del settings["r"], settings["lora_dropout"]
     path, kept = recipe_file(settings, tmp_path), {}
 
     def stop(*_):

@@ -46,6 +46,11 @@ def settings(model, tmp_path) -> dict:
     }
 
 
+def with_method(settings: dict, method: str) -> dict:
+    """Return the settings for a method, `r` only for those that have a rank."""
+    return {key: value for key, value in settings.items() if key != "r" or method != "houlsby"} | {"method": method}
+
+
 def train(settings: dict, tmp_path: Path, command: str = "train") -> int:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
@@ -62,7 +67,7 @@ def error_of(settings: dict, tmp_path: Path, capsys, command: str = "train") -> 
 @pytest.mark.parametrize("method", ["lora", "houlsby"])
 def test_rows_that_lose_their_completion_or_its_end_are_counted_and_named(settings, tmp_path, method):
     written(tmp_path / "train.jsonl", [SHORT, LONG, ENDLESS, SHORT, LONG])
-    settings |= {"max_length": 8, "method": method}
+    settings = with_method(settings, method) | {"max_length": 8}
     message = (
         "train rows: with max_length: 8, 2 of 5 rows lose their whole completion and are left out .rows 2, 5. and "
         "1 of 5 rows lose their end .row 3."
@@ -185,8 +190,8 @@ def test_dataloader_drop_last_keeps_evaluation_rows(settings, tmp_path, method):
     for drop_last in (False, True):
         arguments = {"use_cpu": True, "dataloader_drop_last": drop_last}
         out = tmp_path / f"out-{drop_last}"
-        changed = {"method": method, "output_dir": str(out), "training_arguments": arguments}
-        assert train({**settings, **changed}, tmp_path) == 0
+        changed = {"output_dir": str(out), "training_arguments": arguments}
+        assert train(with_method(settings, method) | changed, tmp_path) == 0
         found.append(json.loads((out / "result.json").read_text())["metrics"]["eval_loss"])
     assert found[0] == found[1]
 
@@ -196,7 +201,7 @@ def test_the_loss_while_training_is_per_token_at_every_batch_size(settings, tmp_
     written(tmp_path / "eval.jsonl", [SHORT, ENDLESS, LONG, SHORT, ENDLESS, SHORT])
     for size in (1, 4, 6):
         out = tmp_path / f"out-{size}"
-        settings |= {"method": method, "output_dir": str(out), "per_device_eval_batch_size": size, "anchor_length": 8}
+        settings = with_method(settings, method) | {"output_dir": str(out), "per_device_eval_batch_size": size}
         settings["training_arguments"] = {"use_cpu": True, "eval_strategy": "steps", "eval_steps": 2}
         assert train(settings, tmp_path) == 0
         (logged,) = [row["eval_loss"] for row in json.loads((out / "history.json").read_text()) if "eval_loss" in row]
@@ -239,7 +244,7 @@ def test_packing_changes_no_evaluation(settings, tmp_path, method):
     found = []
     for packing in (False, True):
         out = tmp_path / f"out-{packing}"
-        settings |= {"method": method, "output_dir": str(out), "anchor_length": 8, "learning_rate": 1e-9}
+        settings = with_method(settings, method) | {"output_dir": str(out), "learning_rate": 1e-9}
         assert train({**settings, "packing": packing, "max_length": 32}, tmp_path) == 0
         found.append(json.loads((out / "result.json").read_text())["metrics"])
     for name in ("eval_loss", "top1_agreement"):

@@ -38,7 +38,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_log(cache, ca
     assert "\x1b" not in line
     assert Path(log).parent == cache / "logs"
     text = Path(log).read_text()
-    assert text.startswith("balora ")
+    assert text.startswith("balora")
     assert "Python 3" in text
     assert "transformers" in text
     assert "in fail" in text

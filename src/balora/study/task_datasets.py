@@ -208,11 +208,6 @@ def hold_out(recipe: Recipe, rows: Dataset) -> tuple[Dataset, dict[str, Dataset]
     share, seed, source = recipe.validation_share, recipe.subset_seed or 0, train_source(recipe)
     if not share:
         return rows, {}
-    if len(rows) < 2:
-        raise BALoraError(
-            f"validation_share: {source} has {len(rows)} row, of which none can be held out; name a validation_file, "
-            "or set validation_share: 0 to train on all"
-        )
     if recipe.oasst is not None:
         train, held_out = split_oasst(rows, validation_share=share, seed=seed, source=source)
     elif recipe.validation_group_column is None:
@@ -241,7 +236,7 @@ def _check_share(share: float, count: int, units: str, source: str) -> None:
     if count < 2:
         raise BALoraError(
             f"validation_share: {source} has {count} of the {units} to split; at least two are needed to hold one "
-            "out, so give more, or a validation_file"
+            "out; give more or a validation_file, or set validation_share: 0 to train on all"
         )
     if math.ceil(share * count) >= count:
         raise BALoraError(

@@ -41,7 +41,8 @@ USES: dict[str, Use] = {
     ),
     "text_pair_column": Use(lambda recipe: recipe.has_labels, "label_column"),
     "prompt_template": Use(
-        lambda recipe: not (recipe.has_labels or recipe.is_chat or recipe.qa_format), "prompts and completions"
+        lambda recipe: not (recipe.has_labels or recipe.messages_column or recipe.oasst or recipe.qa_format),
+        "prompts and completions",
     ),
     "time_column": Use(lambda recipe: recipe.time_frequency, "time_frequency"),
     "class_ratio": Use(lambda recipe: recipe.has_labels, "label_column"),
