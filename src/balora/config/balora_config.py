@@ -101,7 +101,7 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
         """
         self._check_task(task_type)
         for name, needs in self.unused(task_type).items():
-            raise BALoraError(f"{name}: {getattr(self, name)!r} has no effect here, {needs}; leave it out")
+            raise BALoraError(f"{name}: {getattr(self, name)!r} has no effect: it needs {needs}; leave it out")
         self._fill(task_type)
 
     def unused(self, task_type: str) -> dict[str, str]:

@@ -11,11 +11,11 @@ from balora.config.regularizers import Regularizers
 
 
 class Use(NamedTuple):
-    """What a setting has an effect with.
+    """A condition for a setting to have an effect.
 
     Attributes:
-        holds: Whether a configuration, resolved for its task, is such a one.
-        needs: What is needed, for the error.
+        holds: Function that tells whether it holds of a configuration resolved for its task, or of a recipe.
+        needs: The condition in words, for the error.
     """
 
     holds: Callable[[Any], bool]
@@ -23,32 +23,32 @@ class Use(NamedTuple):
 
 
 def _weight(name: str) -> Use:
-    return Use(lambda config: bool(getattr(config, name)), f"only with {name} above 0")
+    return Use(lambda config: bool(getattr(config, name)), f"{name} above 0")
 
 
 def _method(name: str) -> Use:
-    return Use(lambda config: config.method == name, f"only with method {name}")
+    return Use(lambda config: config.method == name, f"method {name}")
 
 
-_IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "only in classification")
+_IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "a classification task")
 _TEACHER = Use(
     lambda config: bool(config.consistency_weight or config.anchor_weight),
-    "only with consistency_weight or anchor_weight above 0",
+    "consistency_weight or anchor_weight above 0",
 )
 _TWO_PHASE = Use(
     lambda config: any(
         getattr(config, f"{term}_weight") and getattr(config, f"{term}_schedule") == "two_phase"
         for term in ("consistency", "diversity", "spectral")
     ),
-    "only with a schedule two_phase",
+    "a two_phase schedule",
 )
 _BATCH_MATRIX = Use(
     lambda config: bool(config.spectral_weight or (config.diversity_weight and config.diversity_loss == "covariance")),
-    "only with spectral_weight above 0, or diversity_weight over a covariance",
+    "spectral_weight above 0, or diversity_weight above 0 with diversity_loss covariance",
 )
 _ENTROPY = Use(
     lambda config: bool(config.diversity_weight) and config.diversity_loss != "covariance",
-    "only with diversity_weight above 0 over an entropy",
+    "diversity_weight above 0 with an entropy as diversity_loss",
 )
 
 #: What each setting needs to have an effect, all of it. Settings that are not listed always have one.
@@ -74,7 +74,7 @@ USES: dict[str, tuple[Use, ...]] = {
     **dict.fromkeys(("gate", "gate_hidden", "sentence_dim"), (_method(SELORA),)),
     "pissa_niter": (_method("pissa"),),
     "corda_method": (_method("corda"),),
-    "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "only in generation"),),
+    "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "a generation task"),),
 }
 
 

@@ -1,11 +1,11 @@
 """Settings of a recipe that no run of it uses: an error, so that none is silently ignored."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
 
 from balora.baselines import BASELINES
 from balora.config import Initialization, Regularizers
+from balora.config.unused import Use
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
@@ -14,24 +14,11 @@ from balora.recipe.methods import RUN_METHODS
 from balora.recipe.recipe import default_settings
 from balora.study.method_config import unused_by_method
 
-
-class Use(NamedTuple):
-    """What a recipe key has an effect with.
-
-    Attributes:
-        holds: Whether a recipe is such a one.
-        needs: What is needed, for the error.
-    """
-
-    holds: Callable[[Recipe], Any]
-    needs: str
-
-
 _ANCHORS = Use(lambda recipe: recipe.anchor_weight, "anchor_weight above 0")
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
 _HUB = Use(lambda recipe: recipe.dataset_name or recipe.glue_task, "dataset_name")
 
-#: What keys of a recipe need to have an effect, besides the method's own.
+#: What keys of a recipe need to have an effect, those of the method apart.
 USES: dict[str, Use] = {
     **dict.fromkeys(("dataset_config_name", "train_split", "validation_split"), _HUB),
     "glue_dir": Use(lambda recipe: recipe.glue_task, "glue_task"),
