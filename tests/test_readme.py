@@ -70,7 +70,8 @@ RUNS = {
     "balora compare recipes/gsm8k_stories260k.yaml --output_dir outputs/gsm8k": f"{ONE_RUN} --methods [ba-lora] "
     "--max_train_samples 8 --max_eval_samples 4 --max_perplexity_samples 2",
     "balora compare recipes/glue/minilm.yaml --output_dir outputs/glue-minilm --methods '[lora, pissa, ba-lora]' "
-    "--jobs 2": f"{ONE_RUN} --methods [ba-lora] --max_train_samples 8 --max_eval_samples 4 --tasks '{RTE}'",
+    "--jobs 2": f"{ONE_RUN} --methods [ba-lora] --baseline null --max_train_samples 8 --max_eval_samples 4 "
+    f"--tasks '{RTE}'",
 }
 #: Other commands, each with the reason why it does not run here.
 DO_NOT_RUN = {
