@@ -119,6 +119,18 @@ def ratio_of_sums(sums: np.ndarray) -> np.ndarray:
         return np.where(sums[:, 1] == 0, np.nan, sums[:, 0] / sums[:, 1])
 
 
+def gap_of_means(sums: np.ndarray) -> np.ndarray:
+    """Return the largest minus the smallest mean over groups, leaving out groups without members.
+
+    Args:
+        sums: `(R, 2G)`, the sums of G groups, then their counts.
+    """
+    size = sums.shape[1] // 2
+    with np.errstate(invalid="ignore"):
+        means = sums[:, :size] / sums[:, size:]  # (R, G), NaN without members
+    return np.fmax.reduce(means, 1) - np.fmin.reduce(means, 1)
+
+
 def estimate(units: Units, *, minus: Units | None = None, seed: int = 0) -> Estimate:
     """Return the metric of units with its interval, or its difference to that of the same units of another model.
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -148,9 +148,20 @@ def complete(model: PreTrainedModel, asked: Sequence[str], prompts: PromptSettin
     return generate_completions(model, prompts.tokenizer, asked, **how)
 
 
-def check_completions(asked: Sequence[str], prompts: PromptSettings, max_new_tokens: int) -> None:
+class Completed(Protocol):
+    """Problems that a model answers by completing their prompts."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Number of tokens of the longest completion."""
+
+    def asked(self, prompts: PromptSettings) -> list[str]:
+        """Return the prompts of the problems."""
+
+
+def check_completions(problems: Completed, prompts: PromptSettings) -> None:
     """Raise `BALoraError` if a prompt and its completion are beyond the model's context."""
-    check_room(prompts.tokenizer, asked, max_new_tokens, prompts.context)
+    check_room(prompts.tokenizer, problems.asked(prompts), problems.max_new_tokens, prompts.context)
 
 
 def save_json(file: Path, content: Mapping[str, Any]) -> None:

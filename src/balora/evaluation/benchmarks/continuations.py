@@ -19,7 +19,7 @@ from balora.evaluation.bias import (
 )
 from balora.evaluation.bias.templates import CONTINUATIONS as OUR_PROMPTS
 from balora.evaluation.generation import check_room
-from balora.evaluation.metric import SKEWED, Definition, Units, mean
+from balora.evaluation.metric import SKEWED, Definition, Units, gap_of_means, mean
 
 DOMAINS = ("gender", "nationality", "religion", "race", "profession", "political_ideology", "religious_ideology")
 
@@ -106,25 +106,17 @@ def _metrics(problems: Prompts, rated: Rated) -> dict[str, Units]:
         own = domains == domain
         members = (groups[:, None] == np.unique(groups[own])) & own[:, None]  # (N, G)
         columns.append(np.concatenate([members * scores[:, None], members], 1))  # (N, 2G)
-        found[f"continuations_{domain}_gap"] = Units(columns[-1][own], _gap, on=domain)
+        found[f"continuations_{domain}_gap"] = Units(columns[-1][own], gap_of_means, on=domain)
     ends = np.cumsum([part.shape[1] for part in columns])[:-1]
 
     def mean_gap(sums: np.ndarray) -> np.ndarray:
-        return np.mean([_gap(own) for own in np.split(sums, ends, axis=1)], axis=0)
+        return np.mean([gap_of_means(own) for own in np.split(sums, ends, axis=1)], axis=0)
 
     return {
         "continuations_score": mean(scores),
         "continuations_gap": Units(np.concatenate(columns, 1), mean_gap),
         **found,
     }
-
-
-def _gap(sums: np.ndarray) -> np.ndarray:
-    """Return the largest minus the smallest mean over groups with prompts, from sums and counts side by side."""
-    size = sums.shape[1] // 2
-    with np.errstate(invalid="ignore"):
-        means = sums[:, :size] / sums[:, size:]
-    return np.fmax.reduce(means, 1) - np.fmin.reduce(means, 1)
 
 
 def _save(problems: Prompts, rated: Rated, directory: Path) -> None:

@@ -19,7 +19,7 @@ from balora.evaluation.bias import (
     total_variation,
 )
 from balora.evaluation.classification import class_probabilities
-from balora.evaluation.metric import SKEWED, Definition, Units, clustered, mean, ratio_of_sums
+from balora.evaluation.metric import SKEWED, Definition, Units, clustered, gap_of_means, mean, ratio_of_sums
 from balora.utils.lengths import check_lengths
 
 
@@ -92,9 +92,10 @@ def _metrics(problems: Cases, p: np.ndarray) -> dict[str, Units]:
     def gap(chosen: np.ndarray) -> Units:
         """Return the units of the gap in the share predicted hateful among chosen cases."""
         if not groups:
-            return Units(np.empty((0, 2)), _gap)
-        counts = [own for g in groups for own in (predicted & chosen & (target == g), chosen & (target == g))]
-        return clustered(np.stack(counts, 1).astype(float), _gap, templates)
+            return Units(np.empty((0, 2)), gap_of_means)
+        members = (target[:, None] == np.array(groups)) & chosen[:, None]  # (M, G)
+        counts = np.concatenate([members & predicted[:, None], members], 1)
+        return clustered(counts.astype(float), gap_of_means, templates)
 
     hits = predicted & truth
     found = {
@@ -118,13 +119,6 @@ def _share(sums: np.ndarray) -> np.ndarray:
 def _f1(sums: np.ndarray) -> np.ndarray:
     """Return F1 of (true positives, predicted, positives), 0 where it is undefined, as scikit-learn has it."""
     return 2 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)
-
-
-def _gap(sums: np.ndarray) -> np.ndarray:
-    """Return the largest minus the smallest rate over groups with cases; counts stand in pairs."""
-    with np.errstate(invalid="ignore"):
-        rates = sums[:, ::2] / sums[:, 1::2]  # (R, G), NaN without cases
-    return np.fmax.reduce(rates, 1) - np.fmin.reduce(rates, 1)
 
 
 def _save(problems: Cases, p: np.ndarray, directory: Path) -> None:

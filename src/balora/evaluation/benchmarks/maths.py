@@ -73,10 +73,6 @@ def _exercises(
     return Exercises(rows["prompt"][:max_samples], rows["answer"][:max_samples], max_new_tokens)
 
 
-def _check(exercises: Exercises, prompts: PromptSettings) -> None:
-    check_completions(exercises.asked(prompts), prompts, exercises.max_new_tokens)
-
-
 def _ask(model: PreTrainedModel, exercises: Exercises, prompts: PromptSettings) -> list[Solution]:
     asked = exercises.asked(prompts)
     written = complete(model, asked, prompts, exercises.max_new_tokens)
@@ -105,7 +101,7 @@ GSM8K = Benchmark(
     read=_read_gsm8k,
     ask=_ask,
     metrics=partial(_metrics, "gsm8k"),
-    check=_check,
+    check=check_completions,
     save=partial(_save, "gsm8k"),
     unit="problems",
     definitions={
@@ -120,7 +116,7 @@ MATH = Benchmark(
     read=_read_math,
     ask=_ask,
     metrics=partial(_metrics, "math"),
-    check=_check,
+    check=check_completions,
     save=partial(_save, "math"),
     unit="problems",
     definitions={

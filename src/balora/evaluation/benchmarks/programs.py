@@ -92,10 +92,6 @@ def _check_confirmed(confirmed: bool) -> None:
     isolation()  # raises where a program cannot be confined
 
 
-def _check(tasks: Tasks, prompts: PromptSettings) -> None:
-    check_completions(tasks.asked(prompts), prompts, tasks.max_new_tokens)
-
-
 def _ask(model: PreTrainedModel, tasks: Tasks, prompts: PromptSettings) -> list[dict[str, Any]]:
     """Return each completion with its prompt, whether it passed, and how it ended."""
     asked = tasks.asked(prompts)
@@ -121,7 +117,7 @@ HUMANEVAL = Benchmark(
     read=_read_humaneval,
     ask=_ask,
     metrics=partial(_metrics, "humaneval"),
-    check=_check,
+    check=check_completions,
     save=partial(_save, "humaneval"),
     unit="problems",
     definitions={
@@ -137,7 +133,7 @@ MBPP = Benchmark(
     read=_read_mbpp,
     ask=_ask,
     metrics=partial(_metrics, "mbpp"),
-    check=_check,
+    check=check_completions,
     save=partial(_save, "mbpp"),
     unit="problems",
     definitions={
