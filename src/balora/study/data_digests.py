@@ -26,8 +26,13 @@ def digests_comment(recipe: Recipe) -> str:
     return f"{COMMENT}{json.dumps(found)}\n"
 
 
-def check_digests(recipe: Recipe, record: Path) -> None:
+def check_digests(recipe: Recipe, comment: str, record: Path) -> None:
     """Compare a recipe's files with those that a recorded recipe was run on; a file not recorded is not compared.
+
+    Args:
+        recipe: The settings.
+        comment: From `digests_comment`, so that the files are read once.
+        record: The recorded recipe.
 
     Raises:
         BALoraError: If the content of a file has changed.
@@ -39,8 +44,9 @@ def check_digests(recipe: Recipe, record: Path) -> None:
         recorded = dict(json.loads(lines[-1].removeprefix(COMMENT)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BALoraError(f"output_dir: {record} is damaged ({error}); choose another --output_dir") from error
-    for setting, path in _local_files(asdict(recipe)):
-        if setting in recorded and recorded[setting] != _digest(path):
+    for setting, digest in json.loads(comment.removeprefix(COMMENT)).items():
+        if recorded.get(setting, digest) != digest:
+            path = dict(_local_files(asdict(recipe)))[setting]
             raise BALoraError(
                 f"output_dir: {record.parent} holds a run with other content of {setting} ({path} has changed since); "
                 "choose another --output_dir, or restore the file to resume that run"

@@ -40,9 +40,10 @@ def claimed(recipe: Recipe) -> Iterator[Path]:
     directory = named_folder(recipe)
     with locked(directory) if is_main_process() else nullcontext():
         if is_main_process():
-            _check(recipe, directory)
+            digests = digests_comment(recipe)
+            _check(recipe, digests, directory)
             with report_full_disk(directory):
-                write_text(directory / RECIPE_FILE, recipe.to_yaml() + digests_comment(recipe))
+                write_text(directory / RECIPE_FILE, recipe.to_yaml() + digests)
         barrier()
         try:
             with report_full_disk(directory):
@@ -81,7 +82,7 @@ def named_folder(recipe: Recipe) -> Path:
     return Path(recipe.output_dir)
 
 
-def _check(recipe: Recipe, directory: Path) -> None:
+def _check(recipe: Recipe, digests: str, directory: Path) -> None:
     record = directory / RECIPE_FILE
     if record.exists():
         # A setting that did not exist yet when the folder was made had its default, a world's parameter likewise.
@@ -106,7 +107,7 @@ def _check(recipe: Recipe, directory: Path) -> None:
                 "--output_dir, or give the same settings to resume that run"
             )
         if not replaceable:
-            check_digests(recipe, record)
+            check_digests(recipe, digests, record)
     # A process killed while it wrote its first file leaves a part of it.
     elif any(path.name not in BOOKKEEPING for path in directory.iterdir()):
         raise BALoraError(f"output_dir: {directory} holds files that no run of balora wrote; choose an empty folder")
