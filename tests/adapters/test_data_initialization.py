@@ -18,10 +18,10 @@ from tiny_models import CAUSAL, inputs_for, make, train_steps, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.data_initialization import input_covariances
-from balora.adapters.initialization import corda_factors, milora_factors, pissa_factors
+from balora.adapters.initialization import corda_factors, milora_factors, null_factors, pissa_factors
 from balora.adapters.teacher import lora_layers
 
-METHODS = ["lora-ga", "corda"]
+METHODS = ["lora-ga", "corda", "lora-null", "lora-null-v2"]
 ADAPTER = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 EXACT = {"rtol": 0, "atol": 1e-5}
 pytestmark = pytest.mark.filterwarnings("ignore:balora")
@@ -98,7 +98,8 @@ def test_initialization_changes_only_the_factors(method):
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
             assert len(getattr(module, hooks)) == len(getattr(other, hooks)), name
     for (name, parameter), (_, other) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
-        assert parameter.requires_grad == other.requires_grad, name
+        frozen = method == "lora-null-v2" and ".lora_A." in name
+        assert parameter.requires_grad == (other.requires_grad and not frozen), name
         assert parameter.dtype == other.dtype, name
         assert parameter.grad is None, name
 
@@ -374,3 +375,60 @@ def test_padding_and_batching_do_not_change_corda():
 def test_unknown_corda_method_raises():
     with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use ipm or kpm"):
         BALoraConfig(method="corda", corda_method="ipa")
+
+
+# ------------------------------------------------------------------ LoRA-Null
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_lora_null_takes_the_weight_on_the_directions_that_inputs_use_least(name):
+    model, batches = adapted(name, "lora-null"), batches_for(name)
+    layers, pretrained = lora_layers(model), dict(make(name).named_modules())
+    # Compared with naive ones above. Of other rounding, the smallest eigenvalues' vectors would be others.
+    plain = get_balora_model(base_model(name), BALoraConfig(method="lora", **ADAPTER))
+    for key, c in input_covariances(plain, batches).items():
+        c = c.double().numpy()
+        weight = pretrained[key].weight.detach().double().numpy()
+        weight = weight.T if layers[key].fan_in_fan_out else weight
+        null = np.linalg.eigh(c)[1][:, :4]  # (in, r)
+        adapted_part = weight @ null @ null.T
+        delta = layers[key].get_delta_weight("default").detach()
+        delta = delta.T if layers[key].fan_in_fan_out else delta
+        np.testing.assert_allclose(delta, adapted_part, rtol=0, atol=2e-3 * np.abs(adapted_part).max())
+
+
+@settings(deadline=None, max_examples=40)
+@given(out=st.integers(1, 9), inner=st.integers(2, 9), used=st.integers(1, 8), seed=st.integers(0, 1000))
+def test_lora_null_adds_nothing_to_inputs_outside_the_null_space(out, inner, used, seed):
+    """Inputs in a subspace of dimension `used`, and a rank that the rest has room for."""
+    generator = torch.Generator().manual_seed(seed)
+    used = min(used, inner - 1)
+    weight = torch.randn(out, inner, generator=generator, dtype=torch.float64)
+    x = torch.randn(40, used, generator=generator, dtype=torch.float64)
+    x = x @ torch.randn(used, inner, generator=generator, dtype=torch.float64)
+    a, b = null_factors(weight, x.T @ x, inner - used, scaling=2.0)
+    assert a.shape == (min(inner - used, out), inner)
+    assert (x @ a.T).abs().max() < 1e-6 * x.abs().max()
+    if out >= inner - used:
+        elsewhere = torch.eye(inner) - torch.linalg.pinv(x) @ x
+        torch.testing.assert_close(2 * b @ a, weight @ elsewhere, rtol=0, atol=1e-6)
+
+
+def test_only_v2_freezes_a_and_keeps_the_outputs_on_inputs_that_it_started_from():
+    """Rank 4 of 32 input directions with only two sequences of 12 tokens: the inputs leave a null space."""
+    batches = [inputs_for("llama", rows=2)]
+    for method in ("lora-null", "lora-null-v2"):
+        model = adapted("llama", method, batches=batches, target_modules=["q_proj"], layers_to_transform=[0])
+        layer = next(iter(lora_layers(model).values()))
+        start = layer.lora_A["default"].weight.detach().clone()
+        inputs = without_labels(batches[0])
+        before = model.eval()(**inputs).logits
+        train_steps(model, inputs_for("llama", seed=9), steps=5)
+        frozen = torch.equal(layer.lora_A["default"].weight, start)
+        assert frozen == (not layer.lora_A["default"].weight.requires_grad) == (method == "lora-null-v2")
+        kept = inputs["attention_mask"].bool()
+        moved = (model(**inputs).logits - before)[kept].abs().max()
+        elsewhere = model(**without_labels(inputs_for("llama", seed=9)))
+        untouched = make("llama")(**without_labels(inputs_for("llama", seed=9)))
+        assert (elsewhere.logits - untouched.logits).abs().max() > 1e-4
+        assert (moved < 1e-5) == frozen

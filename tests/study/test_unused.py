@@ -38,7 +38,7 @@ CLASSES = CAUSAL | {"label_column": "label"}
         ({"method": "ba-lora", "clip_spectral_k": False}, "clip_spectral_k: .*a classification task"),
         ({"method": "ba-lora", "teacher_cache_mb": 1}, "teacher_cache_mb: .*a classification task"),
         ({"method": "ba-lora", "bias_path_radius": 0.2}, "bias_path_radius: .*bias_path_weight above 0"),
-        ({"method": "ba-lora", "start_batches": 2}, "start_batches: .*lora-ga or corda"),
+        ({"method": "ba-lora", "start_batches": 2}, "start_batches: .*lora-ga, corda or lora-null"),
         ({"method": "lora", "loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio: .*lora\\+"),
         ({"method": "lora", "quantization_config": {"bnb_4bit_quant_type": "fp4"}}, "quantization_config: .*4 bits"),
         ({"method": "full", "r": 8}, "r: 8 has no effect with method full: it needs another method"),
@@ -128,6 +128,7 @@ NEEDS = {
     "gate": {"method": "selora+reg"},
     "gate_hidden": {"method": "selora+reg"},
     "corda_method": {"method": "corda+reg"},
+    "oplora_k": {"method": "oplora+reg"},
     "clip_spectral_k": {"label_column": "label"},
     "teacher_cache_mb": {"label_column": "label"},
 }  # fmt: skip

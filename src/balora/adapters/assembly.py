@@ -12,11 +12,12 @@ from balora.adapters import four_bit, loading, saving, targets
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.bias_path import make_bias_embedding
 from balora.adapters.fused_linear import use_fused_linear
+from balora.adapters.oplora import project_updates
 from balora.adapters.selora import add_sentence_gates
 from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.adapters.trained_in_full import train_in_float32
-from balora.config import SELORA, BALoraConfig, check_task_names
+from balora.config import FROZEN_A, SELORA, BALoraConfig, check_task_names
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
 
@@ -49,8 +50,10 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
         adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
     train_in_float32(adapted)
-    if config.method == "lora-fa":
+    if config.method in FROZEN_A:
         freeze_lora_a(lora_layers(adapted), STUDENT)
+    if config.method == "oplora" and not config.inference_mode:  # saved factors are projected already
+        project_updates(lora_layers(adapted), config)
     if config.method == SELORA:
         adapted.lora_gate = add_sentence_gates(adapted, config)
     adapted.lora_bias_path = bias
@@ -73,7 +76,7 @@ def freeze_lora_a(layers: dict[str, LoraLayer], adapter_name: str) -> None:
         if adapter_name not in layer.lora_A:
             raise BALoraError(
                 f"target_modules: {name} is a {type(layer.get_base_layer()).__name__}, whose A is zero at the start "
-                "and frozen by lora-fa; leave it out or use method='lora'"
+                "and frozen by this method; leave it out or use method='lora'"
             )
         layer.lora_A[adapter_name].requires_grad_(False)
 

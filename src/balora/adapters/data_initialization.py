@@ -1,7 +1,7 @@
-"""Initialization from data: LoRA-GA reads the loss's gradient, CorDA the covariance of each layer's inputs.
+"""Initialization from data: LoRA-GA reads the loss's gradient, CorDA and LoRA-Null each layer's input covariance.
 
-The factors equal PEFT's. As in the other residual methods, base weights are unchanged until the teacher is attached
-(`balora.adapters.teacher`).
+LoRA-GA's and CorDA's factors equal PEFT's. As in the other residual methods, base weights are unchanged until the
+teacher is attached (`balora.adapters.teacher`).
 """
 
 import warnings
@@ -80,34 +80,39 @@ def initialize_lora_ga(
             matrix.write_factors(*_peft_factors(layer, settings))
 
 
-def initialize_corda(
-    model: PeftModel, batches: Iterable[dict[str, Tensor]], *, corda_method: Literal["ipm", "kpm"] = "ipm"
+def initialize_from_inputs(
+    model: PeftModel, batches: Iterable[dict[str, Tensor]], method: str, *, corda_method: Literal["ipm", "kpm"] = "ipm"
 ) -> None:
-    """Initialize the adapter from each weight's covariance-weighted components (`corda_factors`).
+    """Initialize the adapter by CorDA or LoRA-Null, from the covariance of each layer's inputs.
 
-    Memory holds an `(in, in)` float32 matrix for every targeted layer at once; each then needs an exact SVD and an
-    inverse. Rows beyond the weight's rank are as in `balora.adapters.initialization.initialize_residual`.
+    Memory holds an `(in, in)` float32 matrix for every targeted layer at once; each then needs an exact SVD, and
+    CorDA's an inverse. Rows beyond the weight's rank are as in `balora.adapters.initialization.initialize_residual`.
 
     Args:
         model: A model whose adapter adds nothing yet.
-        batches: Model inputs, with `labels` if the model has a decoder. The paper uses 256 sequences of 2048 tokens.
+        batches: Model inputs, with `labels` if the model has a decoder. The papers use 256 sequences of 2048 tokens.
+        method: `corda` (`corda_factors`), `lora-null` or `lora-null-v2` (`null_factors`).
         corda_method: `ipm` or `kpm`, see `corda_factors`.
 
     Raises:
         BALoraError: If the batches do not fit, a layer is not linear, or its inputs are not finite.
     """
     layers = lora_layers(model)
-    weights = {name: initialization.linear_weight(name, layer, "corda") for name, layer in layers.items()}
-    covariances = input_covariances(model, batches)
-    for name, layer in _with_progress_bar(layers, "corda"):
-        settings = {"scaling": layer.scaling[STUDENT], "corda_method": corda_method}
-        factors = initialization.corda_factors(weights[name], covariances.pop(name), layer.r[STUDENT], **settings)
+    weights = {name: initialization.linear_weight(name, layer, method) for name, layer in layers.items()}
+    factors_of = initialization.null_factors
+    if method == "corda":
+        factors_of = partial(initialization.corda_factors, corda_method=corda_method)
+    covariances = input_covariances(model, batches, method)
+    for name, layer in _with_progress_bar(layers, method):
+        factors = factors_of(weights[name], covariances.pop(name), layer.r[STUDENT], scaling=layer.scaling[STUDENT])
         (matrix,) = adapted_matrices(layer, STUDENT)
         matrix.write_factors(*factors)
 
 
 @torch.no_grad()
-def input_covariances(model: PeftModel, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+def input_covariances(
+    model: PeftModel, batches: Iterable[dict[str, Tensor]], method: str = "corda"
+) -> dict[str, Tensor]:
     """Compute each adapted layer's C `(in, in)`: the mean over sequences of XᵀX, X `(tokens, in)` over its maximum.
 
     As in PEFT, except that each sequence runs alone and without padding: PEFT counts padding, and cannot take inputs
@@ -118,7 +123,7 @@ def input_covariances(model: PeftModel, batches: Iterable[dict[str, Tensor]]) ->
     """
     base, layers = model.get_base_model(), lora_layers(model)
     has_decoder = base.config.is_encoder_decoder
-    batches = _validated(batches, model, "corda", labelled=has_decoder)
+    batches = _validated(batches, model, method, labelled=has_decoder)
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(layers, 0)
 

@@ -37,7 +37,7 @@ def pissa_factors(
         niter: See `balora.utils.linalg.leading_svd`.
         seed: See `balora.utils.linalg.leading_svd`.
     """
-    return _balanced(*leading_svd(_exact(weight), min(r, *weight.shape), niter=niter, seed=seed), scaling)
+    return _balanced(*leading_svd(exact(weight), min(r, *weight.shape), niter=niter, seed=seed), scaling)
 
 
 def milora_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def milora_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Ten
         scaling: The adapter's scaling, α/r.
     """
     kept = min(r, *weight.shape)
-    u, s, vh = torch.linalg.svd(_exact(weight), full_matrices=False)
+    u, s, vh = torch.linalg.svd(exact(weight), full_matrices=False)
     return _balanced(u[:, -kept:], s[-kept:], vh[-kept:], scaling)
 
 
@@ -80,7 +80,7 @@ def corda_factors(
         scaling: The adapter's scaling, α/r.
         corda_method: `ipm` takes the leading components, `kpm` the trailing ones.
     """
-    weight = _exact(weight)
+    weight = exact(weight)
     covariance, identity = covariance.to(weight), torch.eye(len(covariance)).to(weight)
     share = 0.01
     while True:
@@ -95,13 +95,33 @@ def corda_factors(
     return _balanced(u[:, part], s[part], vh[part] @ inverse, scaling)
 
 
+def null_factors(weight: Tensor, covariance: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Compute LoRA-Null's factors A `(r, in)`, B `(out, r)`: the weight on the directions that inputs use least.
+
+    With N `(in, r)` the eigenvectors of the r smallest eigenvalues of C and W·N·Nᵀ = U·S·Vᵀ, A = √(S/scaling)·Vᵀ and
+    B = U·√(S/scaling) (LoRA-Null, Tang et al. 2025, section 3). Rows of A span N, so an adapter with A frozen adds
+    nothing to inputs without a part in N.
+
+    Args:
+        weight: `(out, in)`, any float dtype; decomposed in at least float32.
+        covariance: C `(in, in)` of the layer's inputs, up to a factor.
+        r: Rank; at most min(out, in) rows are returned.
+        scaling: The adapter's scaling, α/r.
+    """
+    kept = min(r, *weight.shape)
+    # In float64, because the smallest eigenvalues are far below float32's rounding of the largest.
+    null = torch.linalg.eigh(covariance.double()).eigenvectors[:, :kept].to(exact(weight))  # (in, r)
+    u, s, vh = torch.linalg.svd(exact(weight) @ null, full_matrices=False)
+    return _balanced(u, s, vh @ null.T, scaling)
+
+
 def _balanced(u: Tensor, s: Tensor, vh: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Return A `(r, in)` and B `(out, r)` of singular triplets, each scaled by the root of the singular values."""
     root = (s / scaling).sqrt()
     return root[:, None] * vh, u * root
 
 
-def _exact(weight: Tensor) -> Tensor:
+def exact(weight: Tensor) -> Tensor:
     """Return the weight detached and in at least float32."""
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
@@ -116,7 +136,7 @@ def olora_factors(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
         weight: `(out, in)`, any float dtype; decomposed in at least float32.
         r: Rank; at most min(out, in) rows are returned.
     """
-    q, upper = torch.linalg.qr(_exact(weight))
+    q, upper = torch.linalg.qr(exact(weight))
     return upper[:r], q[:, :r]
 
 

@@ -58,7 +58,9 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
     """How the adapter starts: `lora`, `rslora`, `dora`, or `lora-fa`, which is LoRA with A frozen; from part of the
     weight: `pissa` from its principal components, `milora` from its minor ones, `olora` from its QR decomposition;
     from batches that `get_balora_model` is given: `lora-ga` from the leading directions of the loss's gradient
-    (settings in PEFT's `lora_ga_config`), `corda` from the weight's components as the layer's inputs weigh them.
+    (settings in PEFT's `lora_ga_config`), `corda` from the weight's components as the layer's inputs weigh them,
+    `lora-null` from the part of the weight that those inputs hardly use (`lora-null-v2` also freezes A). `oplora`
+    starts as `lora` and leaves each weight's leading singular triplets as they are (`balora.adapters.oplora`).
     `selora` starts as `lora`, and each row's sentence embedding gates it, in every attention projection unless
     `target_modules` is given (`balora.adapters.selora`)."""
     seed: int = 0

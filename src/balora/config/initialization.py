@@ -17,13 +17,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora-fa": {},
     "lora-ga": {},
     "corda": {},
+    "lora-null": {},
+    "lora-null-v2": {},
+    "oplora": {},
     "selora": {},
 }
 #: Methods that start from part of the weight, which is then taken out of the base: the base alone is no longer the
 #: pretrained model.
-RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda"})
+RESIDUAL = frozenset({"pissa", "olora", "milora", "lora-ga", "corda", "lora-null", "lora-null-v2"})
 #: Methods that need batches to start from.
-FROM_DATA = frozenset({"lora-ga", "corda"})
+FROM_DATA = frozenset({"lora-ga", "corda", "lora-null", "lora-null-v2"})
+#: Methods that never train A.
+FROZEN_A = frozenset({"lora-fa", "lora-null-v2"})
 #: The method whose weights depend on each row's sentence embedding.
 SELORA = "selora"
 
@@ -37,6 +42,8 @@ class Initialization:
     corda_method: Literal["ipm", "kpm"] = "ipm"
     """CorDA's mode, by PEFT's names: `ipm` adapts the leading components and wants batches of the task to learn; `kpm`
     adapts the trailing ones and wants batches of the knowledge to keep."""
+    oplora_k: Count = 16
+    """With oplora, the number of each weight's leading singular triplets that training cannot change."""
     gate: Literal["shared", "per_layer"] = "shared"
     """With selora: `shared`, one hidden layer that the gates of all adapted layers read; `per_layer`, one for each."""
     gate_hidden: Count = 64

@@ -74,6 +74,7 @@ USES: dict[str, tuple[Use, ...]] = {
     **dict.fromkeys(("gate", "gate_hidden", "sentence_dim"), (_method(SELORA),)),
     "pissa_niter": (_method("pissa"),),
     "corda_method": (_method("corda"),),
+    "oplora_k": (_method("oplora"),),
     "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "a generation task"),),
 }
 

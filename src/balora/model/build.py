@@ -11,7 +11,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from balora.adapters import four_bit, targets
 from balora.adapters.assembly import assemble
-from balora.adapters.data_initialization import initialize_corda, initialize_lora_ga
+from balora.adapters.data_initialization import initialize_from_inputs, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig, as_balora_config
@@ -31,8 +31,8 @@ def get_balora_model(
             (`BALoraConfig.quantization_config`).
         config: A `BALoraConfig`, or PEFT's `LoraConfig`, which gets the published regularizers. Not changed; the model
             keeps a copy with the task type and the published values filled in.
-        start_batches: Model inputs that `lora-ga` and `corda` initialize from, read once; other methods read none. On
-            several processes each must get the same ones.
+        start_batches: Model inputs that `lora-ga`, `corda` and `lora-null` initialize from, read once; other methods read
+            none. On several processes each must get the same ones.
 
     Raises:
         BALoraError: If the model has an adapter already, its task is not supported, a target module matches nothing,
@@ -72,8 +72,8 @@ def _initialize(adapted: BALoraModel, config: BALoraConfig, start_batches: Itera
     targets.check_weights_present(lora_layers(adapted), config.method)
     if config.method == "lora-ga":
         initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
-    elif config.method == "corda":
-        initialize_corda(adapted, start_batches, corda_method=config.corda_method)
+    elif config.method in FROM_DATA:
+        initialize_from_inputs(adapted, start_batches, config.method, corda_method=config.corda_method)
     else:
         initialize_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
 

@@ -7,6 +7,9 @@ from balora.baselines import BASELINES
 from balora.config import FROM_DATA, METHODS, SELORA
 from balora.config.published import PRESETS
 
+#: `knowledge_file` for the texts of the self-anchors.
+ANCHORS = "anchors"
+
 
 @dataclass(frozen=True)
 class RunMethod:
@@ -31,8 +34,13 @@ class RunMethod:
 
     @property
     def from_data(self) -> bool:
-        """Whether the adapter is initialized from batches of training rows."""
+        """Whether the adapter is initialized from batches of training rows, or of other texts."""
         return self.start in FROM_DATA
+
+    @property
+    def from_inputs(self) -> bool:
+        """Whether the initialization reads inputs without labels, so that any texts will do."""
+        return self.from_data and self.start != "lora-ga"
 
 
 #: In 4 bits, by the names in the literature: QLoRA (Dettmers et al. 2023), QDoRA, QPiSSA (Meng et al. 2024).

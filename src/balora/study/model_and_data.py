@@ -30,6 +30,7 @@ from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
 from balora.recipe import Recipe
+from balora.recipe.methods import ANCHORS
 from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
@@ -103,6 +104,7 @@ class ModelAndData:
         benchmarks: Benchmarks by name.
         encoder: The sentence encoder, if the recipe names one.
         single: The one-step questions of a reading world, which its model could answer before fine-tuning.
+        knowledge: The user's texts of what the model should keep.
     """
 
     recipe: Recipe
@@ -117,6 +119,7 @@ class ModelAndData:
     benchmarks: dict[str, Measure]
     encoder: SentenceEncoder | None
     single: Dataset | None
+    knowledge: list[str]
 
     def load_model(self, *, on_device: bool | None = None, **settings: Any) -> PreTrainedModel:
         """Load the pretrained model onto the accelerator, if there is one.
@@ -224,6 +227,10 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     )
     if texts:
         check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
+    own = None if recipe.knowledge_file == ANCHORS else recipe.knowledge_file
+    knowledge = _texts(own, "text", None, "knowledge_file")
+    if knowledge:
+        check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
     return ModelAndData(
         recipe,
         tokenizer,
@@ -237,6 +244,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         benchmarks,
         encoder,
         None if reading is None else _single_questions(recipe, tokenizer, reading),
+        knowledge,
     )
 
 

@@ -23,12 +23,12 @@ from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.baselines import BASELINES
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
-from balora.errors import WorkerDone
+from balora.errors import BALoraError, WorkerDone
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model, task_of
 from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
+from balora.recipe.methods import ANCHORS, RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
 from balora.study.model_and_data import ModelAndData
@@ -36,6 +36,7 @@ from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.files import cache_folder
+from balora.utils.lengths import context_length
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
@@ -60,6 +61,7 @@ def build_student(
     if recipe.method in BASELINES:
         return _build_baseline(prepared.load_model(), recipe)
     method = RUN_METHODS[recipe.method]
+    check_knowledge(recipe)
     # Sampled before the base is loaded, so that memory never holds two base models.
     anchors = anchors_of(prepared) if method.regularized and recipe.anchor_weight else None
     base = prepared.load_model(**loading_settings(recipe))
@@ -67,7 +69,7 @@ def build_student(
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
-        model = get_balora_model(base, config, first_batches(prepared, seed) if method.from_data else None)
+        model = get_balora_model(base, config, start_batches(prepared, base, seed) if method.from_data else None)
     if anchors is not None:
         model.set_anchors(anchors)
     if config.counterfactual_words is not None:
@@ -106,6 +108,45 @@ def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
     return model
 
 
+def check_knowledge(recipe: Recipe) -> None:
+    """Check that a method which protects what texts use is given texts.
+
+    Raises:
+        BALoraError: If it is not, or the model has a decoder, which texts alone do not feed.
+    """
+    method = RUN_METHODS[recipe.method]
+    needs = method.from_inputs and (method.start != "corda" or recipe.corda_method == "kpm")
+    if needs and recipe.knowledge_file is None:
+        raise BALoraError(
+            f"knowledge_file: missing; {recipe.method} keeps what the texts in it use (corda in mode kpm); name a "
+            f"file of texts, or {ANCHORS} for texts that the model generates"
+        )
+    if method.from_inputs and recipe.knowledge_file is not None and recipe.is_seq2seq:
+        raise BALoraError("knowledge_file: only for models without a decoder; leave it out")
+
+
+def start_batches(prepared: ModelAndData, base: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
+    """Return the batches that the recipe's method is initialized from: of its knowledge, or of training rows."""
+    recipe = prepared.recipe
+    if recipe.knowledge_file is None or not RUN_METHODS[recipe.method].from_inputs:
+        return first_batches(prepared, seed)
+    return knowledge_batches(prepared, base)
+
+
+def knowledge_batches(prepared: ModelAndData, base: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """Return the first `start_batches` batches of what to keep: the user's texts, or the self-anchors."""
+    recipe, tokenizer = prepared.recipe, prepared.tokenizer
+    size = recipe.per_device_train_batch_size
+    if recipe.knowledge_file == ANCHORS:
+        kept = anchors_of(prepared)
+    else:
+        long_enough = (text for text in prepared.knowledge if len(tokenizer(text, verbose=False)["input_ids"]) > 1)
+        texts = list(islice(long_enough, recipe.start_batches * size))
+        kept = texts_as_anchors(texts, tokenizer, length=recipe.max_length or context_length(base.config, tokenizer))
+    rows = zip(kept.input_ids.split(size), kept.attention_mask.split(size), strict=True)
+    return [{"input_ids": ids, "attention_mask": mask} for ids, mask in islice(rows, recipe.start_batches)]
+
+
 def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """Return the first training batches, for methods that are initialized from data.
 
@@ -133,6 +174,7 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     loading_settings(recipe)
     if recipe.counterfactual_words is not None:
         read_word_groups(recipe.counterfactual_words)
+    check_knowledge(recipe)
     config = balora_config(recipe, recipe.seed, sentence_dim=1)  # any length will do here
     config.resolve(task_of(model))
     if recipe.wise_ft is not None:

@@ -10,11 +10,14 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
-from balora.recipe.methods import RUN_METHODS
+from balora.recipe.methods import ANCHORS, RUN_METHODS
 from balora.recipe.recipe import default_settings
 from balora.study.method_config import unused_by_method
 
-_ANCHORS = Use(lambda recipe: recipe.anchor_weight, "anchor_weight above 0")
+_ANCHORS = Use(
+    lambda recipe: recipe.anchor_weight or recipe.knowledge_file == ANCHORS,
+    f"anchor_weight above 0, or knowledge_file: {ANCHORS}",
+)
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
 _HUB = Use(lambda recipe: recipe.dataset_name or recipe.glue_task, "dataset_name")
 
@@ -42,7 +45,7 @@ USES: dict[str, Use] = {
     "noise_levels": Use(lambda recipe: recipe.noise_kinds, "noise_kinds"),
     **dict.fromkeys(("perplexity_column", "max_perplexity_samples"), _PERPLEXITY),
     **dict.fromkeys(("anchor_samples", "anchor_length", "anchor_file"), _ANCHORS),
-    "anchor_column": Use(lambda recipe: recipe.anchor_weight and recipe.anchor_file, "anchor_file"),
+    "anchor_column": Use(lambda recipe: _ANCHORS.holds(recipe) and recipe.anchor_file, "anchor_file"),
 }
 
 
@@ -86,7 +89,8 @@ def _unused_by_method(recipe: Recipe) -> dict[str, str]:
     method = RUN_METHODS[recipe.method]
     unused = unused_by_method(recipe)
     needs = {
-        "start_batches": (method.from_data, "method lora-ga or corda"),
+        "start_batches": (method.from_data, "method lora-ga, corda or lora-null"),
+        "knowledge_file": (method.from_inputs, "method corda or lora-null"),
         "loraplus_lr_ratio": (method.loraplus, "method lora+"),
         "quantization_config": (method.four_bit, "a method in 4 bits (qlora …)"),
         "num_virtual_tokens": (False, "method prompt-tuning"),
