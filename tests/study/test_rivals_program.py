@@ -111,3 +111,16 @@ def test_texts_that_the_model_generates_serve_too(settings, tmp_path, monkeypatc
 def test_missing_and_unused_texts_are_named(own, message, settings, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert re.search(message, failing(tmp_path, settings | own, capsys))
+
+
+def test_methods_of_the_loss_train_from_a_recipe(settings, tmp_path):
+    methods = ["dft", "asft", "sft+kl"]
+    assert program(tmp_path, "compare", settings | {"methods": methods}) == 0
+    check_trained(tmp_path, methods)
+    saved = {
+        method: json.loads((tmp_path / "out" / "runs" / f"{method}-seed1" / "balora_config.json").read_text())
+        for method in methods
+    }
+    assert [saved[method]["task_loss"] for method in methods] == ["dft", "dft", "cross_entropy"]
+    assert [saved[method]["consistency_weight"] for method in methods] == [0.0, 0.05, 0.05]
+    assert all(saved[method][f"{term}_weight"] == 0 for term in ("diversity", "spectral") for method in methods)

@@ -74,7 +74,9 @@ def other(name: str, default: object) -> object:
     values = {
         "counterfactual_words": "gender", "task_names": ["primary", "auxiliary"], "gate": "per_layer",
         "corda_method": "kpm", "consistency_direction": "reverse", "diversity_loss": "entropy",
-        "bias_path_mode": "minimised", "bias_path_reduction": "sum", "semantic_reduction": "sum",
+        "bias_path_mode": "minimised",
+        "task_loss": "dft", "regularized_tokens": "labelled",
+        "bias_path_reduction": "sum", "semantic_reduction": "sum",
     }  # fmt: skip
     if name.endswith("_schedule"):
         return "two_phase"

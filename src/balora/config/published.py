@@ -31,9 +31,20 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Plain LoRA in Python too, where a method has the published terms unless their weights are 0.
+_NO_TERMS = {"method": "lora", "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0}
+#: The divergence from the pretrained model on the labelled tokens at temperature 1, with the weight of ASFT's authors.
+_KL = {
+    **_NO_TERMS,
+    "consistency_weight": 0.05,
+    "consistency_schedule": "constant",
+    "temperature": 1.0,
+    "regularized_tokens": "labelled",
+}
+
 #: Whole methods: settings of `BALoraConfig` beside r, targets and, for `se-lora`, `sentence_dim`. `structural` is
 #: structural regularization with a bias path; no weight of it is published, and these are balora's
-#: (`docs/decisions/bias-path.md`).
+#: (`docs/decisions/bias-path.md`). `dft`, `asft` and `sft+kl` are rivals (`docs/decisions/rivals.md`).
 PRESETS: dict[str, dict[str, Any]] = {
     "ba-lora": {"method": "pissa"},
     "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
@@ -48,4 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bias_path_weight": 10.0,
         "bias_path_mode": "adversarial",
     },
+    "dft": {**_NO_TERMS, "task_loss": "dft"},
+    "asft": {**_KL, "task_loss": "dft"},
+    "sft+kl": _KL,
 }

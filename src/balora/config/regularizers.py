@@ -53,6 +53,11 @@ class Regularizers:
     sample_rate: Share = 1.0
     """Share of the sequences that the teacher sees (generation), drawn at random and weighted by 1/sample_rate: the
     same gradient on average, for that share of the teacher's cost."""
+    task_loss: Literal["cross_entropy", "dft"] = "cross_entropy"
+    """Loss of the labels in generation: `cross_entropy`, or `dft`, where each token's is weighted by its probability
+    (dynamic fine-tuning)."""
+    regularized_tokens: Literal["all", "labelled"] = "all"
+    """Tokens that the terms on the outputs see in generation: `all` but padding, or those that the task loss sees."""
     fused_lm_head: bool = True
     """Compute the generation objective from hidden states, in one pass over the LM head, without ever holding all
     logits. Training forwards then return no logits. A model whose head is not supported trains on logits, with a

@@ -31,6 +31,11 @@ def _method(name: str) -> Use:
 
 
 _IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "a classification task")
+_GENERATION = Use(lambda config: config.task_type != TaskType.SEQ_CLS, "a generation task")
+_OUTPUTS = Use(
+    lambda config: any(getattr(config, f"{term}_weight") for term in ("consistency", "diversity", "spectral")),
+    "consistency_weight, diversity_weight or spectral_weight above 0",
+)
 _TEACHER = Use(
     lambda config: bool(config.consistency_weight or config.anchor_weight),
     "consistency_weight or anchor_weight above 0",
@@ -75,7 +80,8 @@ USES: dict[str, tuple[Use, ...]] = {
     "pissa_niter": (_method("pissa"),),
     "corda_method": (_method("corda"),),
     "oplora_k": (_method("oplora"),),
-    "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "a generation task"),),
+    **dict.fromkeys(("fused_lm_head", "task_loss"), (_GENERATION,)),
+    "regularized_tokens": (_GENERATION, _OUTPUTS),
 }
 
 

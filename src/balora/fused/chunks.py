@@ -125,7 +125,7 @@ class _HeadLoss(torch.autograd.Function):
                         functions, z, z_teacher, relative[3:, chunk], objective.softcap
                     )
                 known = z_teacher if objective.divergence else None
-                values[:3, chunk] = _row_gradients_for(z)(z, known, scaled[chunk], objective)
+                values[:3, chunk] = _row_gradients_for(z, objective)(z, known, scaled[chunk], objective)
                 if added is not None:
                     z += added
             d_hidden[chunk] = z @ w
@@ -155,9 +155,12 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor
     return torch.addmm(bias.to(weight.dtype), hidden, weight.T, out=out)
 
 
-def _row_gradients_for(logits: Tensor) -> Callable[..., Tensor]:
-    """Return the row gradients for the logits' device: Triton's on a GPU where it is installed, else PyTorch's."""
-    if HAS_TRITON and logits.device.type == "cuda":
+def _row_gradients_for(logits: Tensor, objective: RowObjective) -> Callable[..., Tensor]:
+    """Return the row gradients for the logits' device: Triton's on a GPU where it is installed, else PyTorch's.
+
+    Triton's kernels do not have DFT.
+    """
+    if HAS_TRITON and logits.device.type == "cuda" and not objective.dft:
         # Triton comes only with PyTorch's builds for CUDA and ROCm.
         from balora.fused.triton_row_gradients import differentiate_rows_on_gpu
 

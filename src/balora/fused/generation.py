@@ -56,7 +56,7 @@ def fused_token_loss(
         labels: `(B, S)`, as the model takes them; −100 where there is none.
         mask: `(B, S)`, tokens that are not padding; `None` for all.
         taught: The teacher's part; `None` where no term needs a teacher or no sequence was picked.
-        config: Temperature, direction, top_k.
+        config: Temperature, direction, top_k, task_loss.
         terms: The terms to compute, with their λ.
         shift: The hidden state at position t predicts `labels[t + shift]`.
         total_items: What the task loss's sum is divided by.
@@ -103,6 +103,7 @@ def fused_token_loss(
             top_k=config.top_k if "diversity" in terms else 0,
             softcap=head.softcap,
             divergence="consistency" in terms,
+            dft=config.task_loss == "dft",
         ),
         others,
         list(functions.values()),

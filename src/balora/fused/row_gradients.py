@@ -3,6 +3,7 @@
 With u = z/T, F = softmax(u), P the teacher's, p = softmax(z), and p' the softmax over a row's top K:
 
     task                −log p_y                    gradient  p − 1_y
+      DFT               −sg(p_y)·log p_y                      p_y·(p − 1_y)
     consistency         T²·Σ P·(log P − log F)                T·(F − P)
       reversed          T²·Σ F·(log F − log P)                T·F·(log F − log P − its own sum)
     entropy             Σ p'·log p'                           p'·(log p' − its own sum), on the K indices
@@ -34,6 +35,7 @@ class RowObjective:
         top_k: K of the entropy term; 0 omits the term.
         softcap: c of z = c·tanh(x/c), for logits that come in as x; `None` for none.
         divergence: Whether rows with a teacher have the consistency term.
+        dft: Whether each label's cross-entropy is weighted by its probability (`balora.losses.dft_loss`).
     """
 
     temperature: float = 1.0
@@ -41,6 +43,7 @@ class RowObjective:
     top_k: int = 0
     softcap: float | None = None
     divergence: bool = True
+    dft: bool = False
 
 
 @dataclass
@@ -75,7 +78,8 @@ def differentiate_rows(
         objective: The terms to compute.
 
     Returns:
-        `(3, M)`, unweighted: −log p_y (0 without a label), T² times the divergence (0 without a teacher), entropy.
+        `(3, M)`, unweighted: −log p_y, or DFT's p_y times that (0 without a label), T² times the divergence (0 without
+        a teacher), entropy.
         In float32 or wider, whatever the logits' precision.
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
@@ -110,6 +114,11 @@ def _block(z: Tensor, taught: Tensor | None, weights: RowWeights, objective: Row
     values = z.new_zeros(3, len(z))
     labels = weights.labels.clamp(min=0).unsqueeze(-1)  # (b, 1)
     values[0] = (log_normalizer - z.gather(-1, labels)[:, 0]).where(weights.labels != -100, 0)
+    task = weights.task
+    if objective.dft:
+        p = values[0].neg().exp()  # (b,), of the label; without gradient, so that it scales the row's
+        values[0] *= p
+        task = task * p
     if taught is not None:
         _cap(taught, objective.softcap)
         offset = (top[:, 0] - taught.amax(-1)) / temperature - log_peak
@@ -119,7 +128,7 @@ def _block(z: Tensor, taught: Tensor | None, weights: RowWeights, objective: Row
         values[1] = temperature**2 * (-mean_gap if objective.reverse else mean_gap)
 
     # From here on z is its gradient: first task·p, then what the other terms add.
-    share, pull = weights.task.unsqueeze(-1), temperature * weights.consistency.unsqueeze(-1)  # (b, 1)
+    share, pull = task.unsqueeze(-1), temperature * weights.consistency.unsqueeze(-1)  # (b, 1)
     if temperature == 2:
         torch.square(student, out=z).mul_(share / squares.unsqueeze(-1))
     elif temperature == 1:

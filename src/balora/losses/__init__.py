@@ -7,6 +7,7 @@ no state, do not depend on models, and are the reference that every faster path 
 from balora.losses.alignment import alignment_loss
 from balora.losses.bias_path import bias_path_loss, counterfactual_direction
 from balora.losses.consistency import consistency_loss
+from balora.losses.dft import dft_loss
 from balora.losses.diversity import covariance_diversity_loss, topk_entropy_loss
 from balora.losses.semantic import semantic_loss
 from balora.losses.spectral import spectral_loss
@@ -17,6 +18,7 @@ __all__ = [
     "consistency_loss",
     "counterfactual_direction",
     "covariance_diversity_loss",
+    "dft_loss",
     "semantic_loss",
     "spectral_loss",
     "topk_entropy_loss",

@@ -165,7 +165,8 @@ class BALoraModel(AdaptedModel):
             BALoraError: If TRL's trainer computes the loss itself, from the probabilities that `fused_lm_head` asks
                 for. A forward without labels is warned of once instead, since its output may serve another end.
         """
-        if not (self.training and torch.is_grad_enabled() and any(self.current_weights().values())):
+        own_objective = any(self.current_weights().values()) or self.balora_config.task_loss != "cross_entropy"
+        if not (self.training and torch.is_grad_enabled() and own_objective):
             return
         if "fused_lm_head" in kwargs:
             raise BALoraError(

@@ -31,8 +31,8 @@ def get_balora_model(
             (`BALoraConfig.quantization_config`).
         config: A `BALoraConfig`, or PEFT's `LoraConfig`, which gets the published regularizers. Not changed; the model
             keeps a copy with the task type and the published values filled in.
-        start_batches: Model inputs that `lora-ga`, `corda` and `lora-null` initialize from, read once; other methods read
-            none. On several processes each must get the same ones.
+        start_batches: Model inputs that `lora-ga`, `corda` and `lora-null` initialize from, read once; other methods
+            read none. On several processes each must get the same ones.
 
     Raises:
         BALoraError: If the model has an adapter already, its task is not supported, a target module matches nothing,

@@ -1,7 +1,8 @@
-"""Causal language models: each token's logits predict the next token, and all tokens but padding are regularized."""
+"""Causal language models: each token's logits predict the next token, and tokens but padding are regularized."""
 
 from typing import Any
 
+import torch.nn.functional as F
 from peft import PeftModelForCausalLM, TaskType
 from torch import Tensor
 
@@ -17,4 +18,6 @@ class BALoraModelForCausalLM(BALoraModelForGeneration, PeftModelForCausalLM, tas
         return inputs
 
     def _counted(self, inputs: dict[str, Any], labels: Tensor) -> Tensor | None:
+        if self.balora_config.regularized_tokens == "labelled":
+            return F.pad(labels[:, self.shift :] != -100, (0, self.shift))  # (B, S)
         return inputs.get("attention_mask")

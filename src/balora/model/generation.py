@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from balora.adapters.bias_path import RandomState, bias_path_term
@@ -19,6 +20,7 @@ from balora.anchors import Anchors
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
 from balora.fused import HeadSpectrum, fused_token_loss, head_aside, head_of, router_loss, why_not_fused
+from balora.losses import dft_loss
 from balora.losses.bias_path import mean_of_tokens
 from balora.model.anchor_term import TaughtAnchors, anchor_term, teach_anchors
 from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
@@ -179,6 +181,10 @@ class BALoraModelForGeneration(BALoraModel):
             own = own - router
             terms, weights = {"router": router, **terms}, {"router": 1.0, **weights}
         task_loss = torch.where(batch.items > 0, own, 0.0) * (batch.items / batch.total)
+        if config.task_loss == "dft":
+            targets = F.pad(batch.labels[:, self.shift :], (0, self.shift), value=-100)  # (B, S)
+            labelled = targets != -100
+            task_loss = dft_loss(output.logits[labelled], targets[labelled]).sum() / batch.total
         regularizers, components = weighted_sum(terms, batch.share, weights)
         components = {"task": task_loss.detach(), **components}
         return BALoraOutput(loss=task_loss + regularizers, logits=output.logits, components=components)

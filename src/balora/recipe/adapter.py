@@ -17,8 +17,8 @@ class Adapter:
     method: str = "ba-lora"
     """Method that `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda, lora-null,
     lora-null-v2, oplora; the same with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora,
-    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; full, bitfit,
-    houlsby, pfeiffer, adalora, prompt-tuning."""
+    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; dft, asft, sft+kl;
+    full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
     r: Count = 16
     """Rank of the adapter."""
     lora_alpha: Count | None = None
@@ -44,8 +44,8 @@ class Adapter:
     start_batches: Count = 8
     """Batches that lora-ga, corda and lora-null start from: of training rows, or of the texts in knowledge_file."""
     knowledge_file: RecipePath | None = None
-    """Texts of what the model should keep: a file with a column `text`, or `anchors` for texts that it generates itself
-    (as for anchor_weight). lora-null, and corda in mode kpm, start from them."""
+    """Texts of what the model should keep: a file with a column `text`, or `anchors` for texts that it generates
+    itself (as for anchor_weight). lora-null, and corda in mode kpm, start from them."""
     loraplus_lr_ratio: float = 16.0
     """With lora+, B's learning rate over A's."""
     quantization_config: dict[str, Any] = field(default_factory=dict)

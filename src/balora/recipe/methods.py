@@ -56,6 +56,8 @@ RUN_METHODS: dict[str, RunMethod] = {
     "qba-lora": RunMethod("pissa", regularized=True, four_bit=True),
 }
 #: Whole methods that are another one with settings, which a recipe's `method_settings` may change.
-RUN_PRESETS: dict[str, dict[str, Any]] = {"structural": {**PRESETS["structural"], "method": "lora+reg"}}
+RUN_PRESETS: dict[str, dict[str, Any]] = {
+    name: {**PRESETS[name], "method": "lora+reg"} for name in ("structural", "dft", "asft", "sft+kl")
+}
 #: Methods to compare with.
 BASELINE_METHODS = tuple(BASELINES)
