@@ -101,8 +101,14 @@ def test_texts_that_the_model_generates_serve_too(settings, tmp_path, monkeypatc
         ({"method": "lora-null"}, "knowledge_file: missing; lora-null keeps what the texts in it use"),
         ({"method": "corda", "corda_method": "kpm"}, "knowledge_file: missing; corda keeps"),
         ({"method": "corda", "knowledge_file": "train.jsonl"}, "knowledge_file: .* has no column 'text'"),
-        ({"method": "lora", "knowledge_file": "texts.jsonl"}, "knowledge_file: .*needs method corda or lora-null"),
-        ({"method": "lora-ga", "knowledge_file": "texts.jsonl"}, "knowledge_file: .*needs method corda or lora-null"),
+        (
+            {"method": "lora", "knowledge_file": "texts.jsonl"},
+            "knowledge_file: .*needs method corda, lora",
+        ),
+        (
+            {"method": "lora-ga", "knowledge_file": "texts.jsonl"},
+            "knowledge_file: .*needs method corda, lora",
+        ),
         ({"method": "lora-null", "knowledge_file": "absent.jsonl"}, "absent.jsonl"),
         ({"method": "lora-null", "knowledge_file": "texts.jsonl", "anchor_length": 9}, "anchor_length: .*anchors"),
     ],
@@ -124,3 +130,24 @@ def test_methods_of_the_loss_train_from_a_recipe(settings, tmp_path):
     assert [saved[method]["task_loss"] for method in methods] == ["dft", "dft", "cross_entropy"]
     assert [saved[method]["consistency_weight"] for method in methods] == [0.0, 0.05, 0.05]
     assert all(saved[method][f"{term}_weight"] == 0 for term in ("diversity", "spectral") for method in methods)
+
+
+def test_ewc_and_replay_train_from_a_recipe(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
+    methods = ["lora", "ewc", "self-replay"]
+    own = {"methods": methods, "knowledge_file": "anchors", "anchor_samples": 12, "anchor_length": 9}
+    own |= {"method_settings": {"ewc": {"ewc_weight": 1000.0}}, "start_batches": 3}
+    assert program(tmp_path, "compare", settings | own) == 0
+    check_trained(tmp_path, methods)
+    drift = {run.method: run.metrics["kl_to_base"] for run in read_results(tmp_path / "out" / "results.json")}
+    assert drift["ewc"] < 0.9 * drift["lora"]
+    history = json.loads((tmp_path / "out" / "runs" / "self-replay-seed1" / "history.json").read_text())
+    assert any("loss_replay" in row for row in history)
+
+
+def test_ewc_needs_texts_and_weights_that_it_can_differentiate(settings, tmp_path, capsys):
+    assert "knowledge_file: missing; " in failing(tmp_path, settings | {"method": "ewc"}, capsys)
+    own = {"method": "dora+reg", "ewc_weight": 1.0, "knowledge_file": str(tmp_path / "texts.jsonl")}
+    assert "ewc_weight: dora changes the weights by more" in failing(tmp_path, settings | own, capsys)
+    own["method"] = "qlora+reg"
+    assert "ewc_weight: a base in 4 bits" in failing(tmp_path, settings | own, capsys)

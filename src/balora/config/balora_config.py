@@ -193,6 +193,8 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
             )
         if own is not None and self.anchor_weight:
             raise BALoraError(f"anchor_weight: each row needs {own}, which anchors do not have; use 0")
+        if own is not None and self.replay_weight:
+            raise BALoraError(f"replay_weight: each row needs {own}, which replayed texts do not have; use 0")
 
     def _check_task(self, task_type: str) -> None:
         if task_type not in PUBLISHED:
@@ -201,6 +203,9 @@ class BALoraConfig(Regularizers, Initialization, LoraConfig):
             raise BALoraError("counterfactual_words: only for causal language models and classifiers; leave it out")
         if self.anchor_weight and task_type != TaskType.CAUSAL_LM:
             raise BALoraError("anchor_weight: only causal language models can generate anchors; use 0")
+        for name in ("replay_weight", "ewc_weight"):
+            if getattr(self, name) and task_type != TaskType.CAUSAL_LM:
+                raise BALoraError(f"{name}: only for causal language models, which predict the words of a text; use 0")
         if task_type == TaskType.SEQ_CLS and self.task_names:
             raise BALoraError(
                 "task_names: in classification each task would need a head of its own; use a model that generates its "

@@ -44,7 +44,7 @@ _KL = {
 
 #: Whole methods: settings of `BALoraConfig` beside r, targets and, for `se-lora`, `sentence_dim`. `structural` is
 #: structural regularization with a bias path; no weight of it is published, and these are balora's
-#: (`docs/decisions/bias-path.md`). `dft`, `asft` and `sft+kl` are rivals (`docs/decisions/rivals.md`).
+#: (`docs/decisions/bias-path.md`). The last five are rivals (`docs/decisions/rivals.md`).
 PRESETS: dict[str, dict[str, Any]] = {
     "ba-lora": {"method": "pissa"},
     "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
@@ -62,4 +62,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dft": {**_NO_TERMS, "task_loss": "dft"},
     "asft": {**_KL, "task_loss": "dft"},
     "sft+kl": _KL,
+    "ewc": {**_NO_TERMS, "ewc_weight": 1.0},
+    "self-replay": {**_NO_TERMS, "replay_weight": 1.0},
 }

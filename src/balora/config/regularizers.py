@@ -72,7 +72,12 @@ class Regularizers:
     """λ of self-anchors, the divergence from the pretrained model on text that it generated before training
     (`balora.anchors`), for causal language models; 0 is off."""
     anchor_share: Positive = 0.5
-    """Anchors in a step for each sequence of the task's batch, rounded, at least one."""
+    """Anchors, and replayed texts, in a step for each sequence of the task's batch, rounded, at least one."""
+    replay_weight: Weight = 0.0
+    """λ of the cross-entropy on the same texts, drawn as anchors are: self-generated replay, without a teacher."""
+    ewc_weight: Weight = 0.0
+    """λ of elastic weight consolidation, ½·Σ F·ΔW² with F the Fisher information of texts per token, for causal
+    language models; 0 is off."""
     counterfactual_words: str | None = None
     """Words that the teacher is averaged over, so that it prefers none of a group: an attribute of
     `balora.counterfactual.WORD_LISTS` (gender, religion, nationality), or a file with one group a line (`he, she`).

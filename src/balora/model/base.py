@@ -18,6 +18,7 @@ from balora.adapters import selora
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.assembly import load_adapted
 from balora.adapters.bias_path import RandomState, random_state
+from balora.adapters.ewc import ewc_penalty
 from balora.adapters.selora import sentence_gates
 from balora.adapters.task_adapters import TaskIds, alignment_term, task_routing
 from balora.config import BALoraConfig
@@ -67,6 +68,8 @@ class BALoraModel(AdaptedModel):
 
     Attributes:
         swaps: The words that `counterfactual_words` exchanges; `None` until set.
+        fisher: What `ewc_weight` weighs changes by (`balora.adapters.ewc.fisher_diagonals`); `None` until set, and not
+            saved.
     """
 
     def __init_subclass__(cls, task_type: str | None = None, **kwargs: Any) -> None:
@@ -77,6 +80,7 @@ class BALoraModel(AdaptedModel):
     def __init__(self, model: PreTrainedModel, config: BALoraConfig) -> None:
         super().__init__(model, config)
         self.swaps: Swaps | None = None
+        self.fisher: dict[str, Tensor] | None = None
         self._progress: float | None = None
         self._warned_of_progress = False
         self._warned_of_labels = False
@@ -196,12 +200,19 @@ class BALoraModel(AdaptedModel):
         raise NotImplementedError
 
     def _adapter_terms(self) -> dict[str, Tensor]:
-        """Return the unweighted terms of the adapters' own weights: SeLoRA's semantic term, tasks' alignment."""
+        """Return the unweighted terms of the adapters' own weights: SeLoRA's semantic term, tasks' alignment, EWC."""
         config, terms = self.balora_config, {}
         if self.lora_gate is not None and config.semantic_weight:
             terms["semantic"] = selora.semantic_term(self, self.sentences, config)
         if config.alignment_weight:
             terms["alignment"] = alignment_term(self, self.task_rows.names)
+        if config.ewc_weight:
+            if self.fisher is None:
+                raise BALoraError(
+                    "ewc_weight: there is no Fisher information; before training set model.fisher to "
+                    "balora.adapters.ewc.fisher_diagonals(model, batches) of texts to protect, or use 0"
+                )
+            terms["ewc"] = ewc_penalty(self, self.fisher)
         return terms
 
     def _random_state(self) -> RandomState:

@@ -25,6 +25,7 @@ from balora.losses.bias_path import mean_of_tokens
 from balora.model.anchor_term import TaughtAnchors, anchor_term, teach_anchors
 from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
 from balora.model.regularizers import generation_terms, needs_teacher, token_terms, weighted_sum
+from balora.model.replay_term import replay_term
 from balora.model.teacher_output import taught_hidden, taught_logits
 from balora.utils.batches import pick_examples, select_examples
 from balora.utils.distributed import gather_rows, is_sharded
@@ -207,6 +208,9 @@ class BALoraModelForGeneration(BALoraModel):
         terms = self._adapter_terms() | self._bias_terms(batch, received, before)
         if anchors is not None:
             terms["anchor"] = anchor_term(self, self._student, anchors, shift=self.shift, fused=self._fused)
+        if self.balora_config.replay_weight:
+            how = {"shift": self.shift, "fused": self._fused}
+            terms["replay"] = replay_term(self, self._student, self.anchors, len(batch.labels), **how)
         return terms
 
     def _bias_terms(self, batch: _MicroBatch, received: list[Tensor], before: RandomState) -> dict[str, Tensor]:

@@ -28,7 +28,8 @@ class Term:
     Attributes:
         weight: The setting that holds its weight λ; at 0 the term is not computed.
         mean_of: What it is a mean of: `tokens` (examples in classification); `batch`, a function of a micro-batch's
-            whole matrix of logits; `adapters`, the adapters' own weights; `extra pass`, another forward pass.
+            whole matrix of logits; `adapters`, the adapters' own weights; `weights`, the change of the model's;
+            `extra pass`, another forward pass.
         schedule: The setting that holds λ's schedule; `None` for a constant λ.
         needs_teacher: Whether it reads the teacher's logits.
         token_loss: For a mean over tokens: from the student's logits `(m, V)` and the teacher's `(m, V)`, `None`
@@ -42,7 +43,7 @@ class Term:
     """
 
     weight: str
-    mean_of: Literal["tokens", "batch", "adapters", "extra pass"]
+    mean_of: Literal["tokens", "batch", "adapters", "weights", "extra pass"]
     schedule: str | None = None
     needs_teacher: bool = False
     token_loss: Callable[..., Tensor] | None = None
@@ -82,6 +83,8 @@ TERMS: dict[str, Term] = {
     "semantic": Term(weight="semantic_weight", mean_of="adapters"),
     "bias_path": Term(weight="bias_path_weight", mean_of="extra pass"),
     "anchor": Term(weight="anchor_weight", mean_of="extra pass"),
+    "replay": Term(weight="replay_weight", mean_of="extra pass"),
+    "ewc": Term(weight="ewc_weight", mean_of="weights"),
     "alignment": Term(weight="alignment_weight", mean_of="adapters"),
 }
 

@@ -17,8 +17,8 @@ class Adapter:
     method: str = "ba-lora"
     """Method that `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda, lora-null,
     lora-null-v2, oplora; the same with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora,
-    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; dft, asft, sft+kl;
-    full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
+    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; dft, asft,
+    sft+kl, ewc, self-replay; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
     r: Count = 16
     """Rank of the adapter."""
     lora_alpha: Count | None = None
@@ -42,10 +42,11 @@ class Adapter:
     bottleneck_size: Count = 16
     """Width of the houlsby and pfeiffer adapters."""
     start_batches: Count = 8
-    """Batches that lora-ga, corda and lora-null start from: of training rows, or of the texts in knowledge_file."""
+    """Batches that lora-ga, corda and lora-null start from, of training rows or of the texts in knowledge_file; and
+    batches of those texts that ewc_weight protects."""
     knowledge_file: RecipePath | None = None
     """Texts of what the model should keep: a file with a column `text`, or `anchors` for texts that it generates
-    itself (as for anchor_weight). lora-null, and corda in mode kpm, start from them."""
+    itself (as for anchor_weight). lora-null, and corda in mode kpm, start from them; ewc protects them."""
     loraplus_lr_ratio: float = 16.0
     """With lora+, B's learning rate over A's."""
     quantization_config: dict[str, Any] = field(default_factory=dict)

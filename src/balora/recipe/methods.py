@@ -57,7 +57,8 @@ RUN_METHODS: dict[str, RunMethod] = {
 }
 #: Whole methods that are another one with settings, which a recipe's `method_settings` may change.
 RUN_PRESETS: dict[str, dict[str, Any]] = {
-    name: {**PRESETS[name], "method": "lora+reg"} for name in ("structural", "dft", "asft", "sft+kl")
+    name: {**PRESETS[name], "method": "lora+reg"}
+    for name in ("structural", "dft", "asft", "sft+kl", "ewc", "self-replay")
 }
 #: Methods to compare with.
 BASELINE_METHODS = tuple(BASELINES)

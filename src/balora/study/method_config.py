@@ -49,6 +49,11 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
     return _build({name: value for name, value in settings.items() if name not in unused or name in unregularized()})
 
 
+def protects(recipe: Recipe) -> bool:
+    """Return whether a recipe's method has a penalty on changing what the texts of knowledge_file depend on."""
+    return bool(RUN_METHODS[recipe.method].regularized and recipe.ewc_weight)
+
+
 def unused_by_method(recipe: Recipe) -> dict[str, str]:
     """Return the settings of `BALoraConfig` that one of balora's methods does not use, each with what it needs."""
     method = RUN_METHODS[recipe.method]

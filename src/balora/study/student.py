@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from balora.adapters.averaging import check_averaging
+from balora.adapters.ewc import check_ewc, fisher_diagonals
 from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
@@ -30,7 +31,7 @@ from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
 from balora.recipe.methods import ANCHORS, RUN_METHODS
 from balora.report import PRETRAINED
-from balora.study.method_config import adapter_settings, balora_config, loading_settings
+from balora.study.method_config import adapter_settings, balora_config, loading_settings, protects
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
@@ -63,7 +64,8 @@ def build_student(
     method = RUN_METHODS[recipe.method]
     check_knowledge(recipe)
     # Sampled before the base is loaded, so that memory never holds two base models.
-    anchors = anchors_of(prepared) if method.regularized and recipe.anchor_weight else None
+    wanted = method.regularized and (recipe.anchor_weight or recipe.replay_weight)
+    anchors = anchors_of(prepared) if wanted else None
     base = prepared.load_model(**loading_settings(recipe))
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     if checkpoint is not None:
@@ -72,6 +74,8 @@ def build_student(
         model = get_balora_model(base, config, start_batches(prepared, base, seed) if method.from_data else None)
     if anchors is not None:
         model.set_anchors(anchors)
+    if protects(recipe):
+        model.fisher = fisher_diagonals(model, knowledge_batches(prepared, base))
     if config.counterfactual_words is not None:
         model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
     return model
@@ -116,11 +120,14 @@ def check_knowledge(recipe: Recipe) -> None:
     """
     method = RUN_METHODS[recipe.method]
     needs = method.from_inputs and (method.start != "corda" or recipe.corda_method == "kpm")
+    needs = needs or protects(recipe)
     if needs and recipe.knowledge_file is None:
         raise BALoraError(
-            f"knowledge_file: missing; {recipe.method} keeps what the texts in it use (corda in mode kpm); name a "
-            f"file of texts, or {ANCHORS} for texts that the model generates"
+            f"knowledge_file: missing; {recipe.method} keeps what the texts in it use (corda in mode kpm, ewc); "
+            f"name a file of texts, or {ANCHORS} for texts that the model generates"
         )
+    if protects(recipe) and method.four_bit:
+        raise BALoraError("ewc_weight: a base in 4 bits has no weights to differentiate by; use 0, or method ewc")
     if method.from_inputs and recipe.knowledge_file is not None and recipe.is_seq2seq:
         raise BALoraError("knowledge_file: only for models without a decoder; leave it out")
 
@@ -177,6 +184,8 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     check_knowledge(recipe)
     config = balora_config(recipe, recipe.seed, sentence_dim=1)  # any length will do here
     config.resolve(task_of(model))
+    if protects(recipe):
+        check_ewc(config)
     if recipe.wise_ft is not None:
         check_averaging(config)
     check_targets(model, config.lora_config())

@@ -12,11 +12,11 @@ from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
 from balora.recipe.methods import ANCHORS, RUN_METHODS
 from balora.recipe.recipe import default_settings
-from balora.study.method_config import unused_by_method
+from balora.study.method_config import protects, unused_by_method
 
 _ANCHORS = Use(
-    lambda recipe: recipe.anchor_weight or recipe.knowledge_file == ANCHORS,
-    f"anchor_weight above 0, or knowledge_file: {ANCHORS}",
+    lambda recipe: recipe.anchor_weight or recipe.replay_weight or recipe.knowledge_file == ANCHORS,
+    f"anchor_weight above 0, or replay_weight, or knowledge_file: {ANCHORS}",
 )
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
 _HUB = Use(lambda recipe: recipe.dataset_name or recipe.glue_task, "dataset_name")
@@ -89,8 +89,8 @@ def _unused_by_method(recipe: Recipe) -> dict[str, str]:
     method = RUN_METHODS[recipe.method]
     unused = unused_by_method(recipe)
     needs = {
-        "start_batches": (method.from_data, "method lora-ga, corda or lora-null"),
-        "knowledge_file": (method.from_inputs, "method corda or lora-null"),
+        "start_batches": (method.from_data or protects(recipe), "method lora-ga, corda, lora-null or ewc"),
+        "knowledge_file": (method.from_inputs or protects(recipe), "method corda, lora-null or ewc"),
         "loraplus_lr_ratio": (method.loraplus, "method lora+"),
         "quantization_config": (method.four_bit, "a method in 4 bits (qlora …)"),
         "num_virtual_tokens": (False, "method prompt-tuning"),
