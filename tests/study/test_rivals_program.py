@@ -48,7 +48,7 @@ def program(tmp_path: Path, command: str, settings: dict) -> int:
 
 def failing(tmp_path: Path, settings: dict, capsys, command: str = "train") -> str:
     assert program(tmp_path, command, settings) == 2
-    assert not list((tmp_path / "out").glob("**/*.safetensors"))
+    assert not list(Path(settings["output_dir"]).glob("**/*.safetensors"))
     return capsys.readouterr().err
 
 
@@ -151,3 +151,17 @@ def test_ewc_needs_texts_and_weights_that_it_can_differentiate(settings, tmp_pat
     assert "ewc_weight: dora changes the weights by more" in failing(tmp_path, settings | own, capsys)
     own["method"] = "qlora+reg"
     assert "ewc_weight: a base in 4 bits" in failing(tmp_path, settings | own, capsys)
+
+
+def test_what_was_learned_is_changed_after_training(settings, tmp_path, capsys):
+    names = {"intruders": 0.0, "trim": 0.1, "dare": 0.5}
+    variants = {name: {"method": "lora", "after_training": {name: share}} for name, share in names.items()}
+    assert program(tmp_path, "compare", settings | {"methods": list(variants), "method_settings": variants}) == 0
+    check_trained(tmp_path, list(variants))
+    capsys.readouterr()
+    for own, message in (
+        ({"method": "lora", "after_training": {"ties": 0.1}}, "does not name one change"),
+        ({"method": "dora", "after_training": {"trim": 0.1}}, "method 'dora' cannot be averaged"),
+        ({"method": "full", "r": 16, "after_training": {"trim": 0.1}}, "'full' is not one"),
+    ):
+        assert message in failing(tmp_path, settings | own | {"output_dir": str(tmp_path / "bad")}, capsys)

@@ -152,7 +152,14 @@ def test_baselines_take_their_own_settings_and_refuse_the_others(method):
     from balora.baselines import BASELINES
 
     for field in [f for part in (Adapter, AnchorTexts) for f in fields(part)]:
-        if field.name in ("method", "adapter_arguments", "quantization_config", "wise_ft", "sentence_encoder"):
+        if field.name in (
+            "method",
+            "adapter_arguments",
+            "quantization_config",
+            "wise_ft",
+            "after_training",
+            "sentence_encoder",
+        ):
             continue
         value = {"target_modules": ["a"], "modules_to_save": ["b"], "target_parameters": ["c"]}.get(field.name)
         value = value or (0.5 if isinstance(field.default, float) else "x" if isinstance(field.default, str) else 3)

@@ -21,11 +21,12 @@ from balora.config import SELORA, BALoraConfig
 from balora.errors import BALoraError
 
 
-def check_averaging(config: BALoraConfig) -> None:
+def check_averaging(config: BALoraConfig, setting: str = "wise_ft") -> None:
     """Check that a model of this configuration can be averaged with the pretrained one.
 
     Args:
         config: Configuration with its task type filled in.
+        setting: What asks for it, for the error.
 
     Raises:
         BALoraError: If it cannot, with the reason.
@@ -43,7 +44,7 @@ def check_averaging(config: BALoraConfig) -> None:
         reason = "the pretrained vectors of the trained tokens are not kept"
     if reason is not None:
         raise BALoraError(
-            f"wise_ft: method {config.method!r} cannot be averaged with the pretrained weights: {reason}"
+            f"{setting}: method {config.method!r} cannot be averaged with the pretrained weights: {reason}"
         )
 
 
@@ -71,7 +72,7 @@ def average_with_base(model: AdaptedModel, alpha: float) -> None:
         f"change was scaled by {alpha:g} (WiSE-FT)."
     )
     if model.balora_config.residual:
-        _make_plain(model)
+        make_plain(model)
     for layer in lora_layers(model).values():
         for parameter in layer.lora_B[STUDENT].parameters():
             parameter.mul_(alpha)
@@ -82,7 +83,7 @@ def average_with_base(model: AdaptedModel, alpha: float) -> None:
                 own.copy_(torch.lerp(pretrained, own, alpha))
 
 
-def _make_plain(model: AdaptedModel) -> None:
+def make_plain(model: AdaptedModel) -> None:
     """Turn a residual adapter into plain LoRA: restore the base, and stack the negated teacher factors."""
     shift_base_weights(model, +1)
     config = model.peft_config[STUDENT]

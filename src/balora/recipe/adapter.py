@@ -55,6 +55,10 @@ class Adapter:
     wise_ft: Share | None = None
     """After training, average the weights with the pretrained ones: this share of the trained (WiSE-FT's α), the rest
     of the pretrained. null leaves the trained weights."""
+    after_training: dict[str, float] = field(default_factory=dict)
+    """After training (and wise_ft), change what was learned by one of: `{intruders: 0.5}` scales intruder dimensions
+    by this, `{trim: 0.2}` keeps this share of each matrix's entries, the largest, `{dare: 0.5}` keeps a random share
+    and rescales it. The last two save an adapter of full rank."""
 
     def check_adapter(self) -> None:
         """Validate the further arguments of PEFT's configuration.

@@ -93,6 +93,8 @@ class Recipe(*reversed(PARTS)):
                     raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
         if self.wise_ft is not None and self.method in BASELINE_METHODS:
             raise BALoraError(f"wise_ft: only low-rank methods can be averaged, and {self.method!r} is not one")
+        if self.after_training and self.method in BASELINE_METHODS:
+            raise BALoraError(f"after_training: only low-rank methods can be changed, and {self.method!r} is not one")
         if self.bias_path_mode == "counterfactual":
             raise BALoraError(
                 "bias_path_mode: counterfactual takes a direction that only Python can give "

@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from balora.adapters.after_training import change_after_training
 from balora.adapters.averaging import average_with_base
 from balora.errors import BALoraError, Interrupted
 from balora.model.base import BALoraModel
@@ -74,6 +75,9 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     trained = trainable_parameters(model) if label != PRETRAINED else 0
     if recipe.wise_ft is not None and label != PRETRAINED:
         average_with_base(model, recipe.wise_ft)
+    if recipe.after_training and label != PRETRAINED:
+        ((change, share),) = recipe.after_training.items()
+        change_after_training(model, change, share, seed=seed)
     metrics, drift, intervals = measure(prepared, trainer, model, directory)
     if label != PRETRAINED:
         if isinstance(model, BALoraModel):

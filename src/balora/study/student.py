@@ -1,7 +1,7 @@
 """The student: the model that a run trains, its teacher, and how it is checked, loaded and saved."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from balora.adapters.after_training import check_after_training
 from balora.adapters.averaging import check_averaging
 from balora.adapters.ewc import check_ewc, fisher_diagonals
 from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
@@ -68,6 +69,7 @@ def build_student(
     anchors = anchors_of(prepared) if wanted else None
     base = prepared.load_model(**loading_settings(recipe))
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
+    _check_after_training(replace(config, task_type=task_of(base)), recipe)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
@@ -186,11 +188,16 @@ def check_fit(model: PreTrainedModel, recipe: Recipe) -> None:
     config.resolve(task_of(model))
     if protects(recipe):
         check_ewc(config)
-    if recipe.wise_ft is not None:
-        check_averaging(config)
+    _check_after_training(config, recipe)
     check_targets(model, config.lora_config())
     if _trained_by_trl(recipe):
         check_head_untargeted(model, config.lora_config())
+
+
+def _check_after_training(config: BALoraConfig, recipe: Recipe) -> None:
+    if recipe.wise_ft is not None:
+        check_averaging(config)
+    check_after_training(config, recipe.after_training)
 
 
 def method_callbacks(method: str) -> list[TrainerCallback]:
