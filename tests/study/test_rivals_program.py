@@ -165,3 +165,15 @@ def test_what_was_learned_is_changed_after_training(settings, tmp_path, capsys):
         ({"method": "full", "r": 16, "after_training": {"trim": 0.1}}, "'full' is not one"),
     ):
         assert message in failing(tmp_path, settings | own | {"output_dir": str(tmp_path / "bad")}, capsys)
+
+
+def test_sdft_trains_on_what_the_model_wrote(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
+    assert program(tmp_path, "compare", settings | {"methods": ["lora", "sdft"], "seeds": [1]}) == 0
+    check_trained(tmp_path, ["lora", "sdft"])
+    lines = (tmp_path / "out" / "runs" / "sdft-seed1" / "rewritten.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    assert json.loads(lines[0])["answer"] == "cat"
+    assert not (tmp_path / "out" / "runs" / "lora-seed1" / "rewritten.jsonl").exists()
+    own = {"method": "sdft", "train_file": str(tmp_path / "texts.jsonl"), "output_dir": str(tmp_path / "bad")}
+    assert "rewrite_answers: only prompts with completions" in failing(tmp_path, settings | own, capsys)

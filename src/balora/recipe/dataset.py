@@ -35,6 +35,9 @@ class Dataset:
     what the model was pretrained on (`{train_file: "world:pretraining.jsonl"}` in the controlled world)."""
     mixture_ratio: list[float] = field(default_factory=lambda: [1, 1])
     """Training rows of the primary task to those of the auxiliary, such as [90, 10]."""
+    rewrite_answers: bool = False
+    """Have the base model rewrite the training answers first, and train on those that say the same (SDFT), else on the
+    original. What it wrote is kept, and read again by other runs."""
     streaming: bool = False
     """Read training rows as they are needed, for datasets larger than memory; needs max_steps."""
     shuffle_buffer_size: Count = 10_000

@@ -59,6 +59,6 @@ RUN_METHODS: dict[str, RunMethod] = {
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     name: {**PRESETS[name], "method": "lora+reg"}
     for name in ("structural", "dft", "asft", "sft+kl", "ewc", "self-replay")
-}
+} | {"sdft": {"method": "lora", "rewrite_answers": True}}
 #: Methods to compare with.
 BASELINE_METHODS = tuple(BASELINES)

@@ -111,6 +111,11 @@ class Recipe(*reversed(PARTS)):
             )
         if self.packing and self.max_length is None:
             raise BALoraError("packing: rows are joined up to max_length, which is missing")
+        if self.rewrite_answers and (not causal or self.streaming or self.qa_format is not None):
+            raise BALoraError(
+                "rewrite_answers: only for rows of a causal language model that are read whole and have no contexts; "
+                "leave it out"
+            )
         if self.geometry and not self.is_classification and not self.tasks:
             raise BALoraError("geometry: only classifiers have a representation of each class; leave it out")
         if self.perplexity_file is not None and not causal:

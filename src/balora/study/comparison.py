@@ -16,6 +16,7 @@ from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
 from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes, with_held_out_rows
 from balora.study.pool import run_in_processes
+from balora.study.rewriting import check_rewritable
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
 from balora.study.terminal import ProgressCallback, console
@@ -74,6 +75,8 @@ def _check(recipe: Recipe, planned: list[PlannedRun]) -> None:
         for one in planned:
             if one.recipe.name == task.name and one.seed == recipe.seeds[0] and one.label != PRETRAINED:
                 check_fit(prepared.empty_model(), one.recipe)
+                if one.recipe.rewrite_answers:
+                    check_rewritable(prepared.train)
 
 
 def task_metrics(recipe: Recipe, runs: list[Run]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
 from balora.study.measures.measure import measure
 from balora.study.model_and_data import prepare
+from balora.study.rewriting import with_rewritten_answers
 from balora.study.student import build_student, method_callbacks, save_generation_settings, save_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer, check_steps, evaluated_on, row_counts
@@ -60,6 +61,8 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     prepared = prepare(recipe, callbacks=(ProgressCallback("pretraining the world's model"),))
     if label != PRETRAINED:
         check_steps(prepared)
+        if recipe.rewrite_answers:
+            prepared = with_rewritten_answers(prepared, directory)
     checkpoint = last_intact_checkpoint(directory)
     set_seed(seed)
     model = build_student(prepared, label, seed, checkpoint)
