@@ -177,3 +177,15 @@ def test_sdft_trains_on_what_the_model_wrote(settings, tmp_path, monkeypatch, ca
     assert not (tmp_path / "out" / "runs" / "lora-seed1" / "rewritten.jsonl").exists()
     own = {"method": "sdft", "train_file": str(tmp_path / "texts.jsonl"), "output_dir": str(tmp_path / "bad")}
     assert "rewrite_answers: only prompts with completions" in failing(tmp_path, settings | own, capsys)
+
+
+def test_counterfactual_rows_and_their_teacher(settings, tmp_path, capsys):
+    rows = [{"prompt": "who sat on a mat ?", "completion": who} for who in ("he", "cat", "she")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    methods = ["lora", "cda", "role-reversal"]
+    assert program(tmp_path, "compare", settings | {"methods": methods}) == 0
+    check_trained(tmp_path, methods)
+    found = {run.method: run.rows["train"] for run in read_results(tmp_path / "out" / "results.json")}
+    assert (found["lora"], found["cda"], found["role-reversal"]) == (12, 20, 20)
+    saved = json.loads((tmp_path / "out" / "runs" / "role-reversal-seed1" / "balora_config.json").read_text())
+    assert (saved["counterfactual_words"], saved["consistency_weight"]) == ("gender", 1.0)

@@ -44,7 +44,7 @@ _KL = {
 
 #: Whole methods: settings of `BALoraConfig` beside r, targets and, for `se-lora`, `sentence_dim`. `structural` is
 #: structural regularization with a bias path; no weight of it is published, and these are balora's
-#: (`docs/decisions/bias-path.md`). The last five are rivals (`docs/decisions/rivals.md`).
+#: (`docs/decisions/bias-path.md`). The last six are rivals (`docs/decisions/rivals.md`).
 PRESETS: dict[str, dict[str, Any]] = {
     "ba-lora": {"method": "pissa"},
     "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
@@ -64,4 +64,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sft+kl": _KL,
     "ewc": {**_NO_TERMS, "ewc_weight": 1.0},
     "self-replay": {**_NO_TERMS, "replay_weight": 1.0},
+    "role-reversal": {
+        **_NO_TERMS,
+        "consistency_weight": 1.0,
+        "consistency_schedule": "constant",
+        "temperature": 1.0,
+        "counterfactual_words": "gender",
+    },
 }

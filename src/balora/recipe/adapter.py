@@ -18,7 +18,7 @@ class Adapter:
     """Method that `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda, lora-null,
     lora-null-v2, oplora; the same with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora,
     selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; dft, asft,
-    sft+kl, ewc, self-replay, sdft; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
+    sft+kl, ewc, self-replay, sdft, cda, role-reversal; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
     r: Count = 16
     """Rank of the adapter."""
     lora_alpha: Count | None = None

@@ -38,6 +38,9 @@ class Dataset:
     rewrite_answers: bool = False
     """Have the base model rewrite the training answers first, and train on those that say the same (SDFT), else on the
     original. What it wrote is kept, and read again by other runs."""
+    swapped_rows: str | None = None
+    """Words to exchange in a copy of each training row that has one, added to the rows (counterfactual data
+    augmentation): a list or a file as for counterfactual_words. null adds none."""
     streaming: bool = False
     """Read training rows as they are needed, for datasets larger than memory; needs max_steps."""
     shuffle_buffer_size: Count = 10_000

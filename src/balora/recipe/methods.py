@@ -58,7 +58,10 @@ RUN_METHODS: dict[str, RunMethod] = {
 #: Whole methods that are another one with settings, which a recipe's `method_settings` may change.
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     name: {**PRESETS[name], "method": "lora+reg"}
-    for name in ("structural", "dft", "asft", "sft+kl", "ewc", "self-replay")
-} | {"sdft": {"method": "lora", "rewrite_answers": True}}
+    for name in ("structural", "dft", "asft", "sft+kl", "ewc", "self-replay", "role-reversal")
+}
+RUN_PRESETS["role-reversal"]["swapped_rows"] = "gender"
+RUN_PRESETS["sdft"] = {"method": "lora", "rewrite_answers": True}
+RUN_PRESETS["cda"] = {"method": "lora", "swapped_rows": "gender"}
 #: Methods to compare with.
 BASELINE_METHODS = tuple(BASELINES)

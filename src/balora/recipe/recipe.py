@@ -116,6 +116,8 @@ class Recipe(*reversed(PARTS)):
                 "rewrite_answers: only for rows of a causal language model that are read whole and have no contexts; "
                 "leave it out"
             )
+        if self.swapped_rows is not None and (self.streaming or self.qa_format is not None):
+            raise BALoraError("swapped_rows: only for rows that are read whole and have no contexts; leave it out")
         if self.geometry and not self.is_classification and not self.tasks:
             raise BALoraError("geometry: only classifiers have a representation of each class; leave it out")
         if self.perplexity_file is not None and not causal:

@@ -35,6 +35,7 @@ from balora.recipe.paths import is_path
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
+from balora.study.swapped_rows import with_swapped_rows
 from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
@@ -43,10 +44,11 @@ from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
 
-#: Settings that are paths, or may be: counterfactual_words names a list of balora's or a file.
+#: Settings that are paths, or may be: counterfactual_words and swapped_rows name a list of balora's or a file.
 PATHS = (
     *(name for name, hint in get_type_hints(Recipe, include_extras=True).items() if is_path(hint)),
     "counterfactual_words",
+    "swapped_rows",
 )
 WORLD = "world:"
 
@@ -214,6 +216,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
+    if recipe.swapped_rows is not None:
+        datasets = replace(datasets, train=with_swapped_rows(datasets.train, recipe.swapped_rows))
     sets = {"validation": datasets.validation, **datasets.others}
     check_training_arguments(recipe, [name for name, rows in sets.items() if rows is not None])
     if not (recipe.has_labels or recipe.is_seq2seq):
