@@ -1,4 +1,4 @@
-"""Counterfactual data augmentation: each training row again with its words exchanged (CDA, Lu et al. 2020).
+"""Counterfactual data augmentation: each training row again with its words exchanged (CDA, Lu et al. 2018).
 
 The original rows stay: two-sided (Webster et al. 2020). A row without a word of the groups stands once.
 """
