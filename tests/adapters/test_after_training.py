@@ -115,3 +115,13 @@ def test_what_cannot_be_changed_is_refused(method, changes, message):
     with pytest.raises(BALoraError, match=message):
         check_after_training(BALoraConfig(method=method, task_type="CAUSAL_LM"), changes)
     check_after_training(BALoraConfig(method=method, task_type="CAUSAL_LM"), {})
+
+
+def test_embeddings_and_merged_adapters_are_refused():
+    model = trained("llama", "lora", target_modules=["embed_tokens"])
+    with pytest.raises(BALoraError, match=r"after_training: model\.embed_tokens is a Embedding"):
+        change_after_training(model, "trim", 0.5)
+    model = trained("llama", "lora")
+    model.merge_adapter()
+    with pytest.raises(BALoraError, match="call unmerge_adapter"):
+        change_after_training(model, "trim", 0.5)

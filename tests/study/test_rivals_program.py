@@ -163,6 +163,7 @@ def test_what_was_learned_is_changed_after_training(settings, tmp_path, capsys):
         ({"method": "lora", "after_training": {"ties": 0.1}}, "does not name one change"),
         ({"method": "dora", "after_training": {"trim": 0.1}}, "method 'dora' cannot be averaged"),
         ({"method": "full", "r": 16, "after_training": {"trim": 0.1}}, "'full' is not one"),
+        ({"method": "lora", "target_modules": ["embed_tokens"], "after_training": {"trim": 0.1}}, "is a Embedding"),
     ):
         assert message in failing(tmp_path, settings | own | {"output_dir": str(tmp_path / "bad")}, capsys)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from peft.tuners.lora import Linear
 from peft.utils.merge_utils import magnitude_based_pruning, random_pruning
 from torch import Tensor, nn
 
@@ -24,11 +25,11 @@ from balora.errors import BALoraError
 #: below which they are (Shuttleworth et al. 2024; PEFT's defaults).
 TOP_K, LARGEST_COSINE = 10, 0.5
 
-#: What is done, with the sentence of the model card, by the recipe's name.
+#: What is done to the change of the weights, for the model card, by the recipe's name.
 CHANGES = {
-    "intruders": "its intruder dimensions were scaled by {:g}",
-    "trim": "all but its largest entries, a share of {:g} of each matrix, were set to 0 (TIES)",
-    "dare": "a random share of {:g} of its entries was kept and rescaled (DARE)",
+    "intruders": "intruder dimensions were scaled by {:g}",
+    "trim": "all but the largest entries of what was learned, a share of {:g} of each matrix, were set to 0 (TIES)",
+    "dare": "a random share of {:g} of the entries of what was learned was kept and rescaled (DARE)",
 }
 
 
@@ -74,6 +75,21 @@ def check_after_training(config: BALoraConfig, changes: dict[str, float]) -> Non
         )
 
 
+def check_changeable(model: AdaptedModel) -> None:
+    """Check that all adapted layers are linear, with weights that are not quantized.
+
+    Raises:
+        BALoraError: Naming a layer that is not.
+    """
+    for name, layer in lora_layers(model).items():
+        if not isinstance(layer, Linear):
+            base = type(layer.get_base_layer()).__name__
+            raise BALoraError(
+                f"after_training: {name} is a {base}, and only linear layers in full precision can be changed; leave "
+                "it out of target_modules"
+            )
+
+
 @torch.no_grad()
 def change_after_training(model: AdaptedModel, name: str, share: float, *, seed: int = 0) -> None:
     """Change what a trained model learned, in place; cannot be undone. The result is a plain LoRA.
@@ -89,6 +105,7 @@ def change_after_training(model: AdaptedModel, name: str, share: float, *, seed:
         BALoraError: If the model cannot be changed so, or its adapter is merged.
     """
     check_after_training(model.balora_config, {name: share})
+    check_changeable(model)
     if any(layer.merged for layer in lora_layers(model).values()):
         raise BALoraError("after_training: the adapter is merged into the weights; call unmerge_adapter() first")
     change: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -97,8 +114,8 @@ def change_after_training(model: AdaptedModel, name: str, share: float, *, seed:
         "dare": lambda _, delta: random_pruning(delta, share, rescale=True),
     }
     model.drift = model.drift_rows = None  # measured before, of other weights
-    done = CHANGES[name].format(share)
-    model.after_training += f"After training by `{model.balora_config.method}`, of the change of the weights {done}."
+    done = f"After training by `{model.balora_config.method}`, {CHANGES[name].format(share)}."
+    model.after_training = f"{model.after_training} {done}".lstrip()
     if model.balora_config.residual:
         make_plain(model)
     config = model.peft_config[STUDENT]

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from balora.adapters.after_training import check_after_training
+from balora.adapters.after_training import check_after_training, check_changeable
 from balora.adapters.averaging import check_averaging
 from balora.adapters.ewc import check_ewc, fisher_diagonals
 from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
@@ -74,6 +74,8 @@ def build_student(
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
     else:
         model = get_balora_model(base, config, start_batches(prepared, base, seed) if method.from_data else None)
+    if recipe.after_training:
+        check_changeable(model)
     if anchors is not None:
         model.set_anchors(anchors)
     if protects(recipe):
