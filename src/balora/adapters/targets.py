@@ -14,11 +14,13 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
+from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from balora.adapters.matched_names import check_matched_names
 from balora.adapters.matrices import adapted_parameter
 from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
@@ -48,7 +50,7 @@ def check_unadapted(model: nn.Module) -> None:
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Check that every name in `target_modules` matches a module, and in `target_parameters` a parameter.
+    """Check that every name in `target_modules` matches a module, in `target_parameters` a parameter, and so on.
 
     PEFT itself raises only if no name matches, and otherwise silently ignores a misspelt one.
 
@@ -56,6 +58,11 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         BALoraError: If a name matches nothing (it lists what exists), or PEFT refuses a setting for parameters.
     """
     _check_parameters(model, config)
+    _check_modules(model, config)
+    check_matched_names(model, config)
+
+
+def _check_modules(model: PreTrainedModel, config: LoraConfig) -> None:
     wanted = config.target_modules
     names = [name for name, _ in model.named_modules()]
     if wanted is None:
@@ -183,6 +190,8 @@ def explain_peft_error(error: Exception) -> None:
             "target_modules: a layer that is trained in full, by modules_to_save or as part of the classification "
             "head, cannot have an adapter too; leave it out of target_modules"
         ) from error
+    if isinstance(error, NoMatchingPeftModuleError):
+        raise BALoraError(f"target_modules, exclude_modules: no layer is left to adapt ({error})") from error
     if "incompatible with Mamba" in str(error):
         raise BALoraError(f"target_modules: {error}") from error
     if "ParamWrapper" in str(error):

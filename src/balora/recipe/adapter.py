@@ -9,6 +9,15 @@ from balora.config.ranges import Count, Range, Share
 from balora.errors import BALoraError
 from balora.recipe.paths import RecipePath
 
+#: Fields of PEFT's LoraConfig that a recipe may not set, and why.
+REFUSED = {
+    "init_lora_weights": "`method` says how the adapter starts",
+    "inference_mode": "it would freeze the adapter",
+    "eva_config": "no method starts as EVA",
+    "loftq_config": "no method starts as LoftQ",
+    "corda_config": "set corda_method",
+}
+
 
 @dataclass
 class Adapter:
@@ -65,3 +74,5 @@ class Adapter:
                 raise BALoraError(f"adapter_arguments: {key!r} is a recipe key; set it at the top level")
             if key not in known:
                 raise BALoraError(f"adapter_arguments: unknown {key!r}; it takes fields of PEFT's LoraConfig")
+            if key in REFUSED:
+                raise BALoraError(f"adapter_arguments: {key} cannot be set: {REFUSED[key]}; leave it out")
