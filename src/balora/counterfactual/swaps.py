@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual.words import WordGroups
+from balora.errors import BALoraError
 
 #: Spellings of a word that are matched.
 CASINGS: tuple[Callable[[str], str], ...] = (str.lower, str.capitalize, str.upper)
@@ -46,6 +47,9 @@ class Swaps:
     Attributes:
         size: Members of a group; exchanging by `size` steps changes nothing.
         multi_token_words: Spellings with a group member of several tokens; predictions of these are not exchanged.
+
+    Raises:
+        BALoraError: If the tokenizer tells no group's words apart.
     """
 
     def __init__(self, groups: WordGroups, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -67,7 +71,12 @@ class Swaps:
                         self.multi_token_words.append(start + "/".join(spelled))
                     for place, form in enumerate(forms):
                         self._members.setdefault(form, (forms, place))
-        self._longest = max(map(len, self._members), default=0)
+        if not self._members:
+            raise BALoraError(
+                f"counterfactual_words: the tokenizer tells apart the words of none of the {len(groups)} groups "
+                f"({', '.join(groups[0])} …), so nothing would be swapped; name words that it knows, or leave it out"
+            )
+        self._longest = max(map(len, self._members))
         self._partners = [self._permutation(steps) for steps in range(self.size)]
 
     def partners(self, steps: int) -> Tensor:

@@ -7,6 +7,7 @@ import re
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -245,6 +246,10 @@ def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: se
     Raises:
         BALoraError: If a name is unknown, an argument is missing, or a value has the wrong type.
     """
+    names = [name for name in signature(function).parameters if name not in given]
+    for name in settings:
+        if name not in names:
+            raise BALoraError(f"unknown {name!r}{did_you_mean(name, names) or '; use ' + ', '.join(names)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function, skip=given)
     try:

@@ -43,5 +43,6 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type's name if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    """Return the first line of an error's message, with the next one after a colon; its type if it has no message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].rstrip().endswith(":") else lines[0])[:500]
