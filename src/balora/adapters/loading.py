@@ -2,18 +2,22 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from balora.adapters.teacher import adapter_disabled
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
+from balora.utils.modules import evaluation_mode
 
 PEFT_FILE = "adapter_config.json"
 
@@ -88,6 +92,43 @@ def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state:
                 f"{Path(folder) / PEFT_FILE}: rank {str(rank)[:20]} does not fit the weights, whose rank is at most "
                 f"{max(rows, default=0)}; use the file that was saved with them"
             )
+
+
+@dataclass(frozen=True)
+class BaseFunction:
+    """The pretrained function before an adapter is loaded, to compare with the same model, adapter disabled, after.
+
+    PEFT's PiSSA, OLoRA and CorDA change the base's weights while they load, and so do adapters saved with trained
+    biases or embeddings: disabling them does not give the pretrained function.
+
+    Attributes:
+        weights: Every parameter, with its address and version.
+        probe: Inputs of a few tokens.
+        logits: The base's for `probe`.
+    """
+
+    weights: list[tuple[Tensor, int, int]]
+    probe: dict[str, Tensor]
+    logits: Tensor
+
+    @classmethod
+    def of(cls, base: PreTrainedModel) -> "BaseFunction":
+        """Record a model's weights and logits."""
+        ids = torch.arange(3, 11, device=base.device)[None] % base.config.get_text_config().vocab_size
+        probe = {"input_ids": ids} | ({"decoder_input_ids": ids} if base.config.is_encoder_decoder else {})
+        with evaluation_mode(base), torch.no_grad():
+            logits = base(**probe).logits
+        return cls([(p, p.data_ptr(), p._version) for p in base.parameters()], probe, logits)
+
+    def is_restored(self, model: PeftModel) -> bool:
+        """Return whether the adapted model computes the same function to the bit when its adapter is disabled."""
+        present = set(map(id, model.parameters()))
+        for weight, address, version in self.weights:
+            if id(weight) not in present or (weight.data_ptr(), weight._version) != (address, version):
+                return False
+        # The inner model leaves out trained prompts as well, which are no layers.
+        with evaluation_mode(model), torch.no_grad(), adapter_disabled(model):
+            return torch.equal(model.get_base_model()(**self.probe).logits, self.logits)
 
 
 def load_adapter(

@@ -1,8 +1,7 @@
 """The two models of an audit: the base, and the model tuned from it.
 
-The adapter is switched off for the base if that restores the pretrained function to the bit, which is tested on a few
-tokens; if it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
-for models tuned in full, the base is loaded beside it.
+The adapter is switched off for the base if that restores the pretrained function to the bit
+(`balora.adapters.loading.BaseFunction`); if it does not, and for models tuned in full, the base is loaded beside it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from balora.adapters.loading import load_adapter, read_weights
+from balora.adapters.loading import BaseFunction, load_adapter, read_weights
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.data import context_length
@@ -141,13 +140,9 @@ def load_audited(
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
     state = read_weights(adapter, base.device, use_safetensors=use_safetensors)
     _complete(base, lacking, state, model, adapter)
-    probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
-    with torch.no_grad():
-        before = base(**probe).logits
-        tuned = _with_adapter(base, adapter, peft_config)
-        with adapter_disabled(tuned):
-            exact = torch.equal(tuned.get_base_model()(**probe).logits, before)
-    if exact:
+    pretrained = BaseFunction.of(base)
+    tuned = _with_adapter(base, adapter, peft_config)
+    if pretrained.is_restored(tuned):
         return Audited(tuned, tokenizer, kind, notes=notes)
     beside = load(CLASSES[kind], model, "model", **settings).eval().to(base.device)
     beside.config.pad_token_id = tokenizer.pad_token_id

@@ -132,9 +132,15 @@ class ModelAndData:
         if self.recipe.attn_implementation is not None:
             settings["attn_implementation"] = self.recipe.attn_implementation
         settings["use_safetensors"] = self.recipe.use_safetensors
-        model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
+        settings["output_loading_info"] = True
+        model, loading = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        elif loading["missing_keys"]:
+            raise BALoraError(
+                f"{MODEL}: {self.recipe.model_name_or_path} has no {min(loading['missing_keys'])}, so it is not a "
+                "complete language model; name a model that was saved with its language-modeling head"
+            )
         elif not self.recipe.is_seq2seq and are_chats(self.train):
             _end_with_turn(model, self.tokenizer)
         if is_sharded_launch() if on_device is None else not on_device:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from peft import PeftModel, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,7 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from balora.adapters.averaging import check_averaging
-from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
+from balora.adapters.loading import (
+    BaseFunction,
+    check_all_weights_loaded,
+    load_adapter,
+    read_peft_settings,
+    read_weights,
+)
+from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules, trained_head
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
@@ -89,21 +97,26 @@ def _trained_by_trl(recipe: Recipe) -> bool:
     return not (recipe.is_classification or recipe.is_seq2seq)
 
 
-def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
-    """Load a saved adapter onto the pretrained model: balora's with its teacher, others as PEFT loads them.
+def load_student(prepared: ModelAndData, folder: str) -> tuple[PeftModel, "Teacher"]:
+    """Load a saved adapter onto the pretrained model, balora's or one of PEFT's; also return its teacher.
 
     Raises:
         BALoraError: If it does not fit the model.
     """
     base = prepared.load_model(**loading_settings(prepared.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
-        return BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        model = BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        return model, teacher_of(prepared, model)
     read_peft_settings(folder)
-    read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    state = read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    check_new_modules_saved(base, folder, state)
     kind = type(base).__name__
+    pretrained = BaseFunction.of(base)
     model, loaded = load_adapter(base, folder, is_trainable=True)
     check_all_weights_loaded(folder, kind, loaded, model.active_adapter)
-    return model
+    if pretrained.is_restored(model):
+        return model, teacher_of(prepared, model)
+    return model, _separate_teacher(prepared, model)
 
 
 def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
@@ -184,15 +197,18 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
                 return student(**inputs)
 
         return Teacher(without_adapter, student)
-    pretrained = prepared.load_model().to(student.device)
+    return _separate_teacher(prepared, student)
+
+
+def _separate_teacher(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> Teacher:
+    """Load the pretrained model beside the student, a classifier with the student's head."""
+    pretrained = prepared.load_model(**loading_settings(prepared.recipe)).to(student.device)
     pretrained.config.use_cache = False  # with a cache, packed rows would read one another
     if prepared.recipe.is_classification:
-        backbone = f"{pretrained.base_model_prefix}."
-        head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
-        pretrained.load_state_dict(head, strict=False)
+        pretrained.load_state_dict(trained_head(student, mark_new_modules(pretrained)), strict=False)
 
     def separate(**inputs: Any) -> Any:
-        with evaluation_mode(pretrained):
+        with evaluation_mode(pretrained), torch.no_grad():
             return pretrained(**inputs)
 
     return Teacher(separate, pretrained)
