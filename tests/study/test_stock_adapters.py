@@ -12,6 +12,8 @@ from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_mode
 from tiny_folder import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
+from balora.baselines import make_baseline
 from balora.cli import main
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -84,3 +86,26 @@ def test_divergence_is_from_the_pretrained_model(name, base, tmp_path):
     expected = divergence(base, tmp_path / "adapter")
     assert expected > 1e-6
     assert evaluated(base, tmp_path / "adapter", tmp_path)["kl_to_base"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_adapter_is_no_base_to_train(base, tmp_path, capsys):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**LORA))
+    model.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    adapter, data, out = (str(tmp_path / name) for name in ("adapter", "train.jsonl", "out"))
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump({"name": "tiny", "method": "lora", "model_name_or_path": adapter, "train_file": data})
+    )
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--output_dir", out]) == 2
+    assert "is a saved adapter, not a model; merge it into its base first" in capsys.readouterr().err
+    assert main(["audit", "--model", adapter, "--output_dir", out]) == 2
+    assert "is a saved adapter, not a model; merge it into its base first" in capsys.readouterr().err
+    loaded = AutoModelForCausalLM.from_pretrained(adapter)
+    for build in (
+        lambda: get_balora_model(loaded, BALoraConfig(method="lora")),
+        lambda: BALoraModel.from_pretrained(loaded, tmp_path / "adapter"),
+        lambda: make_baseline(loaded, "full"),
+    ):
+        with pytest.raises(BALoraError, match=r"was loaded with an adapter|balora did not write it"):
+            build()

@@ -2,13 +2,14 @@
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor
@@ -145,14 +146,25 @@ def load_adapter(
         BALoraError: If it does not fit. Missing and unexpected keys are not an error here; the caller checks them.
     """
     try:
-        model = PeftModel.from_pretrained(base, folder, is_trainable=is_trainable)
-        # Loaded a second time, since only load_adapter returns the report.
-        return model, model.load_adapter(folder, model.active_adapter, is_trainable=is_trainable)
+        # As PeftModel.from_pretrained, which drops load_adapter's report. Loading a second time to get it would cut
+        # AdaLoRA's layers, which have the saved ranks by then, once more.
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = config.is_prompt_learning or not is_trainable
+        kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The following rank_pattern keys")  # AdaLoRA's are of another form
+            model = kind(base, config)
+        mapping = {} if config.is_prompt_learning else getattr(base, "_checkpoint_conversion_mapping", {})
+        trainable = not config.inference_mode
+        loaded = model.load_adapter(folder, model.active_adapter, is_trainable=trainable, key_mapping=mapping)
+        return model.train(trainable), loaded
     except LOAD_ERRORS as error:
         raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {first_line(error)}") from error
 
 
-def check_all_weights_loaded(folder: str | os.PathLike[str], model: str, loaded: Any, name: str) -> None:
+def check_all_weights_loaded(
+    folder: str | os.PathLike[str], model: str, loaded: Any, name: str, prefix: str = "lora_"
+) -> None:
     """Check PEFT's loading report: no key of the adapter may be missing or unexpected.
 
     Args:
@@ -160,12 +172,14 @@ def check_all_weights_loaded(folder: str | os.PathLike[str], model: str, loaded:
         model: Name of the model's class, for the error.
         loaded: PEFT's report.
         name: Name of the adapter.
+        prefix: Part of the names of the method's parameters, as in PEFT's `PEFT_TYPE_TO_PREFIX_MAPPING`.
 
     Raises:
         BALoraError: If a key is missing or unexpected: the adapter belongs to another model.
     """
-    missing = [key for key in loaded.missing_keys if "lora_" in key and f".{name}." in f"{key}."]
-    if wrong := [*loaded.unexpected_keys, *missing]:
+    missing = [key for key in loaded.missing_keys if prefix in key and f".{name}." in f"{key}."]
+    unexpected = [key for key in loaded.unexpected_keys if key != "prompt_embeddings"]  # PEFT reads it by itself
+    if wrong := [*unexpected, *missing]:
         raise BALoraError(
             f"adapter: {folder} does not fit {model}: {wrong[0][:200]} is in only one of the two; give the model "
             "that it was trained on"

@@ -156,6 +156,19 @@ def _read_weights(model: PreTrainedModel) -> set[str]:
     return found
 
 
+def check_without_adapter(model: PreTrainedModel) -> None:
+    """Check that a model is a base alone: Transformers loads an adapter's folder as its base with that adapter.
+
+    Raises:
+        BALoraError: If it has an adapter already.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise BALoraError(
+            f"model: {model.name_or_path} was loaded with an adapter, which would be ignored; merge it into the base "
+            "first (PeftModel.from_pretrained(base, adapter).merge_and_unload()), and give the merged model"
+        )
+
+
 def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:
     if not config.target_parameters:
         return

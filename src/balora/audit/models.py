@@ -22,6 +22,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from balora.adapters.loading import BaseFunction, load_adapter, read_weights
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
+from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
 from balora.errors import BALoraError
@@ -126,13 +127,13 @@ def load_audited(
         return Audited(base, tokenizer, kind, alone=True)
     notes = (HEADLESS,) if lacking else ()
     if peft_config is None:
-        tuned = (
-            load(CLASSES[kind], adapter, "adapter", dtype=dtype, use_safetensors=use_safetensors)
-            .eval()
-            .to(base.device)
-        )
+        in_part = (Path(adapter) / TRAINED_FILE).is_file()
+        own = settings if in_part else {"dtype": dtype, "use_safetensors": use_safetensors}
+        tuned = load(CLASSES[kind], model if in_part else adapter, "model" if in_part else "adapter", **own)
+        tuned = (load_trained_parameters(tuned, adapter) if in_part else tuned).eval().to(base.device)
         tuned.config.pad_token_id = tokenizer.pad_token_id
-        _check_fit(base, tuned, model, adapter)
+        if not in_part:
+            _check_fit(base, tuned, model, adapter)
         _complete(base, lacking, tuned.state_dict(), model, adapter)
         return Audited(tuned, tokenizer, kind, beside=base, notes=notes)
     named = peft_config.base_model_name_or_path

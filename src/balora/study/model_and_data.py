@@ -37,7 +37,7 @@ from balora.study.questions import to_questions, with_prompts
 from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import LOAD_ERRORS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, drop_unsavable_generation_settings, first_line, load
 from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
@@ -118,7 +118,9 @@ class ModelAndData:
     encoder: SentenceEncoder | None
     single: Dataset | None
 
-    def load_model(self, *, on_device: bool | None = None, **settings: Any) -> PreTrainedModel:
+    def load_model(
+        self, *, on_device: bool | None = None, folder: str | None = None, **settings: Any
+    ) -> PreTrainedModel:
         """Load the pretrained model onto the accelerator, if there is one.
 
         A classification head is initialized from the global generator.
@@ -126,6 +128,7 @@ class ModelAndData:
         Args:
             on_device: Whether to move it to the accelerator; by default, unless it will be sharded, since it may be
                 larger than one device.
+            folder: A model tuned in full, to load in place of the recipe's.
             settings: Further arguments of `from_pretrained`.
         """
         settings["dtype"] = getattr(torch, self.recipe.dtype)
@@ -133,12 +136,14 @@ class ModelAndData:
             settings["attn_implementation"] = self.recipe.attn_implementation
         settings["use_safetensors"] = self.recipe.use_safetensors
         settings["output_loading_info"] = True
-        model, loading = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
+        name, setting = (self.recipe.model_name_or_path, MODEL) if folder is None else (folder, "adapter")
+        model, loading = load(self._auto(), name, setting, **self._head(), **settings)
+        drop_unsavable_generation_settings(model)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         elif loading["missing_keys"]:
             raise BALoraError(
-                f"{MODEL}: {self.recipe.model_name_or_path} has no {min(loading['missing_keys'])}, so it is not a "
+                f"{setting}: {name} has no {min(loading['missing_keys'])}, so it is not a "
                 "complete language model; name a model that was saved with its language-modeling head"
             )
         elif not self.recipe.is_seq2seq and are_chats(self.train):
