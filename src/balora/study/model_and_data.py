@@ -1,5 +1,6 @@
 """Prepare everything that a recipe names: the model to load, tokenizer, datasets, texts and benchmarks."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -31,6 +32,7 @@ from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
 from balora.recipe import Recipe
 from balora.recipe.paths import is_path
+from balora.study.base_head import in_order_of_base, needs_new_head, renew_head
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
@@ -137,8 +139,15 @@ class ModelAndData:
         settings["use_safetensors"] = self.recipe.use_safetensors
         settings["output_loading_info"] = True
         name, setting = (self.recipe.model_name_or_path, MODEL) if folder is None else (folder, "adapter")
+        unfit = None
+        if self.recipe.is_classification and folder is None:
+            unfit = needs_new_head(load(AutoConfig, name, setting), self.label_names or [])
+            settings["ignore_mismatched_sizes"] = unfit is not None
         model, loading = load(self._auto(), name, setting, **self._head(), **settings)
         drop_unsavable_generation_settings(model)
+        if unfit is not None:
+            warnings.warn(f"balora: the head of {name} has {unfit}, so a new head is trained")
+            renew_head(model)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         elif loading["missing_keys"]:
@@ -222,6 +231,9 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
+    if recipe.is_classification:
+        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
+        datasets = in_order_of_base(datasets, config, explicit=recipe.label_names is not None)
     sets = {"validation": datasets.validation, **datasets.others}
     check_training_arguments(recipe, [name for name, rows in sets.items() if rows is not None])
     if not (recipe.has_labels or recipe.is_seq2seq):

@@ -31,7 +31,7 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         settings: Further arguments of `from_pretrained`.
 
     Raises:
-        BALoraError: If it does not load, needs remote code, is an adapter, or has only a pickle that was not requested.
+        BALoraError: If it does not load, needs remote code, is an adapter, or has only an unrequested pickle.
     """
     # Transformers would load its base with the adapter, or the base alone.
     if auto.__name__.startswith(("AutoModel", "AutoConfig")) and any((Path(name) / file).is_file() for file in ADAPTERS):
