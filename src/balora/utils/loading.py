@@ -34,7 +34,9 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         BALoraError: If it does not load, needs remote code, is an adapter, or has only an unrequested pickle.
     """
     # Transformers would load its base with the adapter, or the base alone.
-    if auto.__name__.startswith(("AutoModel", "AutoConfig")) and any((Path(name) / file).is_file() for file in ADAPTERS):
+    if auto.__name__.startswith(("AutoModel", "AutoConfig")) and any(
+        (Path(name) / file).is_file() for file in ADAPTERS
+    ):
         raise BALoraError(
             f"{setting}: {name!r} is a saved adapter, not a model; merge it into its base first "
             "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)), save its "
