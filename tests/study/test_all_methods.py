@@ -34,6 +34,7 @@ def bases(tmp_path_factory):
 
 def recipe(bases, folder, method: str, *, classes: bool, **settings) -> dict:
     rows = CLASSES if classes else GENERATION
+    rank = {"r": 4} if method not in BASELINES or "r" in BASELINES[method].settings else {}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
     return {
         "name": "tiny",
@@ -43,7 +44,7 @@ def recipe(bases, folder, method: str, *, classes: bool, **settings) -> dict:
         "validation_file": str(folder / "rows.jsonl"),
         "max_steps": 12,
         "learning_rate": 0.02,
-        "r": 4,
+        **rank,
         "training_arguments": {"use_cpu": True},
         **({"label_column": "label"} if classes else {}),
         **settings,

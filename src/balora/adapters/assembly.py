@@ -37,7 +37,6 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
     Raises:
         BALoraError: If a target matches nothing, or the method does not fit a target.
     """
-    targets.check_without_adapter(model)
     targets.check_targets(model, config.lora_config())
     if config.task_type == TaskType.SEQ_CLS:
         mark_new_modules(model)

@@ -32,12 +32,18 @@ def check_unadapted(model: nn.Module) -> None:
     """Check that a model has no adapter yet.
 
     Raises:
-        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call has put there.
+        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call or Transformers, which loads
+            an adapter's folder as its base with that adapter, has put there.
     """
     if isinstance(model, PeftModel):
         raise BALoraError(
             f"model: it is a {type(model).__name__}, which has an adapter already; give the base model, such as "
             "model.unload() returns"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise BALoraError(
+            f"model: {model.name_or_path} was loaded with an adapter, which would be ignored; merge it into the base "
+            "first (PeftModel.from_pretrained(base, adapter).merge_and_unload()), and give the merged model"
         )
     adapted = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
     if adapted is not None:
@@ -154,19 +160,6 @@ def _read_weights(model: PreTrainedModel) -> set[str]:
             if isinstance(module, nn.Linear) and re.search(rf"self\.{child}\.weight(?!\.)", code):
                 found.add(f"{name}.{child}")
     return found
-
-
-def check_without_adapter(model: PreTrainedModel) -> None:
-    """Check that a model is a base alone: Transformers loads an adapter's folder as its base with that adapter.
-
-    Raises:
-        BALoraError: If it has an adapter already.
-    """
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise BALoraError(
-            f"model: {model.name_or_path} was loaded with an adapter, which would be ignored; merge it into the base "
-            "first (PeftModel.from_pretrained(base, adapter).merge_and_unload()), and give the merged model"
-        )
 
 
 def _check_parameters(model: PreTrainedModel, config: LoraConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from balora.adapters.targets import check_without_adapter
+from balora.adapters.targets import check_unadapted
 from balora.baselines.adalora import AdaLoraCallback, make_adalora
 from balora.baselines.base import Baseline
 from balora.baselines.bottleneck import make_bottleneck
@@ -49,5 +49,5 @@ def make_baseline(model: PreTrainedModel, method: str, **settings: Any) -> PreTr
     """
     if method not in BASELINES:
         raise BALoraError(f"method: unknown {method!r}; there are {', '.join(BASELINES)}")
-    check_without_adapter(model)
+    check_unadapted(model)
     return BASELINES[method].build(model, **settings)
