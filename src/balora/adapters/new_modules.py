@@ -40,9 +40,10 @@ def mark_new_modules(model: PreTrainedModel) -> list[str]:
 
 
 def heads_to_train(model: PreTrainedModel) -> list[str]:
-    """Return the names of a classifier's modules that every method trains in full and saves: new ones and its head."""
+    """Return the names of the modules that every method trains in full and saves: a classifier's head and new ones."""
     heads = [name for name, _ in model.named_children() if name in SEQ_CLS_HEAD_NAMES]
-    return list(dict.fromkeys([*heads, *mark_new_modules(model)]))
+    classifies = any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__)
+    return list(dict.fromkeys([*heads, *(mark_new_modules(model) if classifies else ())]))
 
 
 def with_heads(model: PreTrainedModel, modules_to_save: Iterable[str] | None) -> list[str] | None:

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable
 
-from peft import TaskType
 from torch import nn
 from transformers import PreTrainedModel
 
 from balora.adapters.new_modules import heads_to_train
 from balora.errors import BALoraError
-from balora.model.build import task_of
 
 
 def make_full(model: PreTrainedModel, *, modules_to_save: list[str] | None = None) -> PreTrainedModel:
@@ -65,8 +63,7 @@ def task_heads(model: nn.Module, modules_to_save: Iterable[str] | None = None) -
                 f"modules_to_save: {wanted!r} matches nothing; give the last part of a module's name, such as "
                 f"{outside}"
             )
-    heads = heads_to_train(model) if task_of(model) == TaskType.SEQ_CLS else []
-    return list(dict.fromkeys([*heads, *(modules_to_save or ())]))
+    return list(dict.fromkeys([*heads_to_train(model), *(modules_to_save or ())]))
 
 
 def freeze_except(model: nn.Module, heads: Iterable[str]) -> None:
