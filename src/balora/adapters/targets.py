@@ -26,6 +26,11 @@ from balora.utils.distributed import is_zero3
 
 #: Settings that PEFT refuses for `target_parameters`, since such adapters see no inputs, and their names in errors.
 WITHOUT_PARAMETERS = {"use_dora": "DoRA", "lora_dropout": "lora_dropout", "lora_bias": "lora_bias"}
+#: Error for a target in `modules_to_save`.
+TRAINED_IN_FULL = (
+    "target_modules: {target} is trained in full, by modules_to_save or as part of the classification head, so it "
+    "cannot have an adapter too; leave it out of target_modules"
+)
 
 
 def check_unadapted(model: nn.Module) -> None:
@@ -117,6 +122,19 @@ def narrow_all_linear(model: PreTrainedModel, config: LoraConfig) -> None:
         config.exclude_modules = {*(given or ()), *excluded}
 
 
+def check_not_in_full(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that no target names only modules that are trained in full, which PEFT would leave out or refuse.
+
+    Raises:
+        BALoraError: If one does.
+    """
+    in_full = tuple(f".{name}" for name in config.modules_to_save or ())
+    for target in () if isinstance(config.target_modules, str) else sorted(config.target_modules or ()):
+        names = [f".{name}" for name, _ in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if names and all(name.endswith(in_full) for name in names):
+            raise BALoraError(TRAINED_IN_FULL.format(target=repr(target)))
+
+
 def check_called_layers(model: PreTrainedModel, config: LoraConfig) -> None:
     """Check that no target is a layer of a state-space block that the model never calls.
 
@@ -185,10 +203,7 @@ def explain_peft_error(error: Exception) -> None:
         BALoraError: If the error is about such a target.
     """
     if "modules_to_save cannot be applied" in str(error):
-        raise BALoraError(
-            "target_modules: a layer that is trained in full, by modules_to_save or as part of the classification "
-            "head, cannot have an adapter too; leave it out of target_modules"
-        ) from error
+        raise BALoraError(TRAINED_IN_FULL.format(target="a layer")) from error
     if "incompatible with Mamba" in str(error):
         raise BALoraError(f"target_modules: {error}") from error
     if "ParamWrapper" in str(error):

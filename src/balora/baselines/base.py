@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
 from balora.adapters.new_modules import with_heads
-from balora.adapters.targets import check_targets, narrow_all_linear
+from balora.adapters.targets import check_not_in_full, check_targets, narrow_all_linear
 from balora.adapters.trained_in_full import train_in_float32
 from balora.model.build import task_of
 
@@ -51,6 +51,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     if config.task_type == TaskType.SEQ_CLS:
         config.modules_to_save = with_heads(model, config.modules_to_save)
     check_targets(model, LoraConfig(target_modules=config.target_modules))
+    check_not_in_full(model, config)
     narrow_all_linear(model, config)
     adapted = get_peft_model(model, config)
     train_in_float32(adapted)

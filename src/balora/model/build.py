@@ -54,6 +54,7 @@ def get_balora_model(
         config.target_modules = targets.attention_projections(model)
     targets.narrow_all_linear(model, config)
     targets.check_called_layers(model, config)
+    targets.check_not_in_full(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = assemble(MODEL_CLASSES, model, config)
     try:
