@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from peft import TaskType
 from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from transformers import PreTrainedModel
@@ -12,6 +13,7 @@ from balora.adapters import four_bit, loading, saving, targets
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.bias_path import make_bias_embedding
 from balora.adapters.fused_linear import use_fused_linear
+from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules
 from balora.adapters.selora import add_sentence_gates
 from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
@@ -36,6 +38,8 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
         BALoraError: If a target matches nothing, or the method does not fit a target.
     """
     targets.check_targets(model, config.lora_config())
+    if config.task_type == TaskType.SEQ_CLS:
+        mark_new_modules(model)
     check_adapter_names(model, config.task_names or [])
     bias = make_bias_embedding(model, config) if config.bias_path_weight else None
     try:
@@ -103,6 +107,7 @@ def load_adapted(
     student = next(iter(states.values()))
     for name, path in folders.items():
         loading.check_ranks(path, vars(lora_config), states[name])
+        check_new_modules_saved(model, model_id, states[name])
     try:
         config = saving.config_from_saved(lora_config, settings)
     except BALoraError as error:

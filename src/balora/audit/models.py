@@ -1,8 +1,7 @@
 """The two models of an audit: the base, and the model tuned from it.
 
-The adapter is switched off for the base if that restores the pretrained function to the bit, which is tested on a few
-tokens; if it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
-for models tuned in full, the base is loaded beside it.
+The adapter is switched off for the base if that restores the pretrained function to the bit
+(`balora.adapters.loading.BaseFunction`); if it does not, and for models tuned in full, the base is loaded beside it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from balora.adapters.loading import load_adapter, read_weights
+from balora.adapters.loading import BaseFunction, load_adapter, read_weights
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
+from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
 from balora.errors import BALoraError
@@ -127,13 +127,13 @@ def load_audited(
         return Audited(base, tokenizer, kind, alone=True)
     notes = (HEADLESS,) if lacking else ()
     if peft_config is None:
-        tuned = (
-            load(CLASSES[kind], adapter, "adapter", dtype=dtype, use_safetensors=use_safetensors)
-            .eval()
-            .to(base.device)
-        )
+        in_part = (Path(adapter) / TRAINED_FILE).is_file()
+        own = settings if in_part else {"dtype": dtype, "use_safetensors": use_safetensors}
+        tuned = load(CLASSES[kind], model if in_part else adapter, "model" if in_part else "adapter", **own)
+        tuned = (load_trained_parameters(tuned, adapter) if in_part else tuned).eval().to(base.device)
         tuned.config.pad_token_id = tokenizer.pad_token_id
-        _check_fit(base, tuned, model, adapter)
+        if not in_part:
+            _check_fit(base, tuned, model, adapter)
         _complete(base, lacking, tuned.state_dict(), model, adapter)
         return Audited(tuned, tokenizer, kind, beside=base, notes=notes)
     named = peft_config.base_model_name_or_path
@@ -141,13 +141,9 @@ def load_audited(
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
     state = read_weights(adapter, base.device, use_safetensors=use_safetensors)
     _complete(base, lacking, state, model, adapter)
-    probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
-    with torch.no_grad():
-        before = base(**probe).logits
-        tuned = _with_adapter(base, adapter, peft_config)
-        with adapter_disabled(tuned):
-            exact = torch.equal(tuned.get_base_model()(**probe).logits, before)
-    if exact:
+    pretrained = BaseFunction.of(base)
+    tuned = _with_adapter(base, adapter, peft_config)
+    if pretrained.is_restored(tuned):
         return Audited(tuned, tokenizer, kind, notes=notes)
     beside = load(CLASSES[kind], model, "model", **settings).eval().to(base.device)
     beside.config.pad_token_id = tokenizer.pad_token_id

@@ -13,6 +13,7 @@ from balora.adapters import four_bit, targets
 from balora.adapters.assembly import assemble
 from balora.adapters.data_initialization import initialize_corda, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
+from balora.adapters.new_modules import with_heads
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.config import FROM_DATA, SELORA, BALoraConfig, as_balora_config
 from balora.errors import BALoraError
@@ -48,10 +49,12 @@ def get_balora_model(
     config.resolve(config.task_type or task_of(model))
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
+        config.modules_to_save = with_heads(model, config.modules_to_save)
     if config.method == SELORA and config.target_modules is None:
         config.target_modules = targets.attention_projections(model)
     targets.narrow_all_linear(model, config)
     targets.check_called_layers(model, config)
+    targets.check_not_in_full(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
     adapted = assemble(MODEL_CLASSES, model, config)
     try:

@@ -7,23 +7,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from peft import PeftModel, TaskType
-from safetensors.torch import save_file
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from balora.adapters.averaging import check_averaging
-from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
+from balora.adapters.loading import (
+    PEFT_FILE,
+    BaseFunction,
+    check_all_weights_loaded,
+    load_adapter,
+    read_peft_settings,
+    read_weights,
+)
+from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules, trained_head
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.baselines import BASELINES
+from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters, save_trained_parameters
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps, read_word_groups
-from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model, task_of
 from balora.model.regularizers import unregularized
@@ -37,8 +46,6 @@ from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.files import cache_folder
 from balora.utils.modules import evaluation_mode
-
-TRAINED_FILE = "trained_parameters.safetensors"
 
 
 def build_student(
@@ -89,21 +96,38 @@ def _trained_by_trl(recipe: Recipe) -> bool:
     return not (recipe.is_classification or recipe.is_seq2seq)
 
 
-def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
-    """Load a saved adapter onto the pretrained model: balora's with its teacher, others as PEFT loads them.
+def is_saved_student(folder: str) -> bool:
+    """Return whether a folder holds what `save_student` writes, or an adapter of PEFT's."""
+    return any((Path(folder) / file).is_file() for file in (PEFT_FILE, SETTINGS_FILE, TRAINED_FILE, "config.json"))
+
+
+def load_student(prepared: ModelAndData, folder: str) -> tuple[PreTrainedModel | PeftModel, "Teacher"]:
+    """Load what was trained from the pretrained model, an adapter or a whole model; also return its teacher.
 
     Raises:
         BALoraError: If it does not fit the model.
     """
+    if not any((Path(folder) / file).is_file() for file in (PEFT_FILE, SETTINGS_FILE)):
+        if (Path(folder) / TRAINED_FILE).is_file():
+            model = load_trained_parameters(prepared.load_model(), folder)
+        else:
+            model = prepared.load_model(folder=folder)
+        return model, _separate_teacher(prepared, model)
     base = prepared.load_model(**loading_settings(prepared.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
-        return BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        model = BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        return model, teacher_of(prepared, model)
     read_peft_settings(folder)
-    read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    state = read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    check_new_modules_saved(base, folder, state)
     kind = type(base).__name__
+    pretrained = BaseFunction.of(base)
     model, loaded = load_adapter(base, folder, is_trainable=True)
-    check_all_weights_loaded(folder, kind, loaded, model.active_adapter)
-    return model
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[model.active_peft_config.peft_type]
+    check_all_weights_loaded(folder, kind, loaded, model.active_adapter, prefix)
+    if pretrained.is_restored(model):
+        return model, teacher_of(prepared, model)
+    return model, _separate_teacher(prepared, model)
 
 
 def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
@@ -169,30 +193,28 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
     if isinstance(student, BALoraModel):
         return Teacher(student.teacher_forward, student)
     if isinstance(student, PeftModel):
-        live_head = student.active_peft_config.task_type == TaskType.SEQ_CLS
-
-        if student.active_peft_config.is_prompt_learning:
-
-            def without_prompt(**inputs: Any) -> Any:
-                with evaluation_mode(student), student.disable_adapter():
-                    return student(**inputs)
-
-            return Teacher(without_prompt, student)
+        settings = student.active_peft_config
+        live_head = settings.task_type == TaskType.SEQ_CLS
+        # The inner model leaves out a trained prompt, which is no layer.
+        function = student.get_base_model() if settings.is_prompt_learning else student
 
         def without_adapter(**inputs: Any) -> Any:
             with teacher_mode(student, live_head=live_head):
-                return student(**inputs)
+                return function(**inputs)
 
         return Teacher(without_adapter, student)
-    pretrained = prepared.load_model().to(student.device)
+    return _separate_teacher(prepared, student)
+
+
+def _separate_teacher(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> Teacher:
+    """Load the pretrained model beside the student, a classifier with the student's head."""
+    pretrained = prepared.load_model(**loading_settings(prepared.recipe)).to(student.device)
     pretrained.config.use_cache = False  # with a cache, packed rows would read one another
     if prepared.recipe.is_classification:
-        backbone = f"{pretrained.base_model_prefix}."
-        head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
-        pretrained.load_state_dict(head, strict=False)
+        pretrained.load_state_dict(trained_head(student, mark_new_modules(pretrained)), strict=False)
 
     def separate(**inputs: Any) -> Any:
-        with evaluation_mode(pretrained):
+        with evaluation_mode(pretrained), torch.no_grad():
             return pretrained(**inputs)
 
     return Teacher(separate, pretrained)
@@ -201,20 +223,16 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
 def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
     """Save a PEFT model as an adapter, a fully trained one as a Transformers model, else its trained parameters.
 
-    Raises:
-        WorkerDone: In every process except the first, once its part of the model is gathered.
+    Every process calls this, since a sharded model is gathered; the first one writes.
     """
     if isinstance(student, BALoraModel):
         student.save_pretrained(directory, is_main_process=is_main_process())
-    if not is_main_process():
-        raise WorkerDone
-    if isinstance(student, BALoraModel):
+    if isinstance(student, BALoraModel) or not is_main_process():
         return
-    trained = {name: p.detach().contiguous() for name, p in student.named_parameters() if p.requires_grad}
-    if isinstance(student, PeftModel) or len(trained) == len(list(student.parameters())):
+    if isinstance(student, PeftModel) or all(p.requires_grad for p in student.parameters()):
         student.save_pretrained(directory)
     else:
-        save_file(trained, directory / TRAINED_FILE)
+        save_trained_parameters(student, directory)
 
 
 def save_generation_settings(model: PreTrainedModel | PeftModel, directory: Path) -> None:
