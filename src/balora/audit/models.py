@@ -7,6 +7,7 @@ The adapter is switched off for the base if that restores the pretrained functio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -25,6 +26,7 @@ from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, 
 from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
+from balora.data.vocabulary import check_vocabulary
 from balora.errors import BALoraError
 from balora.utils.loading import load
 
@@ -119,6 +121,9 @@ def load_audited(
     if adapter is not None and kind == CAUSAL and (Path(adapter) / GENERATION_CONFIG_NAME).is_file():
         # Both models stop where the tuned one learned to.
         base.generation_config.eos_token_id = load(GenerationConfig, adapter, "adapter").eos_token_id
+    embeddings = base.get_input_embeddings()
+    check_vocabulary(tokenizer, embeddings.num_embeddings, {}, source=f"model: {model}")
+    embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, f"model: {model}"))
     # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:
@@ -149,6 +154,13 @@ def load_audited(
     beside.config.pad_token_id = tokenizer.pad_token_id
     _complete(beside, lacking, state, model, adapter)
     return Audited(tuned, tokenizer, kind, beside=beside, notes=notes)
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase, source: str, module: nn.Embedding, args: tuple[Tensor]) -> None:
+    """Forward pre-hook: check that token ids have embeddings, if the tokenizer has tokens without any."""
+    if len(tokenizer) > module.num_embeddings and args and (args[0] >= module.num_embeddings).any():
+        texts = tokenizer.batch_decode(args[0])
+        check_vocabulary(tokenizer, module.num_embeddings, {"the texts": texts}, source=source)
 
 
 def check_dtype(dtype: str) -> None:
