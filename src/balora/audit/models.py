@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from balora.adapters.loading import BaseFunction, load_adapter, read_weights
+from balora.adapters.loading import (
+    BaseFunction,
+    compare_first_tokens,
+    load_adapter,
+    read_weights,
+    resize_to_adapter,
+)
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
 from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
@@ -121,9 +127,7 @@ def load_audited(
     if adapter is not None and kind == CAUSAL and (Path(adapter) / GENERATION_CONFIG_NAME).is_file():
         # Both models stop where the tuned one learned to.
         base.generation_config.eos_token_id = load(GenerationConfig, adapter, "adapter").eos_token_id
-    embeddings = base.get_input_embeddings()
-    check_vocabulary(tokenizer, embeddings.num_embeddings, {}, source=f"model: {model}")
-    embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, f"model: {model}"))
+    _guard_embeddings(base, tokenizer, model)
     # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:
@@ -147,13 +151,25 @@ def load_audited(
     state = read_weights(adapter, base.device, use_safetensors=use_safetensors)
     _complete(base, lacking, state, model, adapter)
     pretrained = BaseFunction.of(base)
+    common = resize_to_adapter(base, state)
     tuned = _with_adapter(base, adapter, peft_config)
     if pretrained.is_restored(tuned):
         return Audited(tuned, tokenizer, kind, notes=notes)
     beside = load(CLASSES[kind], model, "model", **settings).eval().to(base.device)
     beside.config.pad_token_id = tokenizer.pad_token_id
+    _guard_embeddings(beside, tokenizer, model)
     _complete(beside, lacking, state, model, adapter)
+    if common is not None and beside.get_output_embeddings() is not None:
+        notes += (f"The adapter has another vocabulary than the base; the {common} tokens of both are compared.",)
+        compare_first_tokens((tuned, beside), common)
     return Audited(tuned, tokenizer, kind, beside=beside, notes=notes)
+
+
+def _guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that the tokenizer's own tokens have embeddings, and added ones whenever a text uses them."""
+    embeddings = model.get_input_embeddings()
+    check_vocabulary(tokenizer, embeddings.num_embeddings, {}, source=f"model: {name}")
+    embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, f"model: {name}"))
 
 
 def _check_ids(tokenizer: PreTrainedTokenizerBase, source: str, module: nn.Embedding, args: tuple[Tensor]) -> None:
