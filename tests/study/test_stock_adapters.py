@@ -65,15 +65,19 @@ def evaluated(base: Path, adapter: Path, folder: Path, **settings) -> dict[str, 
 
 
 @torch.no_grad()
-def divergence(base: Path, adapter: Path) -> float:
-    """Return KL(base ‖ tuned), with the two models loaded separately."""
+def divergence(base: Path, adapter: Path, resized: int | None = None) -> float:
+    """Return KL(base ‖ tuned) over the tokens of both, with the two models loaded separately."""
     tokenizer = AutoTokenizer.from_pretrained(adapter if (adapter / "tokenizer.json").exists() else base)
     before = AutoModelForCausalLM.from_pretrained(base).eval()
-    after = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    second = AutoModelForCausalLM.from_pretrained(base)
+    if resized is not None:
+        second.resize_token_embeddings(resized, mean_resizing=False)
+    after = PeftModel.from_pretrained(second, adapter).eval()
+    common = min(before.config.vocab_size, after.config.vocab_size)
     found = []
     for row in ROWS:
         ids = tokenizer(f"{row['prompt']} {row['completion']} </s>", return_tensors="pt")["input_ids"]
-        p, q = (model(ids).logits[0].log_softmax(-1) for model in (before, after))
+        p, q = (model(ids).logits[0, :, :common].log_softmax(-1) for model in (before, after))
         found.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1))
     return torch.cat(found).mean().item()
 
@@ -109,3 +113,32 @@ def test_an_adapter_is_no_base_to_train(base, tmp_path, capsys):
     ):
         with pytest.raises(BALoraError, match=r"was loaded with an adapter|balora did not write it"):
             build()
+
+
+@pytest.mark.parametrize("extra", [2, -7])
+def test_an_adapter_with_resized_embeddings_is_compared_on_the_common_tokens(extra, tmp_path):
+    base = tmp_path / "base"
+    tiny(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = LlamaConfig.from_pretrained(base)
+    config.vocab_size = own = len(tokenizer) + 7  # padded, as published models are
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(base)
+    loaded = AutoModelForCausalLM.from_pretrained(base)
+    loaded.resize_token_embeddings(own + extra, mean_resizing=False)
+    model = get_peft_model(loaded, LoraConfig(**LORA))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "embed_tokens" in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    common = min(own, own + extra)
+    with pytest.warns(UserWarning, match=f"the {common} tokens of both are compared"):
+        found = evaluated(base, tmp_path / "adapter", tmp_path)["kl_to_base"]
+    expected = divergence(base, tmp_path / "adapter", resized=own + extra)
+    assert expected > 1e-6
+    assert found == pytest.approx(expected, rel=1e-3)
+    outputs = ["--own_texts", "2", "--own_length", "8", "--output_dir", str(tmp_path / "audit")]
+    assert main(["audit", "--model", str(base), "--adapter", str(tmp_path / "adapter"), *outputs]) == 0
+    notes = json.loads((tmp_path / "audit" / "audit.json").read_text())["notes"]
+    assert any(f"the {common} tokens of both are compared" in note for note in notes)

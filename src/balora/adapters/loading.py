@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,7 +13,7 @@ import torch
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from balora.adapters.teacher import adapter_disabled
@@ -130,6 +131,37 @@ class BaseFunction:
         # The inner model leaves out trained prompts as well, which are no layers.
         with evaluation_mode(model), torch.no_grad(), adapter_disabled(model):
             return torch.equal(model.get_base_model()(**self.probe).logits, self.logits)
+
+
+def resize_to_adapter(base: PreTrainedModel, state: Mapping[str, Tensor]) -> int | None:
+    """Resize a model's token embeddings to those that an adapter saved, so that they can be loaded.
+
+    Args:
+        base: Changed in place.
+        state: The adapter's tensors.
+
+    Returns:
+        The number of tokens that both have; `None` if the adapter has no embeddings, or as many.
+    """
+    embeddings = base.get_input_embeddings()
+    name = next(name for name, module in base.named_modules() if module is embeddings)
+    keys = (f"base_model.model.{name}{inner}.weight" for inner in ("", ".base_layer"))
+    saved = next((state[key] for key in keys if key in state), None)
+    own = embeddings.weight.shape[0]
+    if saved is None or len(saved) == own:
+        return None
+    base.resize_token_embeddings(len(saved), mean_resizing=False)
+    return min(own, len(saved))
+
+
+def compare_first_tokens(models: Iterable[nn.Module], tokens: int) -> None:
+    """Cut the logits of language models to their first tokens `(…, tokens)`, those that both models have."""
+
+    def cut(module: nn.Module, args: tuple, output: Any) -> None:
+        output.logits = output.logits[..., :tokens]
+
+    for model in models:
+        model.register_forward_hook(cut)
 
 
 def load_adapter(

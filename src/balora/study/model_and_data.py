@@ -27,6 +27,7 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.data.truncation import first_kept
+from balora.data.vocabulary import check_vocabulary
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
@@ -247,6 +248,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     )
     if texts:
         check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
+    _check_vocabulary(recipe, tokenizer, datasets, texts)
     return ModelAndData(
         recipe,
         tokenizer,
@@ -261,6 +263,20 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         encoder,
         None if reading is None else _single_questions(recipe, tokenizer, reading),
     )
+
+
+def _check_vocabulary(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: list[str]
+) -> None:
+    """Check that every token of the rows has an embedding, as far as the rows are in memory."""
+    config = load(AutoConfig, recipe.model_name_or_path, MODEL).get_text_config()
+    sets = {"train": datasets.train, "validation": datasets.validation, **datasets.others}
+    rows = {f"the {name} rows": rows for name, rows in sets.items() if isinstance(rows, Dataset)}
+    rows[f"perplexity_file {recipe.perplexity_file}"] = texts
+    if tokenizer.chat_template is not None and not recipe.is_classification and are_chats(datasets.train):
+        rows["the chat template"] = [str(tokenizer.chat_template)]
+    embeddings = getattr(config, "vocab_size", None) or len(tokenizer)
+    check_vocabulary(tokenizer, embeddings, rows, source=f"{MODEL}: {recipe.model_name_or_path}")
 
 
 def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:

@@ -1,5 +1,6 @@
 """The student: the model that a run trains, its teacher, and how it is checked, loaded and saved."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +20,11 @@ from balora.adapters.loading import (
     PEFT_FILE,
     BaseFunction,
     check_all_weights_loaded,
+    compare_first_tokens,
     load_adapter,
     read_peft_settings,
     read_weights,
+    resize_to_adapter,
 )
 from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules, trained_head
 from balora.adapters.saving import SETTINGS_FILE
@@ -122,12 +125,19 @@ def load_student(prepared: ModelAndData, folder: str) -> tuple[PreTrainedModel |
     check_new_modules_saved(base, folder, state)
     kind = type(base).__name__
     pretrained = BaseFunction.of(base)
+    common = resize_to_adapter(base, state)
     model, loaded = load_adapter(base, folder, is_trainable=True)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[model.active_peft_config.peft_type]
     check_all_weights_loaded(folder, kind, loaded, model.active_adapter, prefix)
     if pretrained.is_restored(model):
         return model, teacher_of(prepared, model)
-    return model, _separate_teacher(prepared, model)
+    teacher = _separate_teacher(prepared, model)
+    if common is not None and base.get_output_embeddings() is not None:
+        warnings.warn(
+            f"balora: {folder} has another vocabulary than its base; the {common} tokens of both are compared"
+        )
+        compare_first_tokens((model, teacher.model), common)
+    return model, teacher
 
 
 def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
