@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import PeftModel, prepare_model_for_kbit_training
-from tiny_models import inputs_for, make, train_steps, widen, without_labels
+from tiny_models import inputs_for, make, train_steps, widen, with_reg, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -56,7 +56,7 @@ def by_transformers(folder: str, settings: dict = DOUBLE) -> hf.PreTrainedModel:
 def config_for(method: str, **settings) -> BALoraConfig:
     constant = {f"{term}_schedule": "constant" for term in TERMS}
     base = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "consistency_weight": 0.5, **constant}
-    return BALoraConfig(method=method, **{**base, **settings})
+    return BALoraConfig(method=with_reg(method), **{**base, **settings})
 
 
 def quantized(name: str, method: str, quantization: dict = DOUBLE, **settings) -> BALoraModel:

@@ -127,7 +127,7 @@ def test_anchors_of_your_own_texts():
 
 def adapted(name: str, **settings) -> BALoraModel:
     torch.manual_seed(0)
-    fixed = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "anchor_weight": 0.7}
+    fixed = {"method": "ba-lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "anchor_weight": 0.7}
     model = get_balora_model(make(name).double(), BALoraConfig(**{**fixed, **OFF, **settings}))
     model.set_anchors(anchors_for(name))
     return off_its_start(model)
@@ -212,7 +212,7 @@ def test_anchors_reduce_divergence_on_unseen_samples():
         anchors = sample_anchors(base, tokenizer(), count=128, length=12)
         torch.manual_seed(0)
         model = get_balora_model(
-            base, BALoraConfig(method="lora", r=4, target_modules="all-linear", anchor_weight=weight, **OFF)
+            base, BALoraConfig(method="lora+reg", r=4, target_modules="all-linear", anchor_weight=weight, **OFF)
         ).train()
         model.set_anchors(anchors)
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -291,8 +291,8 @@ def test_recipe_samples_anchors_once_and_they_reduce_drift(tmp_path, data_dir, m
     [
         ({"anchor_weight": -1.0}, "anchor_weight: -1.0 is out of range"),
         ({"anchor_share": 0.0}, "anchor_share: 0.0 is out of range"),
-        ({"anchor_weight": 1.0, "method": "selora", "sentence_dim": 3}, "each row needs a sentence embedding"),
-        ({"anchor_weight": 1.0, "method": "lora", "task_names": ["a", "b"]}, "each row needs a task"),
+        ({"anchor_weight": 1.0, "method": "selora+reg", "sentence_dim": 3}, "each row needs a sentence embedding"),
+        ({"anchor_weight": 1.0, "method": "lora+reg", "task_names": ["a", "b"]}, "each row needs a task"),
     ],
     ids=str,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import inputs_for, make
+from tiny_models import inputs_for, make, with_reg
 from transformers import TrainingArguments
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 def adapted(name: str, method: str = "lora") -> BALoraModel:
     torch.manual_seed(0)
-    config = BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear")
+    config = BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, target_modules="all-linear")
     return get_balora_model(make(name), config)
 
 

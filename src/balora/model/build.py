@@ -14,7 +14,9 @@ from balora.adapters.assembly import assemble
 from balora.adapters.data_initialization import initialize_corda, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
-from balora.config import FROM_DATA, SELORA, BALoraConfig, as_balora_config
+from balora.config import BALoraConfig, as_balora_config, four_bit_settings
+from balora.config.balora_config import DefaultTargets
+from balora.config.quantization import QLORA
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
 from balora.model.regularizers import regularizes_logits
@@ -40,7 +42,7 @@ def get_balora_model(
     """
     targets.check_unadapted(model)
     config = as_balora_config(config)
-    if config.method in FROM_DATA and start_batches is None:
+    if config.described.from_data and start_batches is None:
         raise BALoraError(
             f"start_batches: {config.method} initializes from data; give get_balora_model some batches of model inputs"
         )
@@ -48,8 +50,10 @@ def get_balora_model(
     config.resolve(config.task_type or task_of(model))
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
-    if config.method == SELORA and config.target_modules is None:
+    if config.gated and (config.target_modules is None or isinstance(config.target_modules, DefaultTargets)):
         config.target_modules = targets.attention_projections(model)
+    if config.described.four_bit and not getattr(model, "is_quantized", False):
+        config.quantization_config = config.quantization_config or four_bit_settings(QLORA)
     targets.narrow_all_linear(model, config)
     targets.check_called_layers(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
@@ -70,12 +74,13 @@ def get_balora_model(
 def _initialize(adapted: BALoraModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None) -> None:
     """Initialize the adapter of a residual method; the base keeps its weights."""
     targets.check_weights_present(lora_layers(adapted), config.method)
-    if config.method == "lora-ga":
+    if config.initialization == "lora-ga":
         initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
-    elif config.method == "corda":
+    elif config.initialization == "corda":
         initialize_corda(adapted, start_batches, corda_method=config.corda_method)
     else:
-        initialize_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
+        layers, start = lora_layers(adapted), config.initialization
+        initialize_residual(layers, STUDENT, start, niter=config.pissa_niter, seed=config.seed)
 
 
 def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:

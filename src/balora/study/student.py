@@ -21,14 +21,13 @@ from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
 from balora.anchors import Anchors, sample_anchors, texts_as_anchors
 from balora.baselines import BASELINES
-from balora.config import BALoraConfig
+from balora.config import BALoraConfig, find_method
+from balora.config.unused import has_anchors
 from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model, task_of
-from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
 from balora.study.model_and_data import ModelAndData
@@ -55,13 +54,13 @@ def build_student(
     recipe = prepared.recipe
     if label == PRETRAINED:
         # LoRA adds nothing before its first step, so this is the untouched model in the same class as the others.
-        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
+        plain = BALoraConfig(method="lora", **adapter_settings(recipe))
         return get_balora_model(prepared.load_model(), plain)
     if recipe.method in BASELINES:
         return _build_baseline(prepared.load_model(), recipe)
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     # Sampled before the base is loaded, so that memory never holds two base models.
-    anchors = anchors_of(prepared) if method.regularized and recipe.anchor_weight else None
+    anchors = anchors_of(prepared) if has_anchors(recipe) else None
     base = prepared.load_model(**loading_settings(recipe))
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     if checkpoint is not None:
@@ -70,8 +69,9 @@ def build_student(
         model = get_balora_model(base, config, first_batches(prepared, seed) if method.from_data else None)
     if anchors is not None:
         model.set_anchors(anchors)
-    if config.counterfactual_words is not None:
-        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
+    words = model.balora_config.counterfactual_words
+    if words is not None:
+        model.set_swaps(Swaps(read_word_groups(words), prepared.tokenizer))
     return model
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Trainer
 from trl import SFTTrainer
 
 from balora.adapters.targets import check_head_unadapted
-from balora.config import SELORA, BALoraConfig, as_balora_config
+from balora.config import BALoraConfig, as_balora_config
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
@@ -56,9 +56,7 @@ class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFT
             check_head_unadapted(model)
         super().__init__(model, *args, peft_config=peft_config, **kwargs)
         if adapter_inputs(self.model.balora_config) and (self.args.packing or self.padding_free):
-            one = (
-                "selora has one sentence vector" if self.model.balora_config.method == SELORA else "there is one task"
-            )
+            one = "selora has one sentence vector" if self.model.balora_config.gated else "there is one task"
             raise BALoraError(
                 f"packing: it joins several examples into one row, and {one} for each row; leave packing and "
                 "padding_free out"

@@ -21,6 +21,7 @@ from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
 from balora.training.collator import AdapterInputCollator, adapter_inputs
+from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
 from balora.utils.batches import count_rows
@@ -76,6 +77,12 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         super()._set_signature_columns_if_needed()
         wanted = adapter_inputs(self.model.balora_config)
         self._signature_columns += [name for name in wanted if name not in self._signature_columns]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer of the arguments, for the method `lora+` LoRA+'s, unless the trainer was given one."""
+        if self.optimizer is None and self.model.balora_config.described.loraplus:
+            self.optimizer = loraplus_optimizer(self.model, self.args)
+        return super().create_optimizer(model)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
