@@ -19,14 +19,14 @@ from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
-from balora.anchors import Anchors, sample_anchors, texts_as_anchors
+from balora.anchors import Anchors, cached_anchors, texts_as_anchors
 from balora.baselines import BASELINES
 from balora.config import BALoraConfig, find_method
 from balora.config.unused import has_anchors
-from balora.counterfactual import Swaps, read_word_groups
+from balora.counterfactual import read_word_groups
 from balora.errors import WorkerDone
 from balora.model.base import BALoraModel
-from balora.model.build import get_balora_model, task_of
+from balora.model.build import get_balora_model, set_texts, task_of
 from balora.recipe import Recipe
 from balora.report import PRETRAINED
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
@@ -34,7 +34,6 @@ from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
-from balora.utils.files import cache_folder
 from balora.utils.modules import evaluation_mode
 
 TRAINED_FILE = "trained_parameters.safetensors"
@@ -65,14 +64,10 @@ def build_student(
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
-    else:
-        model = get_balora_model(base, config, first_batches(prepared, seed) if method.from_data else None)
-    if anchors is not None:
-        model.set_anchors(anchors)
-    words = model.balora_config.counterfactual_words
-    if words is not None:
-        model.set_swaps(Swaps(read_word_groups(words), prepared.tokenizer))
-    return model
+        set_texts(model, prepared.tokenizer, anchors)
+        return model
+    batches = first_batches(prepared, seed) if method.from_data else None
+    return get_balora_model(base, config, batches, tokenizer=prepared.tokenizer, anchors=anchors)
 
 
 def _build_baseline(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel | PeftModel:
@@ -236,12 +231,5 @@ def anchors_of(prepared: ModelAndData) -> Anchors:
     recipe, tokenizer = prepared.recipe, prepared.tokenizer
     if prepared.anchors:
         return texts_as_anchors(prepared.anchors, tokenizer, length=recipe.anchor_length)
-    return broadcast_from_main(
-        lambda: sample_anchors(
-            prepared.load_model(on_device=True),
-            tokenizer,
-            count=recipe.anchor_samples,
-            length=recipe.anchor_length,
-            cache_dir=cache_folder() / "anchors",
-        )
-    )
+    settings = {"count": recipe.anchor_samples, "length": recipe.anchor_length}
+    return cached_anchors(lambda: prepared.load_model(on_device=True), tokenizer, **settings)

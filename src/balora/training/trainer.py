@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from balora.adapters.targets import check_unadapted
 from balora.config import as_balora_config
@@ -210,7 +210,8 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
     """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments, and `peft_config`.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model, and the trainer builds
-    the `BALoraModel`, after it has set the seed of its arguments.
+    the `BALoraModel`, after it has set the seed of its arguments. `processing_class` is then also the tokenizer of
+    self-anchors and counterfactual teacher.
     """
 
     __doc__ += ObjectiveTrainerMixin.__doc__.split("\n", 1)[1]
@@ -231,8 +232,15 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
             )
         if peft_config is not None:
             set_seed(args.seed if args is not None else TrainingArguments.seed)
-            model = get_balora_model(model, peft_config)
+            tokenizer = tokenizer_of(kwargs.get("processing_class"))
+            model = get_balora_model(model, peft_config, tokenizer=tokenizer)
         super().__init__(model, args, *further, **kwargs)
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that a trainer was given, by itself or in a processor; `None` without one."""
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
 def check_model(model: Any, peft_config: PeftConfig | None) -> None:
