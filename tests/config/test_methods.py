@@ -1,6 +1,7 @@
 """Names of methods: what each means for a configuration, in Python as in recipes."""
 
 import json
+import warnings
 
 import peft
 import pytest
@@ -142,3 +143,10 @@ def test_an_adapter_of_an_earlier_version_loads_as_the_method_that_it_was(saved,
         expected, found = model(**batch), loaded(**batch)
         torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)
         assert found.components.keys() == expected.components.keys() >= {"consistency", "diversity", "spectral"}
+
+
+def test_a_plain_method_has_no_schedule_to_tell_progress_to():
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora", r=2)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model(**inputs_for("llama")).components.keys() == {"task"}

@@ -56,6 +56,15 @@ def test_one_step_moves_b_sixteen_times_as_far_as_a(tmp_path):
         assert plain.abs().max() > 1e-4, f"{key} has hardly moved, so nothing was shown"
 
 
+def test_the_method_of_that_name_has_the_optimizer(tmp_path):
+    rates = {}
+    for method in ("lora", "lora+"):
+        model = get_balora_model(make("llama"), BALoraConfig(method=method, r=2))
+        trainer = BALoraTrainer(model, arguments(tmp_path))
+        rates[method] = {round(group["lr"], 9) for group in trainer.create_optimizer().param_groups if group["params"]}
+    assert rates == {"lora": {1e-3}, "lora+": {1e-3, 16e-3}}
+
+
 def test_trainer_keeps_the_ratio_under_schedules_and_on_resuming(tmp_path):
     row = {key: value[1] for key, value in inputs_for("llama").items()}
     weights = []

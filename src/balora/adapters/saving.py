@@ -208,7 +208,7 @@ def _full_method_name(settings: dict[str, Any]) -> str:
     if method is None or method.taught:
         return name
     needs = needs_of_method(method, settings)
-    weights = {key for key in needs if key.endswith("_weight") and settings[key]} - {"semantic_weight"}
+    weights = {key for key in needs if key.endswith("_weight") and settings.get(key)} - {"semantic_weight"}
     if not weights:
         return name
     regularized = weights != {"anchor_weight"}

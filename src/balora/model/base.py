@@ -215,7 +215,7 @@ class BALoraModel(AdaptedModel):
                 f"call model.set_swaps(Swaps(read_word_groups({config.counterfactual_words!r}), tokenizer)) from "
                 "balora.counterfactual"
             )
-        if self._progress is None and schedules_of(config) != {"constant"} and not self._warned_of_progress:
+        if self._progress is None and schedules_of(config) - {"constant"} and not self._warned_of_progress:
             self._warned_of_progress = True
             warnings.warn(
                 "balora: the training progress is unknown, so the regularizers' schedules keep every weight at its "
