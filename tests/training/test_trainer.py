@@ -259,6 +259,6 @@ def test_averaging_is_on_the_card_and_drops_the_drift_of_other_weights(tmp_path)
     average_with_base(trainer.model, 0.5)
     trainer.save_model(tmp_path / "final")
     card = (tmp_path / "final/README.md").read_text()
-    assert "After training by `pissa`, the weights were averaged with the base model's" in card
+    assert "After training by `ba-lora`, the weights were averaged with the base model's" in card
     assert "scaled by 0.5" in card
     assert "Not measured" in card
