@@ -29,11 +29,11 @@ QUICK = {"pissa_niter": 4}  # the start is not timed
 ANCHORS = {"anchor_weight": 0.5, "anchor_share": 0.5}
 #: By name, what is set beside rank and targets; the first is 1.0.
 CONTENDERS = {
-    "lora": {"method": "lora", "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
-    "ba-lora": {"method": "pissa", **QUICK, **CONSTANT},
-    "quarter anchors": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS, "anchor_share": 0.25},
-    "anchors": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS},
-    "anchors + swaps": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS, "counterfactual_words": "gender"},
+    "lora": {"method": "lora"},
+    "ba-lora": {"method": "ba-lora", **QUICK, **CONSTANT},
+    "quarter anchors": {"method": "ba-lora", **QUICK, **CONSTANT, **ANCHORS, "anchor_share": 0.25},
+    "anchors": {"method": "ba-lora", **QUICK, **CONSTANT, **ANCHORS},
+    "anchors + swaps": {"method": "ba-lora", **QUICK, **CONSTANT, **ANCHORS, "counterfactual_words": "gender"},
 }
 PRONOUNS = ["he", "she"]
 

@@ -23,10 +23,13 @@ CLASSES = CAUSAL | {"label_column": "label"}
     [
         (
             {"method": "lora", "anchor_weight": 0.25},
-            "anchor_weight: 0.25 has no effect with method lora: it needs a m",
+            "anchor_weight: 0.25 has no effect with method lora: it needs a method with a teacher, such as lora",
         ),
         ({"method": "lora", "consistency_weight": 0.1}, "consistency_weight: .* with regularizers"),
-        ({"method": "lora", "counterfactual_words": "gender"}, "counterfactual_words: .* with regularizers"),
+        (
+            {"method": "lora", "counterfactual_words": "gender"},
+            r"counterfactual_words: .* teacher, such as lora\+anchors\+swaps",
+        ),
         ({"method": "lora+reg", "anchor_share": 0.2}, "anchor_share: .*it needs anchor_weight above 0"),
         ({"method": "lora+reg", "anchor_samples": 9}, "anchor_samples: .*anchor_weight above 0"),
         ({"method": "lora+reg", "pissa_niter": 2}, "pissa_niter: .*it needs method pissa"),
@@ -64,6 +67,7 @@ def test_a_setting_that_one_method_uses_may_stand_for_all():
     runs = {run.label: run.recipe for run in plan(recipe)}
     assert balora_config(runs["ba-lora"], 0).consistency_weight == 0.2
     plain = balora_config(runs["lora"], 0)
+    plain.resolve("CAUSAL_LM")
     assert (plain.consistency_weight, plain.top_k) == (0.0, BALoraConfig().top_k)
     with pytest.raises(BALoraError, match="top_k: 3 has no effect"):
         plan(Recipe(**CAUSAL, methods=["lora", "full"], seeds=[1], top_k=3))

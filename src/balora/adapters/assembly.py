@@ -18,7 +18,7 @@ from balora.adapters.selora import add_sentence_gates
 from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.adapters.trained_in_full import train_in_float32
-from balora.config import SELORA, BALoraConfig, check_task_names
+from balora.config import BALoraConfig, check_task_names
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
 
@@ -53,9 +53,9 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
         adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
     train_in_float32(adapted)
-    if config.method == "lora-fa":
+    if config.initialization == "lora-fa":
         freeze_lora_a(lora_layers(adapted), STUDENT)
-    if config.method == SELORA:
+    if config.gated:
         adapted.lora_gate = add_sentence_gates(adapted, config)
     adapted.lora_bias_path = bias
     return adapted

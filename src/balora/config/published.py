@@ -4,8 +4,6 @@ from typing import Any
 
 from peft import TaskType
 
-from balora.config.initialization import SELORA
-
 #: Settings printed in the BA-LoRA paper: generation from its section 4.1 (Llama-2-7B), classification from GLUE.
 _GENERATION: dict[str, Any] = {
     "consistency_weight": 0.025,
@@ -31,14 +29,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
+#: λ of the self-anchors of `+anchors`.
+ANCHOR_WEIGHT = 1.0
+#: Words whose exchange the teacher of `+swaps` is averaged over, a list of `balora.counterfactual.WORD_LISTS`.
+SWAPPED_WORDS = "gender"
+
 #: Whole methods: settings of `BALoraConfig` beside r, targets and, for `se-lora`, `sentence_dim`. `structural` is
 #: structural regularization with a bias path; no weight of it is published, and these are balora's
 #: (`docs/decisions/bias-path.md`).
 PRESETS: dict[str, dict[str, Any]] = {
-    "ba-lora": {"method": "pissa"},
-    "se-lora": {"method": SELORA, "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
+    "ba-lora": {"method": "ba-lora"},
+    "se-lora": {"method": "selora"},
     "structural": {
-        "method": "lora",
+        "method": "lora+reg",
         "consistency_direction": "reverse",
         "temperature": 1.0,
         "consistency_weight": 0.1,

@@ -1,12 +1,13 @@
 """Settings of a configuration that have no effect, so that none that a user set is silently ignored."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from peft import TaskType
 
 from balora.config.initialization import SELORA
+from balora.config.methods import Method, find_method, method_name
 from balora.config.regularizers import Regularizers
 
 
@@ -26,8 +27,8 @@ def _weight(name: str) -> Use:
     return Use(lambda config: bool(getattr(config, name)), f"{name} above 0")
 
 
-def _method(name: str) -> Use:
-    return Use(lambda config: config.method == name, f"method {name}")
+def _initialization(name: str, named: str) -> Use:
+    return Use(lambda config: config.initialization == name, f"method {named}")
 
 
 _IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "a classification task")
@@ -71,11 +72,44 @@ USES: dict[str, tuple[Use, ...]] = {
         (_weight("bias_path_weight"),),
     ),
     **dict.fromkeys(("semantic_min_similarity", "semantic_reduction"), (_weight("semantic_weight"),)),
-    **dict.fromkeys(("gate", "gate_hidden", "sentence_dim"), (_method(SELORA),)),
-    "pissa_niter": (_method("pissa"),),
-    "corda_method": (_method("corda"),),
+    **dict.fromkeys(("gate", "gate_hidden", "sentence_dim"), (_initialization(SELORA, "selora"),)),
+    "pissa_niter": (_initialization("pissa", "pissa or ba-lora"),),
+    "corda_method": (_initialization("corda", "corda"),),
     "fused_lm_head": (Use(lambda config: config.task_type != TaskType.SEQ_CLS, "a generation task"),),
 }
+
+
+#: Weights of terms that belong to no part of a method's name but to SeLoRA, to several tasks and to `+anchors`.
+_OWN_USE = ("semantic_weight", "alignment_weight", "anchor_weight")
+
+
+def has_anchors(settings: Any) -> bool:
+    """Return whether a configuration, or a recipe, trains with self-anchors."""
+    method = find_method(settings.method)
+    if method is None or not method.taught:
+        return False
+    return method.anchored if settings.anchor_weight is None else settings.anchor_weight > 0
+
+
+def needs_of_method(method: Method, names: Iterable[str]) -> dict[str, str]:
+    """Return the settings that a method has no use for by its name, each with what it needs.
+
+    Args:
+        method: The method.
+        names: Settings to look at. Every weight but those of adapters and anchors is a regularizer's.
+    """
+    needs = {}
+    if not method.regularized:
+        other = method_name(replace(method, regularized=True, loraplus=False))
+        weights = (name for name in names if name.endswith("_weight") and name not in _OWN_USE)
+        needs |= dict.fromkeys(weights, f"a method with regularizers, such as {other}")
+    if not method.taught:
+        for name, swapped in (("anchor_weight", False), ("counterfactual_words", True)):
+            other = method_name(replace(method, anchored=True, swapped=swapped))
+            needs[name] = f"a method with a teacher, such as {other} or ba-lora"
+    if not method.gated:
+        needs["semantic_weight"] = "method selora"
+    return needs
 
 
 def unused_settings(config: Any, names: Iterable[str]) -> dict[str, str]:

@@ -142,15 +142,19 @@ class Swaps:
 
     def _continues_word(self, ids: list[int], position: int) -> bool:
         """Return whether the token at this position continues the word before it."""
-        return position < len(ids) and not self._begins(ids[position]) and self._texts[ids[position]][:1].isalnum()
+        return position < len(ids) and not self._begins(ids[position]) and self._text(ids[position])[:1].isalnum()
 
     def _begins(self, token: int) -> bool:
         """Return whether this token has the tokenizer's beginning-of-word mark."""
-        piece = self._pieces[token] or ""
+        piece = self._pieces[token] or "" if token < self._vocabulary else ""
         return piece.startswith(self._spaced) if self._spaced else not piece.startswith("##")
 
     def _ends_in_letter(self, token: int) -> bool:
-        return self._texts[token][-1:].isalnum()
+        return self._text(token)[-1:].isalnum()
+
+    def _text(self, token: int) -> str:
+        """Return a token's text; empty for the ids above the tokenizer's that models with padded embeddings have."""
+        return self._texts[token] if token < self._vocabulary else ""
 
     def _plain(self, piece: str) -> str:
         return piece.replace(self._spaced, " ") if self._spaced else piece.removeprefix("##")

@@ -53,8 +53,8 @@ def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fu
         return None
     if anchors is None:
         raise BALoraError(
-            "anchor_weight: there are no anchors; before training call model.set_anchors with the result of "
-            "balora.anchors.sample_anchors on the pretrained model, or use 0"
+            "anchor_weight: there are no anchors; give get_balora_model tokenizer=…, or before training call "
+            "model.set_anchors with the result of balora.anchors.sample_anchors on the pretrained model, or use 0"
         )
     drawn = anchors.draw(max(1, round(config.anchor_share * count)))
     inputs = {name: value.to(model.device) for name, value in drawn.items()}

@@ -26,8 +26,8 @@ class Adapter:
     method: str = "ba-lora"
     """Method that `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda; the same
     with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora, selora+reg; on a base in 4 bits
-    qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; full, bitfit, houlsby, pfeiffer, adalora,
-    prompt-tuning."""
+    qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; after any of these `+anchors` for self-anchors and `+swaps`
+    for the counterfactual teacher; structural; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
     r: Count = 16
     """Rank of the adapter."""
     lora_alpha: Count | None = None

@@ -31,23 +31,21 @@ from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
-from balora.anchors import Anchors, sample_anchors, texts_as_anchors
+from balora.anchors import Anchors, cached_anchors, texts_as_anchors
 from balora.baselines import BASELINES
 from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters, save_trained_parameters
-from balora.config import BALoraConfig
-from balora.counterfactual import Swaps, read_word_groups
+from balora.config import BALoraConfig, find_method
+from balora.config.unused import has_anchors
+from balora.counterfactual import read_word_groups
 from balora.model.base import BALoraModel
-from balora.model.build import get_balora_model, task_of
-from balora.model.regularizers import unregularized
+from balora.model.build import get_balora_model, set_texts, task_of
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
 from balora.report import PRETRAINED
 from balora.study.method_config import adapter_settings, balora_config, loading_settings
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
-from balora.utils.files import cache_folder
 from balora.utils.modules import evaluation_mode
 
 
@@ -65,24 +63,21 @@ def build_student(
     recipe = prepared.recipe
     if label == PRETRAINED:
         # LoRA adds nothing before its first step, so this is the untouched model in the same class as the others.
-        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
+        plain = BALoraConfig(method="lora", **adapter_settings(recipe))
         return get_balora_model(prepared.load_model(), plain)
     if recipe.method in BASELINES:
         return _build_baseline(prepared.load_model(), recipe)
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     # Sampled before the base is loaded, so that memory never holds two base models.
-    anchors = anchors_of(prepared) if method.regularized and recipe.anchor_weight else None
+    anchors = anchors_of(prepared) if has_anchors(recipe) else None
     base = prepared.load_model(**loading_settings(recipe))
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
-    else:
-        model = get_balora_model(base, config, first_batches(prepared, seed) if method.from_data else None)
-    if anchors is not None:
-        model.set_anchors(anchors)
-    if config.counterfactual_words is not None:
-        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
-    return model
+        set_texts(model, prepared.tokenizer, anchors)
+        return model
+    batches = first_batches(prepared, seed) if method.from_data else None
+    return get_balora_model(base, config, batches, tokenizer=prepared.tokenizer, anchors=anchors)
 
 
 def _build_baseline(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel | PeftModel:
@@ -264,12 +259,5 @@ def anchors_of(prepared: ModelAndData) -> Anchors:
     recipe, tokenizer = prepared.recipe, prepared.tokenizer
     if prepared.anchors:
         return texts_as_anchors(prepared.anchors, tokenizer, length=recipe.anchor_length)
-    return broadcast_from_main(
-        lambda: sample_anchors(
-            prepared.load_model(on_device=True),
-            tokenizer,
-            count=recipe.anchor_samples,
-            length=recipe.anchor_length,
-            cache_dir=cache_folder() / "anchors",
-        )
-    )
+    settings = {"count": recipe.anchor_samples, "length": recipe.anchor_length}
+    return cached_anchors(lambda: prepared.load_model(on_device=True), tokenizer, **settings)

@@ -18,6 +18,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from balora.config import find_method
 from balora.data import (
     check_lengths,
     check_max_length,
@@ -32,7 +33,6 @@ from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
 from balora.recipe.training import Training
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
@@ -123,7 +123,7 @@ def build_trainer(
         for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
-    method = RUN_METHODS.get(recipe.method)
+    method = find_method(recipe.method)
     if method is not None and method.loraplus:
         trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args, recipe.loraplus_lr_ratio)
     trainer.nonfinite = recipe.nonfinite

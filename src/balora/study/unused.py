@@ -4,17 +4,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from balora.baselines import BASELINES
-from balora.config import Initialization, Regularizers
-from balora.config.unused import Use
+from balora.config import Initialization, Regularizers, find_method
+from balora.config.unused import Use, has_anchors
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
-from balora.recipe.methods import RUN_METHODS
 from balora.recipe.recipe import default_settings
 from balora.study.method_config import unused_by_method
 
-_ANCHORS = Use(lambda recipe: recipe.anchor_weight, "anchor_weight above 0")
+_ANCHORS = Use(has_anchors, "anchor_weight above 0")
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
 _HUB = Use(lambda recipe: recipe.dataset_name or recipe.glue_task, "dataset_name")
 
@@ -42,7 +41,7 @@ USES: dict[str, Use] = {
     "noise_levels": Use(lambda recipe: recipe.noise_kinds, "noise_kinds"),
     **dict.fromkeys(("perplexity_column", "max_perplexity_samples"), _PERPLEXITY),
     **dict.fromkeys(("anchor_samples", "anchor_length", "anchor_file"), _ANCHORS),
-    "anchor_column": Use(lambda recipe: recipe.anchor_weight and recipe.anchor_file, "anchor_file"),
+    "anchor_column": Use(lambda recipe: has_anchors(recipe) and recipe.anchor_file, "anchor_file"),
 }
 
 
@@ -83,7 +82,7 @@ def _unused_by_method(recipe: Recipe) -> dict[str, str]:
         names = {f.name for part in (Adapter, Initialization, Regularizers, AnchorTexts) for f in fields(part)}
         own = {*BASELINES[recipe.method].settings, "method", "sentence_encoder"}
         return dict.fromkeys(names - own, "another method")
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     unused = unused_by_method(recipe)
     needs = {
         "start_batches": (method.from_data, "method lora-ga or corda"),

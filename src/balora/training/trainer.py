@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from balora.adapters.targets import check_unadapted
 from balora.config import as_balora_config
@@ -21,6 +21,7 @@ from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
 from balora.training.collator import AdapterInputCollator, adapter_inputs
+from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
 from balora.utils.batches import count_rows
@@ -76,6 +77,12 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         super()._set_signature_columns_if_needed()
         wanted = adapter_inputs(self.model.balora_config)
         self._signature_columns += [name for name in wanted if name not in self._signature_columns]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer of the arguments, for the method `lora+` LoRA+'s, unless the trainer was given one."""
+        if self.optimizer is None and self.model.balora_config.described.loraplus:
+            self.optimizer = loraplus_optimizer(self.model, self.args)
+        return super().create_optimizer(model)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -203,7 +210,8 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
     """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments, and `peft_config`.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model, and the trainer builds
-    the `BALoraModel`, after it has set the seed of its arguments.
+    the `BALoraModel`, after it has set the seed of its arguments. `processing_class` is then also the tokenizer of
+    self-anchors and counterfactual teacher.
     """
 
     __doc__ += ObjectiveTrainerMixin.__doc__.split("\n", 1)[1]
@@ -224,8 +232,15 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
             )
         if peft_config is not None:
             set_seed(args.seed if args is not None else TrainingArguments.seed)
-            model = get_balora_model(model, peft_config)
+            tokenizer = tokenizer_of(kwargs.get("processing_class"))
+            model = get_balora_model(model, peft_config, tokenizer=tokenizer)
         super().__init__(model, args, *further, **kwargs)
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that a trainer was given, by itself or in a processor; `None` without one."""
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
 def check_model(model: Any, peft_config: PeftConfig | None) -> None:
