@@ -72,7 +72,7 @@ def main() -> None:
 
 def report(runs: dict[str, list[dict[str, float]]]) -> list[dict[str, object]]:
     """Print the table and a line of JSON for each contender. Ratios are medians of the rounds' own ratios."""
-    print(f"{'contender':<21}{'seconds':>9}{'CPU s':>8}{'MB':>7}{'× time':>8}{'× CPU':>7}{'(range)':>13}{'× memory':>10}")
+    print(f"{'contender':<21}{'seconds':>9}{'CPU s':>8}{'MB':>7}{'× time':>8}{'× CPU':>7}{'(range)':>13}{'× mem.':>8}")
     rows = []
     for name, rounds in runs.items():
         ratios = {
@@ -93,7 +93,7 @@ def report(runs: dict[str, list[dict[str, float]]]) -> list[dict[str, object]]:
         spread = f"({min(cpu):.2f}–{max(cpu):.2f})"
         print(
             f"{name:<21}{row['seconds']:>9.2f}{row['cpu_seconds']:>8.2f}{row['peak_memory_mb']:>7.0f}"
-            f"{row['ratio_time']:>8.2f}{row['ratio_cpu_time']:>7.2f}{spread:>13}{row['ratio_memory']:>10.2f}"
+            f"{row['ratio_time']:>8.2f}{row['ratio_cpu_time']:>7.2f}{spread:>13}{row['ratio_memory']:>8.2f}"
         )
     print(*map(json.dumps, rows), sep="\n", flush=True)
     return rows
