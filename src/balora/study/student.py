@@ -37,6 +37,7 @@ from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.files import cache_folder
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 TRAINED_FILE = "trained_parameters.safetensors"
 
@@ -113,7 +114,8 @@ def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(prepared, prepared.load_model(), seed, Path(scratch), [])
-        batches = list(islice(trainer.get_train_dataloader(), prepared.recipe.start_batches))
+        count = prepared.recipe.start_batches
+        batches = list(tracked(islice(trainer.get_train_dataloader(), count), "first batches", total=count))
         return broadcast_from_main(lambda: batches)  # each process has its own part of the rows
 
 
