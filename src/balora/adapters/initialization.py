@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from balora.adapters.matrices import AdaptedMatrix, adapted_matrices
 from balora.errors import BALoraError
-from balora.utils.linalg import leading_svd, svd_bytes, thin_svd
+from balora.utils.linalg import exact_svd, leading_svd, svd_bytes
 from balora.utils.progress import tracked
 from balora.utils.threads import map_in_threads
 
@@ -57,8 +57,7 @@ def milora_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Ten
         scaling: The adapter's scaling, α/r.
     """
     kept = min(r, *weight.shape)
-    u, s, vh = thin_svd(_exact(weight))
-    return _balanced(u[:, -kept:], s[-kept:], vh[-kept:], scaling)
+    return _balanced(*exact_svd(_exact(weight), slice(-kept, None)), scaling)
 
 
 def corda_factors(
@@ -91,10 +90,9 @@ def corda_factors(
         if torch.dist(damped @ inverse, identity) < 0.05:
             break
         share *= 2
-    u, s, vh = thin_svd(weight @ damped)
-    kept = min(r, len(s))
-    part = slice(kept) if corda_method == "ipm" else slice(-kept, None)
-    return _balanced(u[:, part], s[part], vh[part] @ inverse, scaling)
+    kept = min(r, *weight.shape)
+    u, s, vh = exact_svd(weight @ damped, slice(kept) if corda_method == "ipm" else slice(-kept, None))
+    return _balanced(u, s, vh @ inverse, scaling)
 
 
 def _balanced(u: Tensor, s: Tensor, vh: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
