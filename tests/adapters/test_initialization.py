@@ -14,6 +14,13 @@ from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.adapters.initialization import milora_factors, olora_factors, pissa_factors
 from balora.adapters.teacher import lora_layers
 
+#: Spectra of the large matrices that are decomposed by their Gram matrix.
+SPECTRA = {
+    "flat": torch.linspace(1, 0.3, 260),
+    "decaying": torch.logspace(0, -3, 260),
+    "deficient": torch.cat([torch.linspace(1, 0.5, 30), torch.zeros(230)]),
+    "zero": torch.zeros(260),
+}
 RESIDUAL = ["pissa", "olora", "milora"]
 
 
@@ -29,6 +36,50 @@ def test_pissa_factors_match_the_oracle(case):
     assert b.shape == (weight.shape[0], r)
     torch.testing.assert_close(0.5 * b @ a, product, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(weight - 0.5 * b @ a, residual, rtol=1e-9, atol=1e-12)
+
+
+def error(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, expected: np.ndarray) -> float:
+    """Return the largest entry of B·A − expected over the largest singular value."""
+    largest = np.linalg.norm(weight.double().numpy(), 2) or 1.0
+    return np.abs((b.double() @ a.double()).numpy() - expected).max() / largest
+
+
+@pytest.mark.parametrize("shape", [(260, 260), (300, 260), (260, 300)], ids=str)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_large_matrices_are_decomposed_more_exactly_than_by_a_float32_svd(shape, spectrum):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(n, 260, generator=generator, dtype=torch.float64)).Q for n in shape)
+    weight = (u * SPECTRA[spectrum].double() @ v.T).float()
+    if spectrum == "flat":
+        weight = weight.T.contiguous().T  # as Conv1D stores it
+    u, s, vh = np.linalg.svd(weight.double().numpy(), full_matrices=False)
+    plain_u, plain_s, plain_vh = torch.linalg.svd(weight, full_matrices=False)
+    for factors, part in ((pissa_factors, slice(12)), (milora_factors, slice(-12, None))):
+        a, b = factors(weight, 12)
+        assert a.dtype == b.dtype == torch.float32
+        assert torch.isfinite(a).all()
+        assert torch.isfinite(b).all()
+        best = u[:, part] * s[part] @ vh[part]
+        plain = error(weight, plain_vh[part], plain_u[:, part] * plain_s[part], best)
+        assert error(weight, a, b, best) <= max(plain, 1e-8)
+        # Balanced: a component's row and column have equal norms.
+        torch.testing.assert_close(a.norm(dim=1), b.norm(dim=0), rtol=1e-4, atol=1e-7)
+    a, b = pissa_factors(weight, 260)
+    assert error(weight, a, b, weight.double().numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("method", RESIDUAL)
+def test_start_does_not_depend_on_the_number_of_threads(method):
+    config = BALoraConfig(method=method, r=4, target_modules="all-linear")
+    before, states = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            states.append(get_balora_model(make("llama"), config).state_dict())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_randomized_pissa_factors_are_close_to_exact_and_repeatable():

@@ -47,6 +47,7 @@ from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 
 def build_student(
@@ -142,7 +143,8 @@ def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(prepared, prepared.load_model(), seed, Path(scratch), [])
-        batches = list(islice(trainer.get_train_dataloader(), prepared.recipe.start_batches))
+        count = prepared.recipe.start_batches
+        batches = list(tracked(islice(trainer.get_train_dataloader(), count), "first batches", total=count))
         return broadcast_from_main(lambda: batches)  # each process has its own part of the rows
 
 

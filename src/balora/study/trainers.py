@@ -36,6 +36,7 @@ from balora.recipe import Recipe
 from balora.recipe.training import Training
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
+from balora.study.shared_rows import shared
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.packing import PackingMixin
@@ -164,7 +165,7 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
 def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset, name: str) -> Dataset:
     """Return rows in TRL's format, with sentence embeddings if the model reads them."""
     standard = [column for column in rows.column_names if column not in QA_FEATURES]
-    read = _tokenized_for_trl(prepared, rows.select_columns(standard), name)
+    read = _tokenized_for_trl(prepared, shared(rows.select_columns(standard)), name)
     return with_sentences(prepared, model, rows, read)
 
 
