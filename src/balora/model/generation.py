@@ -7,6 +7,7 @@ which inputs it needs to give logits without labels (`_complete`).
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from balora.model.anchor_term import TaughtAnchors, anchor_term, teach_anchors
 from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
 from balora.model.regularizers import generation_terms, needs_teacher, token_terms, weighted_sum
 from balora.model.teacher_output import taught_hidden, taught_logits
+from balora.teacher_cache import SequenceCache
 from balora.utils.batches import pick_examples, select_examples
 from balora.utils.distributed import gather_rows, is_sharded
 from balora.utils.modules import recorded_inputs
@@ -58,6 +60,7 @@ class BALoraModelForGeneration(BALoraModel):
     Attributes:
         shift: The logits at position t predict `labels[t + shift]`.
         anchors: Texts of the self-anchor term; `None` until set.
+        teacher_cache: The teacher's hidden states on anchors; `None` for a teacher that reads them in every step.
     """
 
     shift: int
@@ -67,6 +70,21 @@ class BALoraModelForGeneration(BALoraModel):
         self._fused: bool | None = None if self.balora_config.fused_lm_head else False
         self._spectrum = HeadSpectrum(seed=self.balora_config.seed)
         self.anchors: Anchors | None = None
+        self.teacher_cache: SequenceCache | None = None
+        # Ranks of a sharded model must all run the teacher or none, and a cache may make them differ. In distributed
+        # runs the trainer, which knows whether weights are sharded, turns it on.
+        if not torch.distributed.is_initialized():
+            self.cache_teacher()
+
+    def cache_teacher(self, directory: Path | None = None, writer: str = "0") -> None:
+        """Cache the teacher's hidden states on the anchors, up to the configuration's `teacher_cache_mb` in memory.
+
+        Args:
+            directory: Folder to keep them in beyond this process.
+            writer: Name of this process among those that train together.
+        """
+        limit = self.balora_config.teacher_cache_mb
+        self.teacher_cache = SequenceCache(limit, directory, writer) if limit else None
 
     def set_anchors(self, anchors: Anchors) -> None:
         """Set the texts of the self-anchor term; they are not saved with the model.

@@ -170,16 +170,17 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent class does, then measure drift on a few batches for the model card."""
         self._pending, self._sums, self._steps = {}, {}, {}
-        classifies = self.model.balora_config.task_type == "SEQ_CLS"
-        if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        config = self.model.balora_config
+        caches = config.task_type == "SEQ_CLS" or bool(config.anchor_weight)
+        if caches and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # Features are stored in the run's folder, so that a resumed run reads the same ones.
             if not resume_from_checkpoint and self.is_world_process_zero():
                 shutil.rmtree(self._features, ignore_errors=True)
             self.model.cache_teacher(self._features, writer=str(self.args.process_index))
-        elif classifies:
+        elif caches:
             self.model.teacher_cache = None  # created before it was known that the model is sharded
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
+        if caches and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
         if self.drift_batches:
             self._measure_drift()
