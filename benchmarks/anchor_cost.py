@@ -5,7 +5,7 @@
 A Llama with random weights, rows and anchors of random tokens, all of one length, one token in twenty a pronoun. With
 `anchor_share` 0.5 the student reads two anchors beside each four rows. The teacher has read every anchor before the
 timed steps, as it has for most of a training; it reads the rows in every step, and with swaps twice if they have a
-pronoun. Each contender is a process of its own, all in turn. Ratios are to LoRA in the same round, as medians over
+pronoun, except in the contenders that end in `-again`: there it has read them too, as in a second epoch. Each contender is a process of its own, all in turn. Ratios are to LoRA in the same round, as medians over
 rounds.
 """
 
@@ -43,6 +43,8 @@ CONTENDERS = {
     "ba-lora+anchors": {**BA_LORA, **ANCHORS},
     "ba-lora+anchors-q25": {**BA_LORA, **ANCHORS, "sample_rate": 0.25},
     "ba-lora+anchors+swaps": {**BA_LORA, **ANCHORS, "counterfactual_words": "gender"},
+    "ba-lora+anchors-again": {**BA_LORA, **ANCHORS},
+    "ba-lora+anchors+swaps-again": {**BA_LORA, **ANCHORS, "counterfactual_words": "gender"},
 }
 ANCHOR_TEXTS = 16
 PRONOUNS = ["he", "she"]
@@ -54,6 +56,7 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
     config = BALoraConfig(r=shape.r, lora_alpha=shape.r, target_modules=TARGETS, **CONTENDERS[contender])
     model = get_balora_model(base_model(shape), config).train()
     model.set_progress(0.5)
+    model.cache_teacher(rows=contender.endswith("-again"))
     generator = torch.Generator().manual_seed(1)
     if config.anchor_weight:
         ids = _texts(ANCHOR_TEXTS, shape, generator)

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from balora import BALoraConfig, get_balora_model
 from balora.anchors import Anchors
 from balora.counterfactual import Swaps
+from balora.training import BALoraTrainer
 
 ONLY_ANCHORS = {"consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0, "anchor_weight": 0.7}
 IN_FILES = 1e-3  # MB: holds a few features and no logits
@@ -184,3 +185,54 @@ def test_gradient_checkpointing_gives_equal_gradients():
         found.append(train(model)[1])
     for key, gradient in found[0].items():
         torch.testing.assert_close(found[1][key], gradient, rtol=1e-9, atol=1e-12, msg=key)
+
+
+# ---------------------------------------------------------------------- the task's own rows
+
+ROWS = {"anchor_weight": 0.0, "consistency_weight": 0.5, "consistency_schedule": "constant"}
+
+
+def with_rows(memory: float = 512, **settings):
+    model = adapted(**{**ROWS, **settings}, teacher_cache_mb=memory)
+    model.cache_teacher(rows=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"sample_rate": 0.5}, {"counterfactual_words": "mine"}, {"anchor_weight": 1}]
+)
+@pytest.mark.parametrize("memory", [512, 4e-3])
+def test_rows_that_come_again_are_read_once_as_far_as_they_fit(settings, memory):
+    expected, gradients = train(adapted(**{**ROWS, **settings}, teacher_cache_mb=0), steps=8)
+    model = with_rows(memory, **settings)
+    seen = read_by_teacher(model)
+    found, others = train(model, steps=8)
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-12, atol=0)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(others[key], gradient, rtol=1e-9, atol=1e-12, msg=key)
+    assert model.teacher_cache._store.memory_bytes <= memory * 2**20
+    most = (4 + 5 * bool(settings.get("anchor_weight"))) * (1 + ("counterfactual_words" in settings))
+    assert sum(seen) == most if memory == 512 else sum(seen) > most
+
+
+def test_rows_are_read_every_time_unless_asked_for_or_packed():
+    for rows, further in ((False, {}), (True, {"position_ids": torch.arange(12).repeat(4, 1)})):
+        model = adapted(**ROWS)
+        model.cache_teacher(rows=rows)
+        seen = read_by_teacher(model)
+        train(model, steps=3, inputs={**inputs_for("llama"), **further})
+        assert seen == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("settings", "repeats"), [({"max_steps": 2}, False), ({"num_train_epochs": 2}, True)])
+def test_trainer_keeps_rows_that_it_reads_again(tmp_path, settings, repeats):
+    model = adapted(**ROWS, dtype=torch.float32)
+    rows = [{name: value[row] for name, value in inputs_for("llama").items()} for row in range(4)]
+    fixed = {"per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "save_strategy": "no"}
+    trainer = BALoraTrainer(model, hf.TrainingArguments(str(tmp_path), **fixed, **settings), train_dataset=rows)
+    trainer.drift_batches = 0
+    seen = read_by_teacher(model)
+    trainer.train()
+    assert sum(seen) == 4
+    assert not (tmp_path / "teacher_features").exists()
+    assert model.teacher_cache.rows == repeats

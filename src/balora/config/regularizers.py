@@ -59,7 +59,8 @@ class Regularizers:
     warning."""
     teacher_cache_mb: NonNegative = 512
     """Memory for the teacher's features, which are computed once for each example in classification and once for each
-    anchor in generation; beyond it they are read from a memory-mapped file. 0 runs the teacher in every step."""
+    anchor in generation; beyond it they are read from a memory-mapped file. In generation, rows that training reads
+    more than once are kept too, as many as fit. 0 runs the teacher in every step."""
 
     # Self-anchors and the counterfactual teacher (in none of the papers)
 

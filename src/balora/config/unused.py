@@ -31,13 +31,10 @@ def _method(name: str) -> Use:
 
 
 _IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "a classification task")
+_CACHED = Use(lambda config: config.task_type != TaskType.SEQ_2_SEQ_LM, "a classifier or a causal language model")
 _TEACHER = Use(
     lambda config: bool(config.consistency_weight or config.anchor_weight),
     "consistency_weight or anchor_weight above 0",
-)
-_FEATURES = Use(
-    lambda config: bool(config.consistency_weight if config.task_type == TaskType.SEQ_CLS else config.anchor_weight),
-    "consistency_weight above 0 in classification, or anchor_weight above 0",
 )
 _TWO_PHASE = Use(
     lambda config: any(
@@ -61,7 +58,7 @@ USES: dict[str, tuple[Use, ...]] = {
         ("temperature", "consistency_direction", "consistency_schedule"), (_weight("consistency_weight"),)
     ),
     "sample_rate": (_weight("consistency_weight"),),
-    "teacher_cache_mb": (_FEATURES,),
+    "teacher_cache_mb": (_CACHED, _TEACHER),
     **dict.fromkeys(("diversity_loss", "diversity_schedule"), (_weight("diversity_weight"),)),
     "top_k": (_ENTROPY,),
     **dict.fromkeys(("spectral_k", "spectral_schedule"), (_weight("spectral_weight"),)),

@@ -64,20 +64,22 @@ def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fu
         return TaughtAnchors(inputs, taught_logits(model, inputs, 1.0))
     everyone = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=model.device)
     cache = None if is_sharded(model) else model.teacher_cache
-    if cache is not None and _logits_fit(model, anchors, cache):
+    if cache is not None and _reserve(model, anchors, cache):
         return TaughtAnchors(inputs, taught_by_logits(model, inputs, everyone, 1.0, cache))
-    return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0, cache))
+    return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0, cache, anchors=True))
 
 
-def _logits_fit(model: BALoraModel, anchors: Anchors, cache: SequenceCache) -> bool:
-    """Return whether the cache may hold the teacher's logits on all anchors, which saves its head too.
+def _reserve(model: BALoraModel, anchors: Anchors, cache: SequenceCache) -> bool:
+    """Reserve memory for the anchors; return whether the teacher's logits on all of them fit, which saves its head.
 
     On a GPU a product with the head takes less than its memory is worth.
     """
     weight = model.get_output_embeddings().weight  # (V, d)
     states = weight.shape[1] * (1 if model.swaps is None else model.swaps.size)
-    needed = int(anchors.attention_mask.sum()) * (weight.shape[0] + states) * weight.element_size()
-    return weight.device.type == "cpu" and needed <= cache.memory_mb * 2**20
+    token = weight.element_size() * int(anchors.attention_mask.sum()) / 2**20
+    fit = weight.device.type == "cpu" and token * (weight.shape[0] + states) <= cache.memory_mb
+    cache.reserved_mb = token * (weight.shape[0] if fit else 0)
+    return fit
 
 
 def anchor_term(

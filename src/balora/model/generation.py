@@ -76,15 +76,17 @@ class BALoraModelForGeneration(BALoraModel):
         if not torch.distributed.is_initialized():
             self.cache_teacher()
 
-    def cache_teacher(self, directory: Path | None = None, writer: str = "0") -> None:
+    def cache_teacher(self, directory: Path | None = None, writer: str = "0", *, rows: bool = False) -> None:
         """Cache the teacher's hidden states on the anchors, up to the configuration's `teacher_cache_mb` in memory.
 
         Args:
             directory: Folder to keep them in beyond this process.
             writer: Name of this process among those that train together.
+            rows: Whether to keep those on the task's rows too, as far as they fit into memory: for rows that come
+                again, in a causal language model, one text a row.
         """
         limit = self.balora_config.teacher_cache_mb
-        self.teacher_cache = SequenceCache(limit, directory, writer) if limit else None
+        self.teacher_cache = SequenceCache(limit, directory, writer, rows=rows) if limit else None
 
     def set_anchors(self, anchors: Anchors) -> None:
         """Set the texts of the self-anchor term; they are not saved with the model.
@@ -151,8 +153,11 @@ class BALoraModelForGeneration(BALoraModel):
 
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         base, config = self.get_base_model(), self.balora_config
-        taught = self._teach(batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate))
-        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)  # first: they reserve memory
+        cache = self._cache_of_rows(batch.inputs)
+        taught = self._teach(
+            batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate, cache)
+        )
         before = self._random_state()
         with head_aside(base) as received:
             output = self._student(**batch.inputs)
@@ -211,6 +216,13 @@ class BALoraModelForGeneration(BALoraModel):
             # FSDP gathers weights collectively, so every rank must run the teacher, even if it picked no sequence.
             teacher(select_examples(batch.inputs, _first(batch.picked)))
         return None
+
+    def _cache_of_rows(self, inputs: dict[str, Any]) -> SequenceCache | None:
+        """Return the cache of the teacher's states if it may keep those on these rows."""
+        one_text_each = inputs.get("attention_mask") is not None and inputs.get("position_ids") is None
+        if self.teacher_cache is None or not self.teacher_cache.rows or is_sharded(self) or not self.shift:
+            return None
+        return self.teacher_cache if one_text_each and inputs.get("input_ids") is not None else None
 
     def _further_terms(
         self, batch: _MicroBatch, received: list[Tensor], before: RandomState, anchors: TaughtAnchors | None

@@ -17,7 +17,13 @@ from balora.teacher_cache import SequenceCache
 
 
 def taught_hidden(
-    model: BALoraModel, inputs: dict[str, Any], picked: Tensor, rate: float, cache: SequenceCache | None = None
+    model: BALoraModel,
+    inputs: dict[str, Any],
+    picked: Tensor,
+    rate: float,
+    cache: SequenceCache | None = None,
+    *,
+    anchors: bool = False,
 ) -> Taught:
     """Return the teacher's hidden states for these sequences, with swaps also for their swapped versions.
 
@@ -27,12 +33,14 @@ def taught_hidden(
         picked: As in `Taught`.
         rate: As in `Taught`.
         cache: Where the states of sequences are kept; `None` runs the teacher on all of them.
+        anchors: Whether the sequences are anchors.
     """
     if cache is None:
         states = _states(model, inputs)
     else:
         kept = inputs["attention_mask"].bool()
-        found = torch.cat(cache.states(model, inputs, _kind(model), partial(_states, model)))  # (M, width)
+        found = cache.states(model, inputs, _kind(model), partial(_states, model), anchors=anchors)
+        found = torch.cat(found)  # (M, width)
         states = found.new_zeros(*kept.shape, found.shape[-1])  # (n, S, width)
         states[kept] = found
     hidden, others = _split(model, states)

@@ -17,6 +17,9 @@ from balora.utils.batches import select_examples
 class SequenceCache:
     """Cache of the states of each sequence's tokens, filled by teacher passes on new sequences.
 
+    The anchors' states are all kept, those of a task's rows, of which there may be many more, only as far as they fit
+    into memory beside what the anchors need.
+
     States are stored under a fingerprint of the teacher, so a changed model starts an empty cache. A process reads
     its own states alone, so that a resumed run has those of an uninterrupted one to the bit. Logits, which are much
     larger and can be computed from the states, are kept in memory where the caller asks for it.
@@ -26,10 +29,18 @@ class SequenceCache:
             file.
         directory: Persistent folder, for resuming; `None` for a temporary one.
         writer: Name of this process among those that share the folder.
+        rows: Whether the states of a task's rows are to be kept.
+
+    Attributes:
+        reserved_mb: Part of the limit that rows leave to the anchors.
     """
 
-    def __init__(self, memory_mb: float, directory: Path | None = None, writer: str = "0") -> None:
+    def __init__(
+        self, memory_mb: float, directory: Path | None = None, writer: str = "0", *, rows: bool = False
+    ) -> None:
         self.memory_mb = memory_mb
+        self.rows = rows
+        self.reserved_mb = 0.0
         self.directory = directory
         self.writer = writer
         self._opened: tuple[int, str] | None = None  # weights_version and kind of the store
@@ -37,7 +48,13 @@ class SequenceCache:
         self._logits: dict[bytes, Tensor] = {}
 
     def states(
-        self, model: AdaptedModel, inputs: dict[str, Any], kind: str, compute: Callable[[dict[str, Any]], Tensor]
+        self,
+        model: AdaptedModel,
+        inputs: dict[str, Any],
+        kind: str,
+        compute: Callable[[dict[str, Any]], Tensor],
+        *,
+        anchors: bool,
     ) -> list[Tensor]:
         """Return the states `(S_i, width)` of each row's tokens that are not padding.
 
@@ -46,17 +63,22 @@ class SequenceCache:
             inputs: `(B, S)`, with a mask of the padding.
             kind: Name of what is computed; another one starts another store.
             compute: Function from inputs of n rows to their states `(n, S, width)`.
+            anchors: Whether these are anchors, whose states are kept also beyond the memory limit.
         """
         store, keys = self._open(model, kind), example_keys(inputs)
-        new = store.missing(keys)
+        new, computed = store.missing(keys), {}
         if new:
             rows = torch.zeros(len(keys), dtype=torch.bool, device=model.device)
             rows[new] = True
             part = select_examples(inputs, rows)
             kept = part["attention_mask"].bool()
-            states = compute(part)
-            store.add([keys[row] for row in new], [own[mask] for own, mask in zip(states, kept, strict=True)])
-        return [states.to(model.device) for states in store.take(keys)]
+            pairs = zip(new, compute(part), kept, strict=True)
+            computed = {keys[row]: states[mask] for row, states, mask in pairs}
+            for key, states in computed.items():
+                held = (store.memory_bytes + states.nbytes) / 2**20
+                if anchors or held + self.reserved_mb <= self.memory_mb:
+                    store.add([key], [states])
+        return [computed[key] if key in computed else store.take([key])[0].to(model.device) for key in keys]
 
     def logits(
         self,
@@ -80,7 +102,7 @@ class SequenceCache:
         new = [row for row, key in enumerate(keys) if key not in self._logits]
         if new:
             # One row at a time, so that its logits do not depend on the rows beside it.
-            for row, states in zip(keys, self.states(model, inputs, kind, compute), strict=True):
+            for row, states in zip(keys, self.states(model, inputs, kind, compute, anchors=True), strict=True):
                 if row not in self._logits:
                     self._logits[row] = project(states)
         return [self._logits[key] for key in keys]
