@@ -5,8 +5,8 @@
 A Llama with random weights, rows and anchors of random tokens, all of one length, one token in twenty a pronoun. With
 `anchor_share` 0.5 the student reads two anchors beside each four rows. The teacher has read every anchor before the
 timed steps, as it has for most of a training; it reads the rows in every step, and with swaps twice if they have a
-pronoun, except in the contenders that end in `-again`: there it has read them too, as in a second epoch. Each contender is a process of its own, all in turn. Ratios are to LoRA in the same round, as medians over
-rounds.
+pronoun, except in the contenders that end in `-again`: there it has read them too, as in a second epoch. Each
+contender is a process of its own, all in turn. Ratios are to LoRA in the same round, as medians over rounds.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/joined_pass.py
 
-Forward and backward of `small` with LoRA on four rows and two anchors of one length, on one thread, in pairs. Prints the
-ratio of each pair and, as JSON, the median and range of all but the first.
+Forward and backward of `small` with LoRA on four rows and two anchors of one length, on one thread, in pairs. Prints
+the ratio of each pair and, as JSON, the median and range of all but the first.
 """
 
 import argparse
