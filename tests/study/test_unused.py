@@ -39,7 +39,10 @@ CLASSES = CAUSAL | {"label_column": "label"}
         ({"method": "ba-lora", "spectral_weight": 0.0, "spectral_k": 3}, "spectral_k: .*spectral_weight above 0"),
         ({"method": "ba-lora", "diversity_weight": 0.0, "top_k": 3}, "top_k: .*diversity_weight above 0"),
         ({"method": "ba-lora", "clip_spectral_k": False}, "clip_spectral_k: .*a classification task"),
-        ({"method": "ba-lora", "teacher_cache_mb": 1}, "teacher_cache_mb: .*a classification task"),
+        (
+            {"method": "lora+reg", "consistency_weight": 0, "teacher_cache_mb": 1},
+            "teacher_cache_mb: .*anchor_weight above",
+        ),
         ({"method": "ba-lora", "bias_path_radius": 0.2}, "bias_path_radius: .*bias_path_weight above 0"),
         ({"method": "ba-lora", "start_batches": 2}, "start_batches: .*lora-ga or corda"),
         ({"method": "lora", "loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio: .*lora\\+"),

@@ -59,8 +59,9 @@ class Regularizers:
     logits. Training forwards then return no logits. A model whose head is not supported trains on logits, with a
     warning."""
     teacher_cache_mb: NonNegative = 512
-    """Memory for the teacher's features in classification, computed once for each example; beyond it they are read
-    from a memory-mapped file. 0 runs the teacher on every batch."""
+    """Memory for the teacher's features, which are computed once for each example in classification and once for each
+    anchor in generation; beyond it they are read from a memory-mapped file. In generation, rows that training reads
+    more than once are kept too, as many as fit. 0 runs the teacher in every step."""
 
     # Self-anchors and the counterfactual teacher (in none of the papers)
 

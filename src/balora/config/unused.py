@@ -32,6 +32,7 @@ def _initialization(name: str, named: str) -> Use:
 
 
 _IS_CLASSIFIER = Use(lambda config: config.task_type == TaskType.SEQ_CLS, "a classification task")
+_CACHED = Use(lambda config: config.task_type != TaskType.SEQ_2_SEQ_LM, "a classifier or a causal language model")
 _TEACHER = Use(
     lambda config: bool(config.consistency_weight or config.anchor_weight),
     "consistency_weight or anchor_weight above 0",
@@ -58,7 +59,7 @@ USES: dict[str, tuple[Use, ...]] = {
         ("temperature", "consistency_direction", "consistency_schedule"), (_weight("consistency_weight"),)
     ),
     "sample_rate": (_weight("consistency_weight"),),
-    "teacher_cache_mb": (_IS_CLASSIFIER, _weight("consistency_weight")),
+    "teacher_cache_mb": (_CACHED, _TEACHER),
     **dict.fromkeys(("diversity_loss", "diversity_schedule"), (_weight("diversity_weight"),)),
     "top_k": (_ENTROPY,),
     **dict.fromkeys(("spectral_k", "spectral_schedule"), (_weight("spectral_weight"),)),

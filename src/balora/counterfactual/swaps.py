@@ -5,6 +5,7 @@ A match must be a whole word, between tokens that do not continue it. If a word 
 of tokens, the following positions shift; `Swapped.places` maps them.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,11 @@ class Swaps:
             )
         self._longest = max(map(len, self._members))
         self._partners = [self._permutation(steps) for steps in range(self.size)]
+
+    def digest(self) -> str:
+        """Return a hex digest of everything that decides which tokens are exchanged."""
+        known = (self.size, self._pieces, self._texts, sorted(self._members.items()))
+        return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
 
     def partners(self, steps: int) -> Tensor:
         """Return the permutation of the vocabulary that exchanges words by `steps` members, `(V,)`.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, TaskType
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -109,9 +109,11 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def teacher_weights(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight that the teacher's features depend on: all frozen weights outside the head."""
+    """Yield every weight that the teacher's features depend on: all frozen ones, without a classifier's head."""
+    classifies = model.balora_config.task_type == TaskType.SEQ_CLS  # its teacher has the head in training
     for name, weight in model.get_base_model().named_parameters():
-        if not weight.requires_grad and "modules_to_save" not in name and "original_module" not in name:
+        other = "modules_to_save" in name or (classifies and "original_module" in name)
+        if not weight.requires_grad and not other:
             yield name, weight
 
 

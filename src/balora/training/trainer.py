@@ -11,6 +11,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import has_length
 
 from balora.adapters.targets import check_unadapted
 from balora.config import as_balora_config
@@ -177,20 +178,33 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent class does, then measure drift on a few batches for the model card."""
         self._pending, self._sums, self._steps = {}, {}, {}
-        classifies = self.model.balora_config.task_type == "SEQ_CLS"
-        if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        config = self.model.balora_config
+        classifies, rows = config.task_type == "SEQ_CLS", self._repeats_rows() and bool(config.consistency_weight)
+        caches = classifies or bool(config.anchor_weight) or (config.task_type == "CAUSAL_LM" and rows)
+        if caches and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # Features are stored in the run's folder, so that a resumed run reads the same ones.
             if not resume_from_checkpoint and self.is_world_process_zero():
                 shutil.rmtree(self._features, ignore_errors=True)
-            self.model.cache_teacher(self._features, writer=str(self.args.process_index))
-        elif classifies:
+            which = {} if classifies else {"rows": rows}
+            self.model.cache_teacher(self._features, writer=str(self.args.process_index), **which)
+        elif caches:
             self.model.teacher_cache = None  # created before it was known that the model is sharded
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
+        if caches and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
         if self.drift_batches:
             self._measure_drift()
         return output
+
+    def _repeats_rows(self) -> bool:
+        """Return whether training reads the training rows more than once."""
+        if not has_length(self.train_dataset):
+            return False
+        args = self.args
+        if args.max_steps <= 0:
+            return args.num_train_epochs > 1
+        read = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return read > len(self.train_dataset)
 
     def _measure_drift(self) -> None:
         """Measure drift on the first batches of the evaluation set, or of the training rows without one."""
