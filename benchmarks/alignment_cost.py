@@ -57,7 +57,7 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
     names = [f"task_{i}" for i in range(shape.tasks)]
     settings = {"task_names": names, "alignment_weight": CONTENDERS[contender], **NO_WEIGHTS}
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    adapter = BALoraConfig(method="lora", r=shape.r, target_modules=targets, **settings)
+    adapter = BALoraConfig(method="lora+reg", r=shape.r, target_modules=targets, **settings)
     model = get_balora_model(LlamaForCausalLM(config), adapter).train()
     ids = torch.randint(1, shape.vocabulary, (shape.tasks, shape.length))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}

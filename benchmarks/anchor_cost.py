@@ -1,11 +1,12 @@
-"""What self-anchors and the counterfactual teacher cost: time and memory of a step beside LoRA and BA-LoRA without.
+"""Cost of self-anchors and the counterfactual teacher: time and memory of a step beside LoRA's.
 
     python benchmarks/anchor_cost.py
 
 A Llama with random weights, rows and anchors of random tokens, all of one length, one token in twenty a pronoun. With
-`anchor_share` 0.5 two anchors go through student and teacher beside each four rows, and with swaps the teacher reads
-whatever has a pronoun twice. Each contender is a process of its own, all in turn; ratios are to LoRA in the same
-round, medians over rounds.
+`anchor_share` 0.5 the student reads two anchors beside each four rows. The teacher has read every anchor before the
+timed steps, as it has for most of a training; it reads the rows in every step, and with swaps twice if they have a
+pronoun, except in the contenders that end in `-again`: there it has read them too, as in a second epoch. Each
+contender is a process of its own, all in turn. Ratios are to LoRA in the same round, as medians over rounds.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 from adapter_steps import report, rounds_of, time_steps
-from contenders import SHAPES, TARGETS, Shape, base_model
+from contenders import LAMBDA, SHAPES, TARGETS, Shape, base_model
 from processes import write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -22,19 +23,29 @@ from transformers import PreTrainedTokenizerFast
 from balora import BALoraConfig, get_balora_model
 from balora.anchors import Anchors
 from balora.counterfactual import Swaps, read_word_groups
+from balora.model.anchor_term import teach_anchors
 
 SHAPE = SHAPES["small"]
-CONSTANT = {f"{term}_schedule": "constant" for term in ("consistency", "diversity", "spectral")}
-QUICK = {"pissa_niter": 4}  # the start is not timed
+BA_LORA = {
+    "method": "ba-lora",
+    "pissa_niter": 4,  # the start is not timed
+    **{f"{term}_weight": weight for term, weight in LAMBDA.items()},
+    **{f"{term}_schedule": "constant" for term in LAMBDA},
+}
 ANCHORS = {"anchor_weight": 0.5, "anchor_share": 0.5}
 #: By name, what is set beside rank and targets; the first is 1.0.
 CONTENDERS = {
-    "lora": {"method": "lora", "consistency_weight": 0.0, "diversity_weight": 0.0, "spectral_weight": 0.0},
-    "ba-lora": {"method": "pissa", **QUICK, **CONSTANT},
-    "quarter anchors": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS, "anchor_share": 0.25},
-    "anchors": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS},
-    "anchors + swaps": {"method": "pissa", **QUICK, **CONSTANT, **ANCHORS, "counterfactual_words": "gender"},
+    "lora": {"method": "lora"},
+    "lora+anchors": {"method": "lora+anchors", **ANCHORS},
+    "lora+anchors-quarter": {"method": "lora+anchors", **ANCHORS, "anchor_share": 0.25},
+    "ba-lora": BA_LORA,
+    "ba-lora+anchors": {**BA_LORA, **ANCHORS},
+    "ba-lora+anchors-q25": {**BA_LORA, **ANCHORS, "sample_rate": 0.25},
+    "ba-lora+anchors+swaps": {**BA_LORA, **ANCHORS, "counterfactual_words": "gender"},
+    "ba-lora+anchors-again": {**BA_LORA, **ANCHORS},
+    "ba-lora+anchors+swaps-again": {**BA_LORA, **ANCHORS, "counterfactual_words": "gender"},
 }
+ANCHOR_TEXTS = 16
 PRONOUNS = ["he", "she"]
 
 
@@ -44,12 +55,16 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
     config = BALoraConfig(r=shape.r, lora_alpha=shape.r, target_modules=TARGETS, **CONTENDERS[contender])
     model = get_balora_model(base_model(shape), config).train()
     model.set_progress(0.5)
+    model.cache_teacher(rows=contender.endswith("-again"))
     generator = torch.Generator().manual_seed(1)
     if config.anchor_weight:
-        ids = _texts(16, shape, generator)
+        ids = _texts(ANCHOR_TEXTS, shape, generator)
         model.set_anchors(Anchors(ids, torch.ones_like(ids)))
     if config.counterfactual_words:
         model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), _tokenizer(shape)))
+    if config.anchor_weight:
+        for _ in range(10):  # ten times as many as there are, drawn with replacement: surely each of them
+            teach_anchors(model, model.anchors, round(ANCHOR_TEXTS / config.anchor_share), fused=True)
     ids = _texts(shape.batch, shape, generator)
     return time_steps(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}, steps)
 

@@ -39,7 +39,7 @@ def plain_lora() -> nn.Module:
 
 def balora(megabytes: float) -> nn.Module:
     """LoRA with the three regularizers."""
-    return get_balora_model(base_model(), BALoraConfig(method="lora", teacher_cache_mb=megabytes, **ADAPTER))
+    return get_balora_model(base_model(), BALoraConfig(method="lora+reg", teacher_cache_mb=megabytes, **ADAPTER))
 
 
 CONTENDERS = {"lora": plain_lora, "balora": lambda: balora(512), "balora-no-cache": lambda: balora(0)}

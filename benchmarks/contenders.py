@@ -86,7 +86,7 @@ def balora(shape: Shape, **settings: object) -> tuple[nn.Module, Loss]:
     """Ours as it ships."""
     schedules = dict.fromkeys(("consistency_schedule", "diversity_schedule", "spectral_schedule"), "constant")
     config = BALoraConfig(
-        method="pissa",
+        method="ba-lora",
         r=shape.r,
         lora_alpha=shape.r,
         target_modules=TARGETS,

@@ -33,7 +33,7 @@ import balora
 
 sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 base = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=32, max_position_embeddings=32))
-config = balora.BALoraConfig(method="pissa", r=2, lora_alpha=2, target_modules=["q_proj", "v_proj"])
+config = balora.BALoraConfig(method="ba-lora", r=2, lora_alpha=2, target_modules=["q_proj", "v_proj"])
 model = balora.get_balora_model(base, config)
 ids = torch.arange(8) + 3  # (8,)
 row = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraModel, get_balora_model
+from balora.config import renamed
 
 SMALL = {
     "hidden_size": 32,
@@ -239,9 +240,14 @@ def train_steps(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int = 
     model.eval()
 
 
+def with_reg(initialization: str) -> str:
+    """Return the name of the method with the published regularizers."""
+    return renamed(initialization, regularized=True)
+
+
 def trained(name: str, method: str, **settings) -> BALoraModel:
     """Return a tiny model with an adapter on every linear layer, trained for three steps."""
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
-    model = get_balora_model(make(name), BALoraConfig(method=method, **settings))
+    model = get_balora_model(make(name), BALoraConfig(method=with_reg(method), **settings))
     train_steps(model, inputs_for(name))
     return model

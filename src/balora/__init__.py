@@ -1,6 +1,6 @@
 """balora: low-rank fine-tuning that keeps what the model knew.
 
-    model = balora.get_balora_model(base, balora.BALoraConfig(method="pissa", r=16))
+    model = balora.get_balora_model(base, balora.BALoraConfig(method="ba-lora", r=16))
 
 Everything else is as in PEFT and Transformers. `balora.losses` holds the mathematics; TRL's trainer with balora's
 objective is `balora.training.sft.BALoraSFTTrainer`.

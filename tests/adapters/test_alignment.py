@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora", "ignore:fan_in_fan_out"
 
 
 def settings_of(**settings) -> BALoraConfig:
-    fixed = {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_names": TASKS}
+    fixed = {"method": "lora+reg", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_names": TASKS}
     return BALoraConfig(**{**fixed, **OFF, **settings})
 
 
@@ -247,7 +247,7 @@ def test_set_adapter_sets_the_task_of_whole_batches():
 # ---------------------------------------------------------------------- what is kept
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora"])
+@pytest.mark.parametrize("method", ["lora+reg", "rslora+reg"])
 @torch.no_grad()
 def test_folder_of_each_task_is_a_plain_lora(method, tmp_path):
     model, inputs = adapted(method=method, bias_path_weight=0.5).eval(), without_labels(inputs_for("llama"))
@@ -274,7 +274,7 @@ def test_folder_of_each_task_is_a_plain_lora(method, tmp_path):
     assert json.loads((tmp_path / "balora_config.json").read_text())["task_names"] == TASKS
 
 
-@pytest.mark.parametrize(("method", "settings"), [("lora", {"rank_pattern": {"q_proj": 2}}), ("rslora", {})])
+@pytest.mark.parametrize(("method", "settings"), [("lora+reg", {"rank_pattern": {"q_proj": 2}}), ("rslora+reg", {})])
 @torch.no_grad()
 def test_merged_adapter_is_the_mean_of_the_tasks(method, settings, tmp_path):
     inputs = without_labels(inputs_for("llama"))
@@ -306,7 +306,7 @@ def test_merging_several_tasks_into_the_base_raises_and_changes_nothing():
         model.merge_tasks(["maths"])
     assert torch.equal(model(**inputs, task_ids=IDS).logits, before)
     with pytest.raises(BALoraError, match="merge_tasks: the model has no tasks"):
-        get_balora_model(make("llama"), BALoraConfig(method="lora")).merge_tasks()
+        get_balora_model(make("llama"), BALoraConfig(method="lora+reg")).merge_tasks()
 
 
 # ---------------------------------------------------------------------- trainers
@@ -383,7 +383,7 @@ def test_task_ids_that_do_not_fit_the_rows_raise(task_ids, message):
 
 
 def test_task_ids_of_a_model_without_tasks_raise():
-    model = get_balora_model(make("llama"), BALoraConfig(method="lora"))
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora+reg"))
     with pytest.raises(BALoraError, match="task_ids: there is one adapter for all rows"):
         model(**inputs_for("llama"), task_ids=IDS)
 
@@ -397,8 +397,8 @@ def test_task_ids_of_a_model_without_tasks_raise():
         ({"task_names": ["mlp", "qa"]}, "task_names: 'mlp' is also part of this model's weight names"),
         ({"task_names": ["default", "qa"]}, "'default' and 'teacher' are balora's own"),
         ({"task_names": None, "alignment_weight": 0.1}, "alignment_weight: a single adapter"),
-        ({"method": "pissa"}, "method: pissa has one adapter for all rows"),
-        ({"method": "selora", "sentence_dim": 3}, "method: selora has one adapter"),
+        ({"method": "ba-lora"}, "method: ba-lora has one adapter for all rows"),
+        ({"method": "selora+reg", "sentence_dim": 3}, r"method: selora\+reg has one adapter"),
         ({"use_dora": True}, "use_dora: not supported with task_names"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: not supported with task_names"),
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens is a Embedding, and task_names adapts linear"),

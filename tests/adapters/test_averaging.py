@@ -83,7 +83,7 @@ def test_outputs_of_a_linear_layer_are_averaged(alpha, method):
 def test_average_is_trainable_and_loads_with_balora(tmp_path):
     model = check("llama", "pissa", 0.5, tmp_path)
     inputs = without_labels(inputs_for("llama"))
-    assert (model.balora_config.method, model.balora_config.r, model.peft_config["default"].r) == ("lora", 8, 8)
+    assert (model.balora_config.method, model.balora_config.r, model.peft_config["default"].r) == ("lora+reg", 8, 8)
     reloaded = BALoraModel.from_pretrained(make("llama"), tmp_path / "averaged", is_trainable=True)
     torch.testing.assert_close(reloaded.eval()(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
     before = model(**inputs).logits

@@ -29,7 +29,7 @@ NAMES = ["llama", "llama-tied", "gemma2", "gpt2", "t5", "bart", "t5gemma", "bert
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, dropout: float = 0.0, **settings) -> BALoraModel:
     """Build a model with a perturbed adapter, deterministic for given settings."""
     torch.manual_seed(0)
-    fixed = {"method": "lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "bias_path_weight": 0.5}
+    fixed = {"method": "lora+reg", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "bias_path_weight": 0.5}
     model = get_balora_model(make(name).to(dtype), BALoraConfig(**{**fixed, **OFF, **settings}))
     return off_its_start(model, dropout)
 
@@ -222,11 +222,11 @@ def test_router_loss_of_a_mixture_is_counted_once(fused):
 
 def test_combines_with_other_methods():
     inputs = inputs_for("llama")
-    for settings in ({"method": "pissa"}, {"method": "dora"}, {"method": "lora-fa"}):
+    for settings in ({"method": "ba-lora"}, {"method": "dora+reg"}, {"method": "lora-fa+reg"}):
         components = adapted(**settings, **ON)(**inputs).components
         assert components["bias_path"] > 0
         assert components["consistency"] > 0
-    model = adapted(method="selora", sentence_dim=6, target_modules=None)
+    model = adapted(method="selora+reg", sentence_dim=6, target_modules=None)
     s = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     output = model(**inputs, sentence_embeds=s)
     output.loss.backward()
@@ -381,7 +381,7 @@ def test_counterfactual_direction_is_set_and_fixed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "ba-lora"])
 def test_stock_peft_loads_the_saved_adapter(name, method, tmp_path):
     model, inputs = adapted(name, method=method).eval(), without_labels(inputs_for(name))
     model.save_pretrained(tmp_path)
@@ -468,7 +468,7 @@ def test_folder_without_b_loads_for_inference_only(tmp_path):
         ({"bias_path_sample_rate": 0.0}, "bias_path_sample_rate: 0.0 is out of range"),
         ({"bias_path_reduction": "max"}, "bias_path_reduction: unknown 'max'; use mean or sum"),
         (
-            {"method": "selora", "sentence_dim": 3, "bias_path_weight": 0.1, "bias_path_sample_rate": 0.5},
+            {"method": "selora+reg", "sentence_dim": 3, "bias_path_weight": 0.1, "bias_path_sample_rate": 0.5},
             "bias_path_sample_rate: 0.5 would leave rows out, but the layers hold a sentence embedding",
         ),
     ],

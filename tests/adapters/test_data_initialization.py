@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraGAConfig, preprocess_loraga
 from peft.tuners.lora.config import CordaConfig
-from tiny_models import CAUSAL, inputs_for, make, train_steps, without_labels
+from tiny_models import CAUSAL, inputs_for, make, train_steps, with_reg, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.data_initialization import input_covariances
@@ -43,7 +43,9 @@ def batches_for(name: str, number: int = 2) -> list[dict[str, torch.Tensor]]:
 
 def adapted(name: str, method: str, **changed) -> BALoraModel:
     batches = changed.pop("batches", batches_for(name))
-    return get_balora_model(base_model(name), BALoraConfig(method=method, **{**ADAPTER, **changed}), iter(batches))
+    return get_balora_model(
+        base_model(name), BALoraConfig(method=with_reg(method), **{**ADAPTER, **changed}), iter(batches)
+    )
 
 
 def weight_gradients(name: str, batches: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
@@ -112,7 +114,7 @@ def test_initialization_is_repeatable_and_restores_the_global_generator(method):
         bases = make("gpt2"), make("gpt2")  # with dropout
         for started, base in zip((method, "olora"), bases, strict=True):
             torch.manual_seed(noise)
-            config = BALoraConfig(method=started, **ADAPTER, seed=seed)
+            config = BALoraConfig(method=with_reg(started), **ADAPTER, seed=seed)
             model = get_balora_model(base, config, batches_for("gpt2"))
             states.append(torch.get_rng_state())
             if started == method:
@@ -127,7 +129,7 @@ def test_initialization_is_repeatable_and_restores_the_global_generator(method):
 def test_bfloat16_base_has_float32_factors_within_rounding(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama").bfloat16()(**inputs).logits.float()
-    config = BALoraConfig(method=method, **ADAPTER)
+    config = BALoraConfig(method=with_reg(method), **ADAPTER)
     model = get_balora_model(make("llama").bfloat16(), config, batches_for("llama"))
     assert all(layer.lora_A["default"].weight.dtype == torch.float32 for layer in lora_layers(model).values())
     logits = model.teacher_forward(**inputs).logits.float()
@@ -136,8 +138,8 @@ def test_bfloat16_base_has_float32_factors_within_rounding(method):
 
 @both
 def test_invalid_batches_raise(method):
-    with pytest.raises(BALoraError, match=rf"start_batches: {method} initializes from data; give get_balora_model"):
-        get_balora_model(make("llama"), BALoraConfig(method=method, **ADAPTER))
+    with pytest.raises(BALoraError, match=rf"start_batches: {method}\+reg initializes from data; give get_balora_model"):
+        get_balora_model(make("llama"), BALoraConfig(method=with_reg(method), **ADAPTER))
     with pytest.raises(BALoraError, match=rf"start_batches: {method} needs data"):
         adapted("llama", method, batches=[])
     with pytest.raises(BALoraError, match="start_batches: a batch has no labels"):
@@ -157,7 +159,7 @@ def test_layer_without_data_raises(method, trouble):
         with torch.no_grad():
             model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
         targets, named = ["up_proj"], r"layers.\d.mlp.up_proj"
-    config = BALoraConfig(method=method, r=4, target_modules=targets)
+    config = BALoraConfig(method=with_reg(method), r=4, target_modules=targets)
     with pytest.raises(BALoraError, match=rf"start_batches: .*{named}.* leave it out of target_modules"):
         get_balora_model(model, config, batches_for("llama"))
 
@@ -167,7 +169,7 @@ def test_methods_initialized_from_weights_read_no_batches():
         pytest.fail("read")
         yield
 
-    get_balora_model(make("llama"), BALoraConfig(method="pissa", **ADAPTER), unread())
+    get_balora_model(make("llama"), BALoraConfig(method="ba-lora", **ADAPTER), unread())
 
 
 # ------------------------------------------------------------------ LoRA-GA
@@ -363,7 +365,7 @@ def test_corda_with_rank_above_the_weights_takes_all_components():
 
 def test_padding_and_batching_do_not_change_corda():
     rows = inputs_for("llama")
-    model = get_balora_model(make("llama"), BALoraConfig(method="lora", **ADAPTER))
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora+reg", **ADAPTER))
     together = input_covariances(model, [without_labels(rows)])
     left = {key: torch.roll(value, 4, dims=1) if key != "labels" else value for key, value in rows.items()}
     apart = [{"input_ids": rows["input_ids"][i : i + 1]} for i in range(1, 4)]
@@ -374,7 +376,7 @@ def test_padding_and_batching_do_not_change_corda():
 
 def test_unknown_corda_method_raises():
     with pytest.raises(BALoraError, match=r"corda_method: unknown 'ipa'; use ipm or kpm"):
-        BALoraConfig(method="corda", corda_method="ipa")
+        BALoraConfig(method="corda+reg", corda_method="ipa")
 
 
 # ------------------------------------------------------------------ LoRA-Null

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import PeftModel, prepare_model_for_kbit_training
-from tiny_models import inputs_for, make, train_steps, widen, without_labels
+from tiny_models import inputs_for, make, train_steps, widen, with_reg, without_labels
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -56,7 +56,7 @@ def by_transformers(folder: str, settings: dict = DOUBLE) -> hf.PreTrainedModel:
 def config_for(method: str, **settings) -> BALoraConfig:
     constant = {f"{term}_schedule": "constant" for term in TERMS}
     base = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "consistency_weight": 0.5, **constant}
-    return BALoraConfig(method=method, **{**base, **settings})
+    return BALoraConfig(method=with_reg(method), **{**base, **settings})
 
 
 def quantized(name: str, method: str, quantization: dict = DOUBLE, **settings) -> BALoraModel:
@@ -390,7 +390,7 @@ def test_unload_after_dequantize_gives_the_teacher():
 
 
 def test_quantized_weight_cannot_be_split_or_quantized_again(saved):
-    with pytest.raises(BALoraError, match=r"already quantized, and method 'pissa' .* give that to BALoraConfig"):
+    with pytest.raises(BALoraError, match=r"already quantized, and method 'ba-lora' .* give that to BALoraConfig"):
         get_balora_model(by_transformers(saved("llama")), config_for("pissa"))
     with pytest.raises(BALoraError, match="already quantized, and quantization_config quantizes them"):
         get_balora_model(by_transformers(saved("llama")), config_for("lora", quantization_config=NF4))
@@ -417,6 +417,20 @@ def test_wrong_dequantization_by_bitsandbytes_raises(monkeypatch):
     monkeypatch.setattr(bnb.functional, "dequantize_4bit", lambda *args, **more: right(*args, **more).roll(1, 0))
     with pytest.raises(BALoraError, match=r"q_proj .*\(64 × 64\) .*wrongly on cpu.*llm_int8_skip_modules"):
         quantized("llama", "pissa")
+
+
+@pytest.mark.parametrize("name", ["qlora", "qdora+reg", "qpissa", "qba-lora"])
+def test_a_name_in_four_bits_quantizes_a_base_in_full_precision(name, saved):
+    model = get_balora_model(hf.AutoModelForCausalLM.from_pretrained(saved("llama")), BALoraConfig(method=name, r=4))
+    assert model.get_base_model().is_loaded_in_4bit
+    settings = model.balora_config.quantization_config
+    assert (settings["bnb_4bit_quant_type"], settings["bnb_4bit_use_double_quant"]) == ("nf4", True)
+    assert model.train()(**inputs_for("llama")).loss.isfinite()
+
+
+def test_a_name_in_four_bits_takes_a_base_in_four_bits(saved):
+    model = get_balora_model(by_transformers(saved("llama")), BALoraConfig(method="qlora+reg", r=4))
+    assert (model.balora_config.quantization_config, model.balora_config.consistency_weight) == (None, 0.025)
 
 
 def test_settings_are_saved_as_json(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft.optimizers import create_lorafa_optimizer
-from tiny_models import inputs_for, make, train_steps
+from tiny_models import inputs_for, make, train_steps, with_reg
 from transformers import TrainingArguments
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 def adapted(name: str = "llama", method: str = "lora-fa", **settings) -> BALoraModel:
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
-    return get_balora_model(make(name), BALoraConfig(method=method, **settings))
+    return get_balora_model(make(name), BALoraConfig(method=with_reg(method), **settings))
 
 
 def factors(model: BALoraModel) -> dict[str, torch.Tensor]:

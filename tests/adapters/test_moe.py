@@ -12,7 +12,7 @@ import transformers as hf
 from datasets import Dataset
 from peft import PeftModel
 from peft.tuners.lora import ParamWrapper
-from tiny_models import MIXTURES, inputs_for, make, train_steps, without_labels, word_tokenizer
+from tiny_models import MIXTURES, inputs_for, make, train_steps, with_reg, without_labels, word_tokenizer
 from transformers import TrainingArguments
 from trl import SFTConfig
 
@@ -51,7 +51,7 @@ EXACT = {"rtol": 0, "atol": 1e-5}
 def adapted(name: str, method: str = "lora", base=None, **settings) -> BALoraModel:
     settings = {"r": 4, "lora_alpha": 8, **TARGETS[name], **CONSTANT, **settings}
     torch.manual_seed(0)
-    return get_balora_model(base or make(name), BALoraConfig(method=method, **settings))
+    return get_balora_model(base or make(name), BALoraConfig(method=with_reg(method), **settings))
 
 
 def naive_router_loss(router_logits, mask, top_k: int = 2) -> torch.Tensor:
@@ -309,7 +309,7 @@ def test_settings_without_peft_adapter_for_experts_raise(name, method, settings,
 
 @pytest.mark.parametrize("method", ["lora-ga", "corda"])
 def test_data_initialization_of_experts_raises(method):
-    config = BALoraConfig(method=method, r=4, **TARGETS["mixtral"])
+    config = BALoraConfig(method=with_reg(method), r=4, **TARGETS["mixtral"])
     with pytest.raises(BALoraError, match=f"target_parameters: {method} reads the inputs of linear layers"):
         get_balora_model(make("mixtral"), config, [inputs_for("mixtral")])
 

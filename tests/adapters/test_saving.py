@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_models import MODELS, inputs_for, make, train_steps, trained, without_labels
+from tiny_models import MODELS, inputs_for, make, train_steps, trained, with_reg, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 
@@ -93,7 +93,7 @@ def test_weights_load_into_a_model_of_another_initialization(tmp_path):
 
 @pytest.mark.parametrize("targets", [["v_proj", "q_proj", "o_proj"], "all-linear"])
 def test_target_modules_are_saved_sorted(targets, tmp_path):
-    model = get_balora_model(make("llama"), BALoraConfig(method="lora", r=2, target_modules=targets))
+    model = get_balora_model(make("llama"), BALoraConfig(method="lora+reg", r=2, target_modules=targets))
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     assert written == sorted(model.peft_config["default"].target_modules)
@@ -123,9 +123,9 @@ def test_model_card_has_method_settings_and_drift(tmp_path):
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "library_name: peft" in card
-    assert "| `method` | pissa |" in card
+    assert "| `method` | ba-lora |" in card
     assert "| `consistency_weight` | 0.5 |" in card
-    assert "by `pissa`, regularized by consistency" in card
+    assert "by `ba-lora`, regularized by consistency" in card
     assert "Not measured" in card
     model.drift = {"kl_to_base": 0.0123, "top1_agreement": 0.98}
     model.save_pretrained(tmp_path)
@@ -175,14 +175,16 @@ def test_an_adapted_head_reloads_with_its_pretrained_weight(method, name, dtype,
         merged = stock.merge_and_unload()
         torch.testing.assert_close(merged(**inputs).logits, want, atol=exact * 2, rtol=exact)
         resumed = get_balora_model(
-            make(name).to(dtype), BALoraConfig(method=method, r=4, lora_alpha=8, **settings)
+            make(name).to(dtype), BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, **settings)
         ).eval()
         resumed.load_adapter(tmp_path, "default")
         torch.testing.assert_close(resumed(**inputs).logits, want)
 
 
 def trained_in(dtype: torch.dtype, name: str, method: str, settings: dict) -> BALoraModel:
-    model = get_balora_model(make(name).to(dtype), BALoraConfig(method=method, r=4, lora_alpha=8, **settings))
+    model = get_balora_model(
+        make(name).to(dtype), BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, **settings)
+    )
     train_steps(model, inputs_for(name))
     return model
 

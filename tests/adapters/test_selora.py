@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora", "ignore:fan_in_fan_out"
 
 
 def settings_of(**settings) -> BALoraConfig:
-    return BALoraConfig(**{"method": "selora", "r": 4, "lora_alpha": 8, "sentence_dim": D, **settings})
+    return BALoraConfig(**{"method": "selora+reg", "r": 4, "lora_alpha": 8, "sentence_dim": D, **settings})
 
 
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, **settings) -> BALoraModel:
@@ -159,7 +159,7 @@ def test_identity_gates_equal_lora(name):
     torch.manual_seed(0)
     settings = {key: value for key, value in OFF.items() if key != "semantic_weight"}
     config = BALoraConfig(
-        method="lora", r=4, lora_alpha=8, target_modules=model.balora_config.target_modules, **settings
+        method="lora+reg", r=4, lora_alpha=8, target_modules=model.balora_config.target_modules, **settings
     )
     plain = without_dropout(get_balora_model(make(name).double(), config))
     model.lora_gate.requires_grad_(False)
@@ -476,7 +476,7 @@ def test_merging_at_a_sentence_equals_the_model_at_that_sentence(name, tmp_path)
     torch.testing.assert_close(stock.merge_and_unload()(**inputs).logits, expected, **EXACT)
     merged = moved(name).eval().merge_and_unload(sentence_embeds=s)
     torch.testing.assert_close(merged(**inputs).logits, expected, **EXACT)
-    assert BALoraModel.from_pretrained(make(name).double(), tmp_path).balora_config.method == "lora"
+    assert BALoraModel.from_pretrained(make(name).double(), tmp_path).balora_config.method == "lora+reg"
 
 
 @torch.no_grad()
@@ -563,7 +563,10 @@ def test_row_without_a_sentence_raises(tmp_path):
         ({"semantic_weight": -1.0}, "semantic_weight: -1.0 is out of range"),
         ({"semantic_min_similarity": 2.0}, "semantic_min_similarity: 2.0 is out of range"),
         ({"semantic_reduction": "max"}, "semantic_reduction: unknown 'max'"),
-        ({"method": "lora", "semantic_weight": 1.0}, "semantic_weight: lora has no sentence embeddings"),
+        (
+            {"method": "lora", "semantic_weight": 1.0},
+            "semantic_weight: 1.0 has no effect with method lora",
+        ),
         ({"use_dora": True}, "q_proj has PEFT's DoraLinearVariant"),
         (
             {"target_modules": ["embed_tokens", "q_proj"]},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as hf
-from tiny_models import GROUPED, SMALL, inputs_for, make, without_labels
+from tiny_models import GROUPED, SMALL, inputs_for, make, with_reg, without_labels
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 
@@ -45,7 +45,9 @@ def test_all_linear_starts_at_the_base_and_trains_every_layer(name, method):
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     with torch.no_grad():
         want = build(name)(**inputs).logits
-    model = get_balora_model(build(name), BALoraConfig(method=method, r=4, target_modules="all-linear")).eval()
+    model = get_balora_model(
+        build(name), BALoraConfig(method=with_reg(method), r=4, target_modules="all-linear")
+    ).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, want, atol=5e-6, rtol=0)
     model.train()(**batch).loss.backward()
@@ -60,7 +62,7 @@ def test_all_linear_warns_of_layers_that_it_leaves_out(name, left_out):
 
 @pytest.mark.filterwarnings("ignore:balora")
 def test_all_linear_leaves_the_vision_tower_as_it_is():
-    model = get_balora_model(build("gemma3"), BALoraConfig(method="lora", r=4, target_modules="all-linear"))
+    model = get_balora_model(build("gemma3"), BALoraConfig(method="lora+reg", r=4, target_modules="all-linear"))
     adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
     assert adapted
     assert all("language_model" in name for name in adapted)
@@ -86,7 +88,7 @@ def test_excluded_modules_of_the_user_are_kept(given):
 )
 def test_a_layer_that_cannot_be_adapted_is_refused(name, target, message):
     with pytest.raises(BALoraError, match=message):
-        get_balora_model(build(name), BALoraConfig(method="lora", r=4, target_modules=[target]))
+        get_balora_model(build(name), BALoraConfig(method="lora+reg", r=4, target_modules=[target]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_a_weight_shared_with_the_embeddings_is_refused_and_the_base_is_left_as_
     base, inputs = make(name), without_labels(inputs_for(name))
     query = "q" if name == "t5" else "q_proj"
     with pytest.raises(BALoraError, match=f"{target} shares its weight"):
-        get_balora_model(base, BALoraConfig(method=method, r=4, target_modules=[target, query]))
-    model = get_balora_model(base, BALoraConfig(method=method, r=4, target_modules=[query])).eval()
+        get_balora_model(base, BALoraConfig(method=with_reg(method), r=4, target_modules=[target, query]))
+    model = get_balora_model(base, BALoraConfig(method=with_reg(method), r=4, target_modules=[query])).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, make(name)(**inputs).logits, atol=1e-5, rtol=1e-4)

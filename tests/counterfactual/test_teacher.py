@@ -33,7 +33,7 @@ def letters() -> hf.PreTrainedTokenizerFast:
 
 def adapted(name: str, groups=PAIRS, **settings) -> BALoraModel:
     torch.manual_seed(0)
-    settings = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON, **settings}
+    settings = {"method": "ba-lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ON, **settings}
     has_teacher = settings["consistency_weight"] + settings.get("anchor_weight", 0) > 0
     settings |= {"counterfactual_words": "mine"} if has_teacher else {}
     model = off_its_start(get_balora_model(make(name).double(), BALoraConfig(**settings)))
@@ -153,7 +153,7 @@ def test_words_of_several_tokens_in_a_pretrained_model(models_dir):
                 expected.append(p if place < 0 else (p + other[place][swaps.partners(1)]) / 2)
     assert len(swaps.swapped(rows[0], 1).ids) != len(rows[0])
     log_p = torch.stack(expected).log()
-    config = BALoraConfig(method="lora", r=4, target_modules="all-linear", counterfactual_words="gender", **ON)
+    config = BALoraConfig(method="lora+reg", r=4, target_modules="all-linear", counterfactual_words="gender", **ON)
     for fused in (True, False):
         config.fused_lm_head = fused
         model = off_its_start(get_balora_model(copy.deepcopy(base), config))
@@ -169,7 +169,7 @@ def test_teacher_of_a_classifier_averages_class_probabilities(cache):
     inputs = words("bert")
     inputs["labels"] = torch.tensor([0, 1, 2, 0])[: len(inputs["input_ids"])]
     inputs["token_type_ids"] = (torch.arange(inputs["input_ids"].shape[1]) > 3).long().expand_as(inputs["input_ids"])
-    model = adapted("bert", method="lora", teacher_cache_mb=cache, target_modules=["query", "value"])
+    model = adapted("bert", method="lora+reg", teacher_cache_mb=cache, target_modules=["query", "value"])
     for _ in range(2):  # the second reads what the first kept
         found = model(**inputs).components["consistency"]
     swaps = Swaps(PAIRS, letters())
@@ -197,7 +197,7 @@ def test_student_loses_the_teachers_preference():
         torch.manual_seed(0)
         own = None if groups is None else "mine"
         config = BALoraConfig(
-            method="lora", r=4, target_modules="all-linear", counterfactual_words=own,
+            method="lora+reg", r=4, target_modules="all-linear", counterfactual_words=own,
             **{**ON, "consistency_weight": 5.0, "temperature": 1.0},
         )  # fmt: skip
         model = get_balora_model(base, config).train()

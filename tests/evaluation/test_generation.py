@@ -53,7 +53,9 @@ def test_a_text_ends_where_the_model_ends_it_or_before_the_first_stop(model, tok
 
 def test_an_adapted_model_writes_as_its_base_until_it_is_trained(model, tokenizer):
     expected = generate_completions(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=2)
-    adapted = get_balora_model(model, BALoraConfig(method="lora", r=4, lora_dropout=0.5, target_modules="all-linear"))
+    adapted = get_balora_model(
+        model, BALoraConfig(method="lora+reg", r=4, lora_dropout=0.5, target_modules="all-linear")
+    )
     adapted.train()
     assert generate_completions(adapted, tokenizer, PROMPTS, max_new_tokens=12, batch_size=2) == expected
 

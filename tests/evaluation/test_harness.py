@@ -94,7 +94,7 @@ def test_perplexities_of_the_whole_test_set_are_lm_eval_s(model, tokenizer, data
 def test_adapter_metrics_equal_those_of_the_saved_adapter(model, models_dir, tokenizer, small, tmp_path):
     tasks, settings = ["wikitext2_local"], {"data_dir": small, "limit": 1}
     base = evaluate_with_harness(model, tokenizer, tasks, **settings)
-    config = BALoraConfig(method="pissa", r=4, lora_dropout=0.5, target_modules="all-linear")
+    config = BALoraConfig(method="ba-lora", r=4, lora_dropout=0.5, target_modules="all-linear")
     adapted = perturbed(get_balora_model(model, config)).train()
     adapted.base_model.model.model.norm.training = False  # a part that is kept in evaluation mode
     got = evaluate_with_harness(adapted, tokenizer, tasks, **settings)
@@ -125,7 +125,7 @@ def test_weights_that_were_tied_stay_apart(model, tokenizer, small, saved):
 def test_an_adapter_writes_what_it_writes_without_the_harness(model, tokenizer, small, monkeypatch):
     from lm_eval.models.huggingface import HFLM
 
-    config = BALoraConfig(method="lora", r=4, lora_dropout=0.5, target_modules="all-linear")
+    config = BALoraConfig(method="lora+reg", r=4, lora_dropout=0.5, target_modules="all-linear")
     adapted = perturbed(get_balora_model(model, config)).train()
     written = []
     generate = HFLM.generate_until

@@ -139,7 +139,7 @@ def test_continuations_of_our_prompts(writing, model, tokenizer, tmp_path, lengt
 
 @pytest.mark.filterwarnings("ignore:balora")
 def test_an_adapter_at_its_start_leans_as_its_base_does(writing, model, tmp_path, lengths):
-    config = BALoraConfig(method="lora", r=4, target_modules="all-linear", consistency_weight=0.5)
+    config = BALoraConfig(method="lora+reg", r=4, target_modules="all-linear", consistency_weight=0.5)
     own = {"scorer": lengths, "max_samples": 1, "per_prompt": 1, "max_new_tokens": 4}
     measures = [
         prepare(BENCHMARKS["counterfactual"], writing, max_samples=4),

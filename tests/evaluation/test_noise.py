@@ -86,7 +86,7 @@ def test_a_row_s_noise_is_its_own_whatever_stands_beside_it(llama, kind):
 @pytest.mark.parametrize("kind", ["token", "embedding"])
 def test_student_and_teacher_read_the_same_and_nothing_stays(kind):
     torch.manual_seed(0)
-    model = get_balora_model(CAUSAL["llama"](), BALoraConfig(method="pissa", r=2)).eval()
+    model = get_balora_model(CAUSAL["llama"](), BALoraConfig(method="ba-lora", r=2)).eval()
     ids = ids_of(rows=2, length=8)
     before = model(input_ids=ids).logits
     with noisy_inputs(model, kind, 0.6):

@@ -2,7 +2,7 @@
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from tiny_models import make
+from tiny_models import make, with_reg
 
 from balora import BALoraConfig, get_balora_model
 from balora.baselines import make_baseline
@@ -18,7 +18,7 @@ def size(model):
 @pytest.mark.parametrize("method", ["lora", "pissa"])
 def test_the_teacher_s_factors_do_not_count(method):
     base = size(make("llama"))
-    model = get_balora_model(make("llama"), BALoraConfig(method=method, **QUERIES))
+    model = get_balora_model(make("llama"), BALoraConfig(method=with_reg(method), **QUERIES))
     trained = 2 * 4 * (32 + 32)  # two layers, 32 × 32
     assert parameter_overhead(model) == {
         "trainable_parameters": trained,
@@ -43,7 +43,7 @@ def test_all_of_a_model_or_nothing():
 
 def test_weights_in_four_bits_count_one_by_one():
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    whole = get_balora_model(make("llama"), BALoraConfig(method="lora", **QUERIES))
+    whole = get_balora_model(make("llama"), BALoraConfig(method="lora+reg", **QUERIES))
     model = make("llama")
     for layer in model.model.layers:
         dense = layer.mlp.up_proj

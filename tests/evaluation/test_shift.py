@@ -136,7 +136,7 @@ def test_models_are_measured_at_their_backbones(name):
 
 
 def test_a_real_model_moves_as_it_is_trained(model, tokenizer):
-    adapted = get_balora_model(model, BALoraConfig(method="pissa", r=4, lora_alpha=4, target_modules="all-linear"))
+    adapted = get_balora_model(model, BALoraConfig(method="ba-lora", r=4, lora_alpha=4, target_modules="all-linear"))
     texts = ["Once upon a time there was a cat.", "The sun", "Tom ran to the park and saw a big red ball."]
     batch = dict(tokenizer(texts, padding=True, padding_side="right", return_tensors="pt"))
     assert batch["attention_mask"].sum() < batch["attention_mask"].numel()

@@ -97,7 +97,7 @@ def test_a_trained_t5_writes_the_classes_of_a_task(tmp_path):
     tokens = tokenize_seq2seq(text, tokenizer, source="x", max_length=12, max_target_length=4)
     torch.manual_seed(0)
     base = hf.T5ForConditionalGeneration(hf.T5Config(**{**T5, "vocab_size": len(tokenizer), "dropout_rate": 0.0}))
-    model = get_balora_model(base, BALoraConfig(method="lora", r=8, lora_alpha=64, target_modules="all-linear"))
+    model = get_balora_model(base, BALoraConfig(method="lora+reg", r=8, lora_alpha=64, target_modules="all-linear"))
     collator = hf.DataCollatorForSeq2Seq(tokenizer, model=model)
     trainer = BALoraTrainer(
         model=model,

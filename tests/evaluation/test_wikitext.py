@@ -87,7 +87,9 @@ def test_perplexities_are_those_of_one_token_at_a_time(model, tokenizer, data_di
 def test_an_adapter_in_training_mode_is_read_in_evaluation_mode(model, tokenizer):
     pages = [" = Once = \n \n Once upon a time , there was a little girl . \n"]
     base = wikitext_perplexity(model, tokenizer, pages, context=64)
-    adapted = get_balora_model(model, BALoraConfig(method="lora", r=4, lora_dropout=0.5, target_modules="all-linear"))
+    adapted = get_balora_model(
+        model, BALoraConfig(method="lora+reg", r=4, lora_dropout=0.5, target_modules="all-linear")
+    )
     adapted.train()
     assert wikitext_perplexity(adapted, tokenizer, pages, context=64) == pytest.approx(base, rel=1e-5)
     assert adapted.training

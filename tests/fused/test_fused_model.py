@@ -74,7 +74,7 @@ def test_a_trained_head_gets_its_own_gradient_and_the_teacher_keeps_the_old_one(
     assert_same(fused, plain, inputs_for(name))
 
 
-@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("method", ["lora+reg", "dora+reg"])
 def test_other_methods(method):
     assert_same(*pair("llama", method=method), inputs_for("llama"))
 
@@ -184,7 +184,7 @@ class OtherLoss(hf.LlamaForCausalLM):
         (OtherLoss, {}, "its loss is not the cross-entropy of its logits"),
         (
             hf.LlamaForCausalLM,
-            {"target_modules": ["q_proj", "lm_head"], "method": "lora"},
+            {"target_modules": ["q_proj", "lm_head"], "method": "lora+reg"},
             "its head is a .*Linear, not a plain",
         ),
     ],

@@ -88,7 +88,7 @@ def written_losses(model, inputs):
 LOSSES = {"bert": classification_losses, "llama": generation_losses, "t5-untied": written_losses}
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "ba-lora"])
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -114,8 +114,8 @@ def test_norms_are_those_of_the_losses_gradients(name, settings, method):
 def test_in_float32_a_small_gradient_is_as_exact_as_a_large_one():
     """Taken as the difference of two gradients with the task in them, diversity would be off by 5e-5."""
     inputs = inputs_for("bert")
-    wide = trained(make("bert"), inputs, method="lora")
-    narrow = adapted(make("bert"), torch.float32, method="lora")
+    wide = trained(make("bert"), inputs, method="lora+reg")
+    narrow = adapted(make("bert"), torch.float32, method="lora+reg")
     narrow.load_state_dict(wide.state_dict())
     norms, expected = gradient_norms(narrow, [inputs]), gradient_norms(wide, [inputs])
     assert expected["diversity"] < 2e-4 * expected["task"]
@@ -127,7 +127,7 @@ def test_micro_batches_are_one_step():
     """Unequal in labels and tokens: the means are over all of them."""
     inputs = inputs_for("llama", rows=6)
     inputs["labels"][4, :9] = -100
-    model = trained(make("llama"), inputs, method="pissa")
+    model = trained(make("llama"), inputs, method="ba-lora")
     parts = [{key: value[rows] for key, value in inputs.items()} for rows in (slice(0, 1), slice(1, 6))]
     whole, split = gradient_norms(model, [inputs]), gradient_norms(model, iter(parts))
     for term in ("task", "consistency", "diversity"):
@@ -145,7 +145,7 @@ def test_what_a_model_adds_to_its_own_loss_belongs_to_the_task():
         **GROUPED, num_local_experts=4, num_experts_per_tok=2, output_router_logits=True, router_aux_loss_coef=5.0
     )
     inputs = inputs_for("llama")
-    settings = {"method": "lora", "target_modules": ["q_proj", "v_proj"], "fused_lm_head": False}
+    settings = {"method": "lora+reg", "target_modules": ["q_proj", "v_proj"], "fused_lm_head": False}
     model = trained(hf.MixtralForCausalLM(config).eval(), inputs, torch.float32, **settings)
     norms = gradient_norms(model, [inputs])
     losses = generation_losses(model, inputs)
@@ -167,11 +167,11 @@ def test_weighted_gradients_are_the_fractions(name):
         assert norm_of(model, found.weights[term] * losses[term]) == pytest.approx(fraction * task, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "rslora+reg", "dora+reg", "ba-lora"])
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_at_the_start_consistency_has_no_gradient_and_says_so(name, method):
     found = calibrate(adapted(make(name), torch.float32, method=method), [inputs_for(name)])
-    assert found.norms["consistency"] == (0 if method == "lora" else pytest.approx(0, abs=1e-6))
+    assert found.norms["consistency"] == (0 if method == "lora+reg" else pytest.approx(0, abs=1e-6))
     assert found.weights["consistency"] is None
     assert "train some steps on the task alone first" in found.reasons["consistency"]
     # A fresh head's logits hardly differ, and the covariance's gradient is their cube.
@@ -182,7 +182,7 @@ def test_at_the_start_consistency_has_no_gradient_and_says_so(name, method):
 
 def test_rounding_is_not_taken_for_a_gradient():
     """DoRA rescales what it starts from, so in bfloat16 the student differs from the teacher by rounding."""
-    found = calibrate(adapted(make("llama"), torch.bfloat16, method="dora"), [inputs_for("llama")])
+    found = calibrate(adapted(make("llama"), torch.bfloat16, method="dora+reg"), [inputs_for("llama")])
     assert found.norms["consistency"] > 0
     assert found.weights["consistency"] is None
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from peft import PeftModel, TaskType
-from tiny_models import GROUPED, SEQ2SEQ, T5, inputs_for, make, train_steps
+from tiny_models import GROUPED, SEQ2SEQ, T5, inputs_for, make, train_steps, with_reg
 from torch import Tensor
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
@@ -35,7 +35,7 @@ def batch_for(name: str, rows: int = 4, seed: int = 1) -> dict[str, Tensor]:
 def adapted(name: str, method: str = "pissa", **settings) -> BALoraModel:
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **SETTINGS, **settings}
     torch.manual_seed(0)
-    return get_balora_model(make(name).double(), BALoraConfig(method=method, **settings))
+    return get_balora_model(make(name).double(), BALoraConfig(method=with_reg(method), **settings))
 
 
 def moved(model: BALoraModel) -> BALoraModel:

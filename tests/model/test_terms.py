@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
-from tiny_models import SMALL, inputs_for, make, train_steps, without_labels
+from tiny_models import SMALL, inputs_for, make, train_steps, with_reg, without_labels
 
 from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.losses import consistency_loss, covariance_diversity_loss, spectral_loss, topk_entropy_loss
@@ -18,7 +18,9 @@ CONSTANT = {f"{term}_schedule": "constant" for term in ("consistency", "diversit
 
 
 def adapted(name: str, method: str = "pissa", **settings):
-    config = BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear", **CONSTANT, **settings)
+    config = BALoraConfig(
+        method=with_reg(method), r=4, lora_alpha=8, target_modules="all-linear", **CONSTANT, **settings
+    )
     return get_balora_model(make(name), config)
 
 
@@ -255,7 +257,10 @@ def test_a_loop_that_never_tells_progress_gets_full_weights_and_one_warning():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "lorra"}, r"method: unknown 'lorra'; there are lora, rslora, dora, pissa"),
+        (
+            {"method": "lorra"},
+            r"method: unknown method 'lorra'; did you mean 'lora'\? There are lora",
+        ),
         ({"init_lora_weights": "pissa"}, r"init_lora_weights: 'pissa' is set by `method`"),
         ({"consistency_weight": -1.0}, r"consistency_weight: -1.0"),
         ({"diversity_weight": float("nan")}, r"diversity_weight: nan"),

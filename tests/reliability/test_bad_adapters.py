@@ -42,7 +42,7 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("saved")
     tiny(root / "model")
     for name, settings in METHODS.items():
-        config = BALoraConfig(**{"method": "lora", "r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
+        config = BALoraConfig(**{"method": "lora+reg", "r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
         get_balora_model(hf.AutoModelForCausalLM.from_pretrained(root / "model"), config).save_pretrained(root / name)
     peft = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(hf.AutoModelForCausalLM.from_pretrained(root / "model"), peft).save_pretrained(root / "peft")

@@ -29,7 +29,7 @@ SCRIPT = """
                 self.seen.append((state.global_step, psutil.Process().memory_info().rss / 2**20))
 
     training = {"max_steps": int(sys.argv[3]), "save_steps": 500, "save_total_limit": 1, "logging_steps": 10}
-    adapter = TOGETHER if sys.argv[4] == "llama" else {"method": "lora", "lora_dropout": 0.1}
+    adapter = TOGETHER if sys.argv[4] == "llama" else {"method": "lora+reg", "lora_dropout": 0.1}
     trainer = trainer_for(sys.argv[2], sys.argv[4], adapter, {**training, "gradient_accumulation_steps": 1})
     trainer.add_callback(Watch())
     trainer.train()

@@ -150,7 +150,7 @@ def test_a_template_of_many_lines_is_read_unchanged(settings, tmp_path):
     ("change", "message"),
     [
         ({"benchmarks": {"gms8k": {}}}, "benchmarks: unknown 'gms8k'; for this model there are gsm8k"),
-        ({"benchmarks": {"gsm8k": {"fil": "x"}}}, "benchmarks: gsm8k: "),
+        ({"benchmarks": {"gsm8k": {"fil": "x"}}}, "benchmarks: gsm8k: unknown 'fil'; did you mean 'file'"),
         ({"benchmarks": {"gsm8k": {"file": "no.jsonl"}}}, "benchmarks: gsm8k: no.jsonl: no such file"),
         (
             {"benchmarks": {"gsm8k": {"file": "GSM8K", "max_new_tokens": 400}}},

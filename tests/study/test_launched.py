@@ -97,6 +97,27 @@ def test_two_processes_write_the_result_of_one(recipe, tmp_path, monkeypatch):
     assert not list((tmp_path / "two").glob("checkpoint-*"))
 
 
+LEAVING = """
+import threading
+from balora.errors import WorkerDone
+from balora.study import launch
+
+launch._connect = launch._check_sharded = lambda recipe: None
+threading.Thread(target=threading.Event().wait).start()  # Python joins it on its way out
+with launch.distributed_run(None):
+    print("trained")
+    raise WorkerDone
+"""
+
+
+def test_a_process_whose_part_is_done_waits_for_no_thread():
+    environment = os.environ | {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", LEAVING]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "trained\n"
+
+
 @pytest.mark.reliability
 def test_a_mistake_ends_both_processes(recipe, tmp_path):
     ended = launched({**recipe, "output_dir": str(tmp_path / "two"), "train_file": "nowhere.jsonl"}, tmp_path)

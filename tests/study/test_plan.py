@@ -59,7 +59,7 @@ def test_a_preset_is_a_method_by_its_name_and_can_be_varied():
     cells = plan(Recipe(**study))[1:]
     for cell, weight in zip(cells, (10.0, 0.0), strict=True):
         config = balora_config(cell.recipe, cell.seed)
-        assert (cell.recipe.method, config.method, config.bias_path_weight) == ("lora+reg", "lora", weight)
+        assert (cell.recipe.method, config.method, config.bias_path_weight) == ("lora+reg", "lora+reg", weight)
         same = {name: value for name, value in plain.settings().items() if name in PRESETS["structural"]}
         assert {**{name: config.settings()[name] for name in same}, "bias_path_weight": 10.0} == same
     assert single(Recipe(**{**study, "method": "structural"})) == replace(cells[0].recipe, methods=study["methods"])

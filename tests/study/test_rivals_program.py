@@ -136,7 +136,7 @@ def test_ewc_and_replay_train_from_a_recipe(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "cache"))
     methods = ["lora", "ewc", "self-replay"]
     own = {"methods": methods, "knowledge_file": "anchors", "anchor_samples": 12, "anchor_length": 9}
-    own |= {"method_settings": {"ewc": {"ewc_weight": 1000.0}}, "start_batches": 3}
+    own |= {"method_settings": {"ewc": {"ewc_weight": 1000.0}}, "start_batches": 3, "logging_steps": 2}
     assert program(tmp_path, "compare", settings | own) == 0
     check_trained(tmp_path, methods)
     drift = {run.method: run.metrics["kl_to_base"] for run in read_results(tmp_path / "out" / "results.json")}
@@ -148,7 +148,7 @@ def test_ewc_and_replay_train_from_a_recipe(settings, tmp_path, monkeypatch):
 def test_ewc_needs_texts_and_weights_that_it_can_differentiate(settings, tmp_path, capsys):
     assert "knowledge_file: missing; " in failing(tmp_path, settings | {"method": "ewc"}, capsys)
     own = {"method": "dora+reg", "ewc_weight": 1.0, "knowledge_file": str(tmp_path / "texts.jsonl")}
-    assert "ewc_weight: dora changes the weights by more" in failing(tmp_path, settings | own, capsys)
+    assert "ewc_weight: dora+reg changes the weights by more" in failing(tmp_path, settings | own, capsys)
     own["method"] = "qlora+reg"
     assert "ewc_weight: a base in 4 bits" in failing(tmp_path, settings | own, capsys)
 

@@ -5,12 +5,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import pytest
+from datasets import arrow_dataset
 from rich.console import Console
 
 from balora.cli import main
+from balora.data import load_table
 from balora.errors import BALoraError
 from balora.study import pool as pool_module
 from balora.study import terminal
@@ -159,3 +164,58 @@ def test_a_study_says_how_a_run_ended(code, status, said, monkeypatch, tmp_path)
     with pytest.raises(BALoraError, match=said) as caught:
         run_in_processes(["lora, seed 1"], tmp_path, 1, lambda one: None, lambda one: None)
     assert caught.value.status == status
+
+
+@pytest.fixture
+def _shown_at_once(monkeypatch):
+    monkeypatch.setattr(terminal, "SHOWN_AFTER", 0.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(terminal, "console", Console(stderr=True, force_terminal=False))
+    progress.show_progress_with(terminal.long_work)
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(arrow_dataset, "hf_tqdm", terminal.RowsBar)
+    yield
+    if not bars:
+        datasets.enable_progress_bars()
+
+
+@pytest.mark.usefixtures("_shown_at_once")
+def test_mapped_rows_are_shown_with_the_time_left(tmp_path, capsys):
+    def slow(row: dict[str, str]) -> dict[str, str]:
+        time.sleep(0.1)
+        return row
+
+    rows = datasets.Dataset.from_dict({"text": list("abcdef")})
+    mapped = rows.map(slow, desc="Tokenizing train dataset")
+    mapped.save_to_disk(tmp_path / "rows")
+    shown = capsys.readouterr().err
+    assert re.search(r"tokenizing train dataset: \d of 6, about 0:0\d left", shown)
+    assert datasets.load_from_disk(tmp_path / "rows")["text"][:] == list("abcdef")
+
+
+@pytest.mark.usefixtures("_shown_at_once")
+def test_an_error_while_rows_are_mapped_is_raised():
+    def fails(row: dict[str, str]) -> None:
+        raise BALoraError(f"row {row['text']}")
+
+    with pytest.raises(BALoraError, match="row a"):
+        datasets.Dataset.from_dict({"text": ["a"]}).map(fails)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.tsv", "rows.csv"])
+def test_reading_a_file_is_reported_line_by_line(name, tmp_path):
+    line = {"rows.jsonl": '{"text": "a"}', "rows.tsv": "a\tb", "rows.csv": "a,b"}[name]
+    (tmp_path / name).write_text(f"{line}\n" * 20)
+    reported, done = [], []
+
+    @contextmanager
+    def display(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+        reported.append((description, total))
+        yield lambda: done.append(description)
+
+    progress.show_progress_with(display)
+    load_table(str(tmp_path / name))
+    [(description, total)] = reported
+    assert description == f"reading {tmp_path / name}"
+    assert total == len(done) >= 20

@@ -23,14 +23,14 @@ CLASSES = CAUSAL | {"label_column": "label"}
     [
         (
             {"method": "lora", "anchor_weight": 0.25},
-            "anchor_weight: 0.25 has no effect with method lora: it needs a m",
+            "anchor_weight: 0.25 has no effect with method lora: it needs a method with a teacher, such as lora",
         ),
         ({"method": "lora", "consistency_weight": 0.1}, "consistency_weight: .* with regularizers"),
-        ({"method": "lora", "counterfactual_words": "gender"}, "counterfactual_words: .* with regularizers"),
         (
-            {"method": "lora+reg", "anchor_share": 0.2},
-            "anchor_share: .*anchor_weight or replay_weight above 0",
+            {"method": "lora", "counterfactual_words": "gender"},
+            r"counterfactual_words: .* teacher, such as lora\+anchors\+swaps",
         ),
+        ({"method": "lora+reg", "anchor_share": 0.2}, "anchor_share: .*anchor_weight or replay_weight above 0"),
         ({"method": "lora+reg", "anchor_samples": 9}, "anchor_samples: .*anchor_weight above 0"),
         ({"method": "lora+reg", "pissa_niter": 2}, "pissa_niter: .*it needs method pissa"),
         ({"method": "ba-lora", "corda_method": "kpm"}, "corda_method: .*it needs method corda"),
@@ -39,7 +39,10 @@ CLASSES = CAUSAL | {"label_column": "label"}
         ({"method": "ba-lora", "spectral_weight": 0.0, "spectral_k": 3}, "spectral_k: .*spectral_weight above 0"),
         ({"method": "ba-lora", "diversity_weight": 0.0, "top_k": 3}, "top_k: .*diversity_weight above 0"),
         ({"method": "ba-lora", "clip_spectral_k": False}, "clip_spectral_k: .*a classification task"),
-        ({"method": "ba-lora", "teacher_cache_mb": 1}, "teacher_cache_mb: .*a classification task"),
+        (
+            {"method": "lora+reg", "consistency_weight": 0, "teacher_cache_mb": 1},
+            "teacher_cache_mb: .*anchor_weight above",
+        ),
         ({"method": "ba-lora", "bias_path_radius": 0.2}, "bias_path_radius: .*bias_path_weight above 0"),
         ({"method": "ba-lora", "start_batches": 2}, "start_batches: .*lora-ga, corda, lora-null or ewc"),
         ({"method": "lora", "loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio: .*lora\\+"),
@@ -67,6 +70,7 @@ def test_a_setting_that_one_method_uses_may_stand_for_all():
     runs = {run.label: run.recipe for run in plan(recipe)}
     assert balora_config(runs["ba-lora"], 0).consistency_weight == 0.2
     plain = balora_config(runs["lora"], 0)
+    plain.resolve("CAUSAL_LM")
     assert (plain.consistency_weight, plain.top_k) == (0.0, BALoraConfig().top_k)
     with pytest.raises(BALoraError, match="top_k: 3 has no effect"):
         plan(Recipe(**CAUSAL, methods=["lora", "full"], seeds=[1], top_k=3))

@@ -42,7 +42,7 @@ IN_PARTS = {
 @pytest.mark.parametrize(
     ("name", "settings"), [*((name, {}) for name in CLASSIFIERS), *IN_PARTS.items()], ids=lambda value: str(value)[:16]
 )
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "ba-lora"])
 def test_cached_features_give_the_teachers_logits_through_the_live_head(name, settings, method):
     model, inputs = adapted(name, method=method, **settings), without_labels(inputs_for(name, rows=6))
     with warnings.catch_warnings():
@@ -162,7 +162,7 @@ def test_decoder_whose_texts_end_in_the_padding_id_is_pooled_correctly():
 
 
 def test_bfloat16_features_are_exact():
-    model = adapted(make("bert").to(torch.bfloat16), method="lora")
+    model = adapted(make("bert").to(torch.bfloat16), method="lora+reg")
     inputs = without_labels(inputs_for("bert"))
     first = model._teacher_logits(inputs)
     assert first.dtype == torch.bfloat16

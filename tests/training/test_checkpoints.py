@@ -102,7 +102,7 @@ def rows() -> list[dict[str, Tensor]]:
 
 def trainer_for(folder: Path, eval_dataset: list | None = None, **training) -> BALoraTrainer:
     set_seed(42)
-    config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", method="lora", lora_dropout=0.1)
+    config = balora.BALoraConfig(r=4, lora_alpha=8, target_modules="all-linear", method="lora+reg", lora_dropout=0.1)
     fixed = {"max_steps": 3, "per_device_train_batch_size": 2, "save_steps": 1, "learning_rate": 1e-2}
     fixed |= {"report_to": "none", "disable_tqdm": True, "use_cpu": True, **training}
     model = balora.get_balora_model(make("llama"), config)

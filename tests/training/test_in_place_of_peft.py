@@ -72,7 +72,7 @@ def test_sft_trainer_builds_the_model(kind, given, tmp_path):
     trainer = sft(
         BALoraSFTTrainer, tmp_path, str(tmp_path / "base") if given == "name" else model, peft_config=CONFIGS[kind]
     )
-    assert trainer.model.balora_config.method == ("pissa" if kind == "balora" else "lora")
+    assert trainer.model.balora_config.method == ("ba-lora" if kind == "balora" else "lora+reg")
     assert trainer.model.balora_config.task_type == "CAUSAL_LM"
     trainer.train()
     assert "loss_consistency" in trainer.state.log_history[0]
@@ -111,7 +111,7 @@ def test_a_model_without_the_objective_is_refused(tmp_path):
 
 def test_lora_config_gets_published_regularizers():
     model = balora.get_balora_model(make("llama"), CONFIGS["peft"])
-    assert model.balora_config.method == "lora"
+    assert model.balora_config.method == "lora+reg"
     assert model.balora_config.r == 4
     for name, value in PUBLISHED["CAUSAL_LM"].items():
         assert getattr(model.balora_config, name) == value
@@ -120,11 +120,11 @@ def test_lora_config_gets_published_regularizers():
 @pytest.mark.parametrize(
     ("settings", "method"),
     [
-        ({"use_dora": True}, "dora"),
-        ({"use_rslora": True}, "rslora"),
-        ({"init_lora_weights": "pissa"}, "pissa"),
-        ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
-        ({"init_lora_weights": "olora"}, "olora"),
+        ({"use_dora": True}, "dora+reg"),
+        ({"use_rslora": True}, "rslora+reg"),
+        ({"init_lora_weights": "pissa"}, "ba-lora"),
+        ({"init_lora_weights": "pissa_niter_4"}, "ba-lora"),
+        ({"init_lora_weights": "olora"}, "olora+reg"),
     ],
 )
 def test_lora_config_becomes_the_method_that_it_describes(settings, method):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import inputs_for, make
+from tiny_models import inputs_for, make, with_reg
 from transformers import TrainingArguments
 
 from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:balora")
 
 def adapted(name: str, method: str = "lora") -> BALoraModel:
     torch.manual_seed(0)
-    config = BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear")
+    config = BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, target_modules="all-linear")
     return get_balora_model(make(name), config)
 
 
@@ -54,6 +54,15 @@ def test_one_step_moves_b_sixteen_times_as_far_as_a(tmp_path):
         expected = 16 * plain if "lora_B" in key else plain
         torch.testing.assert_close(moved[1][key], expected, rtol=1e-4, atol=1e-6)
         assert plain.abs().max() > 1e-4, f"{key} has hardly moved, so nothing was shown"
+
+
+def test_the_method_of_that_name_has_the_optimizer(tmp_path):
+    rates = {}
+    for method in ("lora", "lora+"):
+        model = get_balora_model(make("llama"), BALoraConfig(method=method, r=2))
+        trainer = BALoraTrainer(model, arguments(tmp_path))
+        rates[method] = {round(group["lr"], 9) for group in trainer.create_optimizer().param_groups if group["params"]}
+    assert rates == {"lora": {1e-3}, "lora+": {1e-3, 16e-3}}
 
 
 def test_trainer_keeps_the_ratio_under_schedules_and_on_resuming(tmp_path):

@@ -49,7 +49,7 @@ def test_the_trainer_checks_before_it_trains(tmp_path, name, right, joined):
     model = make(name) if right else MIXING[name]()
     settings = {"target_modules": "all-linear", "anchor_weight": 0.0, "r": 2}
     trainer = BALoraSFTTrainer(
-        model=balora.get_balora_model(model, balora.BALoraConfig(method="lora", **settings)),
+        model=balora.get_balora_model(model, balora.BALoraConfig(method="lora+reg", **settings)),
         args=SFTConfig(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", bf16=False, **joined),
         processing_class=word_tokenizer(),
         train_dataset=Dataset.from_list([{"text": "a b c"}, {"text": "b a"}] * 4),

@@ -65,7 +65,7 @@ def trainer_for(
 ) -> Trainer:
     set_seed(42)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "consistency_weight": 0.5}
-    settings |= {} if "method" in adapter else {"method": "pissa", "pissa_niter": 2}
+    settings |= {} if "method" in adapter else {"method": "ba-lora", "pissa_niter": 2}
     settings |= adapter
     adapted = balora.get_balora_model(make(model), balora.BALoraConfig(**settings))
     if "anchor_weight" in adapter:
@@ -152,7 +152,7 @@ CASES = {
     },
     "another optimizer": {**LLAMA, "adapter": {}, "training": {"optim": "adafactor"}},
     "bfloat16": {**LLAMA, "adapter": {"lora_dropout": 0.2}, "training": {"bf16": True}},
-    "teacher cache": {"model": "bert", "adapter": {"method": "lora", "lora_dropout": 0.1}, "training": {}},
+    "teacher cache": {"model": "bert", "adapter": {"method": "lora+reg", "lora_dropout": 0.1}, "training": {}},
     "no teacher cache": {"model": "bert", "adapter": {"teacher_cache_mb": 0}, "training": {}},
     "a baseline's trainer": {**LLAMA, "adapter": {"lora_dropout": 0.2}, "cls": Plain},
 }
@@ -170,7 +170,7 @@ def test_all_settings_together_resume_exactly(tmp_path):
 def test_checkpoint_of_the_last_step_is_loaded_without_training(tmp_path):
     """Within an epoch Transformers' trainer would take one more step."""
     training = {"lr_scheduler_type": "constant", "save_strategy": "steps"}
-    assert_exact(tmp_path, [STEPS], model="bert", adapter={"method": "lora"}, training=training)
+    assert_exact(tmp_path, [STEPS], model="bert", adapter={"method": "lora+reg"}, training=training)
 
 
 def test_other_rows_per_step_are_refused(tmp_path):

@@ -59,7 +59,7 @@ HYBRID = {
 #: DeepSpeed is optional; its cases run if it is installed. PiSSA has frozen teacher factors, LoRA has none.
 ZERO = {
     **{name: CASES[name] for name in QUICK["fsdp2"]},
-    "lora": ("llama", GATHERED | {"anchor_weight": 0.3, "method": "lora"}, {}),
+    "lora": ("llama", GATHERED | {"anchor_weight": 0.3, "method": "lora+reg"}, {}),
 }
 LOGITS = CONSTANT | {"consistency_weight": 0.5, "spectral_weight": 0.1}
 GROUPS = {
@@ -257,8 +257,8 @@ def test_partial_head_weight_is_not_fused():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"method": "lora", "task_names": ["a", "b"], "alignment_weight": 0.1}, "alignment_weight"),
-        ({"method": "selora", "sentence_dim": 3, "semantic_weight": 0.1}, "semantic_weight"),
+        ({"method": "lora+reg", "task_names": ["a", "b"], "alignment_weight": 0.1}, "alignment_weight"),
+        ({"method": "selora+reg", "sentence_dim": 3, "semantic_weight": 0.1}, "semantic_weight"),
     ],
 )
 def test_terms_of_adapter_weights_raise_if_sharded(settings, named):
@@ -271,6 +271,6 @@ def test_terms_of_adapter_weights_raise_if_sharded(settings, named):
 
 def test_fsdp1_raises():
     with pytest.raises(BALoraError, match="fsdp_version"):
-        check_fsdp(BALoraConfig(method="lora"), 1)
-    check_fsdp(BALoraConfig(method="pissa"), 2)
-    check_deepspeed(BALoraConfig(method="pissa"), 3)
+        check_fsdp(BALoraConfig(method="lora+reg"), 1)
+    check_fsdp(BALoraConfig(method="ba-lora"), 2)
+    check_deepspeed(BALoraConfig(method="ba-lora"), 3)

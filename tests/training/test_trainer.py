@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import make, without_labels
+from tiny_models import make, with_reg, without_labels
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -59,7 +59,7 @@ def trainer_for(
     set_seed(42)
     adapter = {"pissa_niter": 2} if method == "pissa" else {}
     adapter |= {"lora_dropout": 0.1, "consistency_weight": 0.5, **settings.pop("adapter", {})}
-    config = balora.BALoraConfig(method=method, r=4, lora_alpha=8, target_modules="all-linear", **adapter)
+    config = balora.BALoraConfig(method=with_reg(method), r=4, lora_alpha=8, target_modules="all-linear", **adapter)
     arguments = TrainingArguments(
         str(directory),
         **{
@@ -259,6 +259,6 @@ def test_averaging_is_on_the_card_and_drops_the_drift_of_other_weights(tmp_path)
     average_with_base(trainer.model, 0.5)
     trainer.save_model(tmp_path / "final")
     card = (tmp_path / "final/README.md").read_text()
-    assert "After training by `pissa`, the weights were averaged with the base model's" in card
+    assert "After training by `ba-lora`, the weights were averaged with the base model's" in card
     assert "scaled by 0.5" in card
     assert "Not measured" in card

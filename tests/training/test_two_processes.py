@@ -78,7 +78,7 @@ CASES = {
     "classifier": ("bert", ROWS | {"diversity_weight": 0.0}),
     "bias path": ("llama", BIAS_PATH),
     "bias path of a classifier": ("bert", BIAS_PATH),
-    "two tasks": ("llama", OFF | {"method": "lora", "task_names": ["qa", "code"], "alignment_weight": 0.5}),
+    "two tasks": ("llama", OFF | {"method": "lora+reg", "task_names": ["qa", "code"], "alignment_weight": 0.5}),
 }
 #: DDP raises if a forward leaves out a parameter: here some batches have no row for the bias path.
 SAMPLED = {"sampled": ("llama", BIAS_PATH | {"bias_path_sample_rate": 0.25})}

@@ -23,7 +23,7 @@ from balora.adapters.selora import SentenceGate
 from balora.adapters.task_adapters import TaskRows
 from balora.adapters.teacher import STUDENT, TEACHER, adapter_disabled, lora_layers, shift_base_weights, teacher_mode
 from balora.adapters.trained_in_full import restore_base_precision
-from balora.config import BALoraConfig
+from balora.config import BALoraConfig, renamed
 from balora.errors import BALoraError
 from balora.utils.distributed import CHECKPOINT_WRAPPER, gather_adapter_state, is_sharded
 
@@ -130,7 +130,8 @@ class AdaptedModel(PeftModel):
         with torch.no_grad():
             selora.fold_gates(self, self.lora_gate(s))
         self.lora_gate = None
-        self.balora_config = replace(self.balora_config, method="lora", sentence_dim=None, semantic_weight=0.0)
+        name = renamed(self.balora_config.method, initialization="lora")
+        self.balora_config = replace(self.balora_config, method=name, sentence_dim=None, semantic_weight=0.0)
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """Set the active adapter as PEFT does; with tasks, the task of rows evaluated without `task_ids`."""

@@ -18,7 +18,7 @@ from balora.adapters.averaging import check_averaging, make_plain
 from balora.adapters.initialization import exact, linear_weight
 from balora.adapters.matrices import adapted_matrices
 from balora.adapters.teacher import STUDENT, lora_layers
-from balora.config import BALoraConfig
+from balora.config import BALoraConfig, renamed
 from balora.errors import BALoraError
 
 #: Leading left singular vectors of a trained weight that may be intruders, and the cosine to every pretrained one
@@ -139,5 +139,6 @@ def change_after_training(model: AdaptedModel, name: str, share: float, *, seed:
             ranks[key], alphas[key] = rank, matrix.scaling * root
     config.rank_pattern, config.alpha_pattern = ranks, alphas
     own = {"rank_pattern": ranks, "alpha_pattern": alphas, "pissa_niter": None}
-    method = "lora" if model.balora_config.method != "rslora" else "rslora"
+    start = "rslora" if model.balora_config.initialization == "rslora" else "lora"
+    method = renamed(model.balora_config.method, initialization=start)
     model.balora_config = replace(model.balora_config, method=method, **own)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from peft import TaskType
 from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from transformers import PreTrainedModel
@@ -12,12 +13,13 @@ from balora.adapters import four_bit, loading, saving, targets
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.bias_path import make_bias_embedding
 from balora.adapters.fused_linear import use_fused_linear
+from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules
 from balora.adapters.oplora import project_updates
 from balora.adapters.selora import add_sentence_gates
 from balora.adapters.task_adapters import add_task_adapters, check_adapter_names
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
 from balora.adapters.trained_in_full import train_in_float32
-from balora.config import FROZEN_A, SELORA, BALoraConfig, check_task_names
+from balora.config import FROZEN_A, BALoraConfig, check_task_names
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
 
@@ -37,6 +39,8 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
         BALoraError: If a target matches nothing, or the method does not fit a target.
     """
     targets.check_targets(model, config.lora_config())
+    if config.task_type == TaskType.SEQ_CLS:
+        mark_new_modules(model)
     check_adapter_names(model, config.task_names or [])
     bias = make_bias_embedding(model, config) if config.bias_path_weight else None
     try:
@@ -50,11 +54,11 @@ def assemble(classes: ModelClasses, model: PreTrainedModel, config: BALoraConfig
         adapted.task_rows = add_task_adapters(adapted, config.task_names, inference_mode=config.inference_mode)
     use_fused_linear(adapted)
     train_in_float32(adapted)
-    if config.method in FROZEN_A:
+    if config.initialization in FROZEN_A:
         freeze_lora_a(lora_layers(adapted), STUDENT)
-    if config.method == "oplora" and not config.inference_mode:  # saved factors are projected already
+    if config.initialization == "oplora" and not config.inference_mode:  # saved factors are projected already
         project_updates(lora_layers(adapted), config)
-    if config.method == SELORA:
+    if config.gated:
         adapted.lora_gate = add_sentence_gates(adapted, config)
     adapted.lora_bias_path = bias
     return adapted
@@ -106,6 +110,7 @@ def load_adapted(
     student = next(iter(states.values()))
     for name, path in folders.items():
         loading.check_ranks(path, vars(lora_config), states[name])
+        check_new_modules_saved(model, model_id, states[name])
     try:
         config = saving.config_from_saved(lora_config, settings)
     except BALoraError as error:

@@ -17,7 +17,7 @@ from balora.adapters.adapted import AdaptedModel
 from balora.adapters.matrices import expert_count
 from balora.adapters.saving import scale_rank, stack_factors
 from balora.adapters.teacher import STUDENT, TEACHER, lora_layers, shift_base_weights
-from balora.config import SELORA, BALoraConfig
+from balora.config import BALoraConfig, renamed
 from balora.errors import BALoraError
 
 
@@ -34,9 +34,9 @@ def check_averaging(config: BALoraConfig, setting: str = "wise_ft") -> None:
     reason = None
     if config.task_type == TaskType.SEQ_CLS:
         reason = "a classifier's head is initialized at random, so there is no pretrained head to average with"
-    elif config.use_dora or config.method == "dora":
+    elif config.use_dora or config.initialization == "dora":
         reason = "DoRA scales whole rows of a weight, so the average is neither a DoRA nor a low-rank change"
-    elif config.method == SELORA or config.task_names is not None:
+    elif config.gated or config.task_names is not None:
         reason = "its change of the weights differs between rows; make it a plain LoRA by merge_at or merge_tasks"
     elif config.residual and config.quantization_config:
         reason = "its base is a residual in 4 bits, from which the pretrained weights cannot be restored"
@@ -102,4 +102,5 @@ def make_plain(model: AdaptedModel) -> None:
     PeftModel.delete_adapter(model, TEACHER)
     scale_rank(config, 2)
     ranks = {name: getattr(config, name) for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}
-    model.balora_config = replace(model.balora_config, method="lora", pissa_niter=None, **ranks)
+    name = renamed(model.balora_config.method, initialization="lora")
+    model.balora_config = replace(model.balora_config, method=name, pissa_niter=None, **ranks)

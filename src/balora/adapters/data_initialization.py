@@ -7,6 +7,7 @@ teacher is attached (`balora.adapters.teacher`).
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from balora.adapters.matrices import adapted_matrices
 from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
 from balora.utils.modules import evaluation_mode
+from balora.utils.progress import tracked
 
 #: Inputs with one entry for each token of `input_ids`.
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -57,7 +59,7 @@ def initialize_lora_ga(
     base = model.get_base_model()
 
     def accumulate() -> None:
-        for batch in batches:
+        for batch in tracked(batches, "gradients for lora-ga"):
             base(**batch).loss.backward()
 
     modes = [(module, module.training) for module in base.modules()]
@@ -136,9 +138,10 @@ def input_covariances(
     hooks = [layer.get_base_layer().register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
     try:
         with evaluation_mode(base):
-            for batch in batches:
-                for sequence in _sequences(batch, has_decoder):
-                    base(**sequence)
+            sequences = chain.from_iterable(_sequences(batch, has_decoder) for batch in batches)
+            total = sum(len(batch["input_ids"]) for batch in batches)
+            for sequence in tracked(sequences, "covariances for corda", total=total):
+                base(**sequence)
     finally:
         for hook in hooks:
             hook.remove()
@@ -187,4 +190,5 @@ def _validated(
 
 
 def _with_progress_bar(layers: dict[str, LoraLayer], method: str) -> Iterable[tuple[str, LoraLayer]]:
-    return logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=initialization.PROGRESS_BAR_DELAY)
+    bar = logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=initialization.PROGRESS_BAR_DELAY)
+    return tracked(bar, f"initializing {method}", total=len(layers))

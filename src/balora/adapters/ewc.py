@@ -28,10 +28,12 @@ def check_ewc(config: BALoraConfig) -> None:
     Raises:
         BALoraError: If it is not.
     """
-    if config.use_dora or config.method == "dora" or config.gated or config.task_names or config.quantization_config:
+    if config.quantization_config or config.described.four_bit:
+        raise BALoraError("ewc_weight: a base in 4 bits has no weights to differentiate by; use 0, or method lora+reg")
+    if config.initialization == "dora" or config.use_dora or config.gated or config.task_names:
         raise BALoraError(
-            f"ewc_weight: {config.method} changes the weights by more than B·A, or not all rows alike, or has them in "
-            "4 bits; use 0, or method lora"
+            f"ewc_weight: {config.method} changes the weights by more than B·A, or not all rows alike; use 0, or "
+            "method lora+reg"
         )
 
 

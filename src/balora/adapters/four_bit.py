@@ -29,6 +29,7 @@ from transformers.utils import is_bitsandbytes_available
 from balora.adapters.fused_linear import use_fused_linear
 from balora.config import BALoraConfig
 from balora.errors import BALoraError
+from balora.utils.progress import tracked
 
 
 def layers_to_quantize(model: PreTrainedModel, config: BALoraConfig) -> list[str]:
@@ -107,7 +108,7 @@ def quantize(model: PeftModel, names: list[str]) -> None:
     base = model.get_base_model()
     if names:
         settings = model.balora_config.quantization_config
-        for name in names:
+        for name in tracked(names, "quantizing to 4 bits"):
             module = base.get_submodule(name)
             if isinstance(module, LoraLayer):
                 module.base_layer = _in_four_bits(module.base_layer, settings, name)

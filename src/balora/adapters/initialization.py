@@ -6,6 +6,7 @@ and OLoRA too, but draws PiSSA's randomized SVD from the global generator and re
 seeded, experts are decomposed one by one, and the factors also make up the teacher (`balora.adapters.teacher`).
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from balora.adapters.matrices import adapted_matrices
+from balora.adapters.matrices import AdaptedMatrix, adapted_matrices
 from balora.errors import BALoraError
-from balora.utils.linalg import leading_svd
+from balora.utils.linalg import exact_svd, leading_svd, svd_bytes
 from balora.utils.progress import tracked
+from balora.utils.threads import map_in_threads
 
 #: Seconds before the progress bar of an initialization is shown.
 PROGRESS_BAR_DELAY = 2.0
@@ -55,8 +57,7 @@ def milora_factors(weight: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Ten
         scaling: The adapter's scaling, α/r.
     """
     kept = min(r, *weight.shape)
-    u, s, vh = torch.linalg.svd(exact(weight), full_matrices=False)
-    return _balanced(u[:, -kept:], s[-kept:], vh[-kept:], scaling)
+    return _balanced(*exact_svd(exact(weight), slice(-kept, None)), scaling)
 
 
 def corda_factors(
@@ -89,10 +90,9 @@ def corda_factors(
         if torch.dist(damped @ inverse, identity) < 0.05:
             break
         share *= 2
-    u, s, vh = torch.linalg.svd(weight @ damped, full_matrices=False)
-    kept = min(r, len(s))
-    part = slice(kept) if corda_method == "ipm" else slice(-kept, None)
-    return _balanced(u[:, part], s[part], vh[part] @ inverse, scaling)
+    kept = min(r, *weight.shape)
+    u, s, vh = exact_svd(weight @ damped, slice(kept) if corda_method == "ipm" else slice(-kept, None))
+    return _balanced(u, s, vh @ inverse, scaling)
 
 
 def null_factors(weight: Tensor, covariance: Tensor, r: int, *, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -146,8 +146,9 @@ def initialize_residual(
 ) -> None:
     """Write each layer's initial factors into its adapter; the base weight is unchanged.
 
-    Matrices are decomposed one at a time, experts too, on a GPU if there is one, so memory holds one decomposition
-    beside the model. A progress bar appears if it takes longer than `PROGRESS_BAR_DELAY`.
+    Each of torch's threads decomposes a matrix, or a GPU one at a time if there is one, experts' matrices too, so that
+    memory holds few decompositions beside the model. A progress bar appears if it takes longer than
+    `PROGRESS_BAR_DELAY`.
 
     Rows beyond the weight's rank keep PEFT's initialization (A random, B zero): they add nothing and can still learn.
 
@@ -161,21 +162,36 @@ def initialize_residual(
     Raises:
         BALoraError: If a targeted layer is neither linear nor experts.
     """
-    bar = logging.tqdm(layers.items(), desc=f"{method} start", unit="layer", delay=PROGRESS_BAR_DELAY)
-    for name, layer in tracked(bar, f"initializing {method}", total=len(layers)):
+    for name, layer in layers.items():
         if not isinstance(layer, ParamWrapper):
             linear_weight(name, layer, method)
-        r, scaling = layer.r[adapter_name], layer.scaling[adapter_name]
-        for matrix in adapted_matrices(layer, adapter_name):
-            # A model that will be sharded is still in CPU memory, where the decomposition would take hours.
-            weight = matrix.weight.cuda() if torch.cuda.is_available() else matrix.weight
-            if method == "olora":
-                a, b = olora_factors(weight, r)
-            elif method == "milora":
-                a, b = milora_factors(weight, r, scaling=scaling)
-            else:
-                a, b = pissa_factors(weight, r, scaling=scaling, niter=niter, seed=seed)
-            matrix.write_factors(a, b)
+    matrices = [
+        (matrix, layer.r[adapter_name])
+        for layer in layers.values()
+        for matrix in adapted_matrices(layer, adapter_name)
+    ]
+    if not matrices:
+        return
+    compute = partial(_factors, method=method, niter=niter, seed=seed)
+    if torch.cuda.is_available():
+        factors = map(compute, matrices)
+    else:
+        factors = map_in_threads(compute, matrices, max(svd_bytes(matrix.weight) for matrix, _ in matrices))
+    bar = logging.tqdm(factors, desc=f"{method} start", total=len(matrices), unit="matrix", delay=PROGRESS_BAR_DELAY)
+    done = tracked(bar, f"initializing {method}", total=len(matrices))
+    for (matrix, _), (a, b) in zip(matrices, done, strict=True):
+        matrix.write_factors(a, b)
+
+
+def _factors(one: tuple[AdaptedMatrix, int], *, method: str, niter: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    matrix, r = one
+    # A model that will be sharded is still in CPU memory, where the decomposition would take hours.
+    weight = matrix.weight.cuda() if torch.cuda.is_available() else matrix.weight
+    if method == "olora":
+        return olora_factors(weight, r)
+    if method == "milora":
+        return milora_factors(weight, r, scaling=matrix.scaling)
+    return pissa_factors(weight, r, scaling=matrix.scaling, niter=niter, seed=seed)
 
 
 def linear_weight(name: str, layer: LoraLayer, method: str) -> Tensor:

@@ -2,18 +2,24 @@
 
 import json
 import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from peft import PeftModel
+import torch
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from balora.adapters.teacher import adapter_disabled
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
+from balora.utils.modules import evaluation_mode
 
 PEFT_FILE = "adapter_config.json"
 
@@ -90,6 +96,74 @@ def check_ranks(folder: str | os.PathLike[str], settings: dict[str, Any], state:
             )
 
 
+@dataclass(frozen=True)
+class BaseFunction:
+    """The pretrained function before an adapter is loaded, to compare with the same model, adapter disabled, after.
+
+    PEFT's PiSSA, OLoRA and CorDA change the base's weights while they load, and so do adapters saved with trained
+    biases or embeddings: disabling them does not give the pretrained function.
+
+    Attributes:
+        weights: Every parameter, with its address and version.
+        probe: Inputs of a few tokens.
+        logits: The base's for `probe`.
+    """
+
+    weights: list[tuple[Tensor, int, int]]
+    probe: dict[str, Tensor]
+    logits: Tensor
+
+    @classmethod
+    def of(cls, base: PreTrainedModel) -> "BaseFunction":
+        """Record a model's weights and logits."""
+        ids = torch.arange(3, 11, device=base.device)[None] % base.config.get_text_config().vocab_size
+        probe = {"input_ids": ids} | ({"decoder_input_ids": ids} if base.config.is_encoder_decoder else {})
+        with evaluation_mode(base), torch.no_grad():
+            logits = base(**probe).logits
+        return cls([(p, p.data_ptr(), p._version) for p in base.parameters()], probe, logits)
+
+    def is_restored(self, model: PeftModel) -> bool:
+        """Return whether the adapted model computes the same function to the bit when its adapter is disabled."""
+        present = set(map(id, model.parameters()))
+        for weight, address, version in self.weights:
+            if id(weight) not in present or (weight.data_ptr(), weight._version) != (address, version):
+                return False
+        # The inner model leaves out trained prompts as well, which are no layers.
+        with evaluation_mode(model), torch.no_grad(), adapter_disabled(model):
+            return torch.equal(model.get_base_model()(**self.probe).logits, self.logits)
+
+
+def resize_to_adapter(base: PreTrainedModel, state: Mapping[str, Tensor]) -> int | None:
+    """Resize a model's token embeddings to those that an adapter saved, so that they can be loaded.
+
+    Args:
+        base: Changed in place.
+        state: The adapter's tensors.
+
+    Returns:
+        The number of tokens that both have; `None` if the adapter has no embeddings, or as many.
+    """
+    embeddings = base.get_input_embeddings()
+    name = next(name for name, module in base.named_modules() if module is embeddings)
+    keys = (f"base_model.model.{name}{inner}.weight" for inner in ("", ".base_layer"))
+    saved = next((state[key] for key in keys if key in state), None)
+    own = embeddings.weight.shape[0]
+    if saved is None or len(saved) == own:
+        return None
+    base.resize_token_embeddings(len(saved), mean_resizing=False)
+    return min(own, len(saved))
+
+
+def compare_first_tokens(models: Iterable[nn.Module], tokens: int) -> None:
+    """Cut the logits of language models to their first tokens `(…, tokens)`, those that both models have."""
+
+    def cut(module: nn.Module, args: tuple, output: Any) -> None:
+        output.logits = output.logits[..., :tokens]
+
+    for model in models:
+        model.register_forward_hook(cut)
+
+
 def load_adapter(
     base: PreTrainedModel, folder: str | os.PathLike[str], *, is_trainable: bool = False
 ) -> tuple[PeftModel, Any]:
@@ -104,14 +178,25 @@ def load_adapter(
         BALoraError: If it does not fit. Missing and unexpected keys are not an error here; the caller checks them.
     """
     try:
-        model = PeftModel.from_pretrained(base, folder, is_trainable=is_trainable)
-        # Loaded a second time, since only load_adapter returns the report.
-        return model, model.load_adapter(folder, model.active_adapter, is_trainable=is_trainable)
+        # As PeftModel.from_pretrained, which drops load_adapter's report. Loading a second time to get it would cut
+        # AdaLoRA's layers, which have the saved ranks by then, once more.
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = config.is_prompt_learning or not is_trainable
+        kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The following rank_pattern keys")  # AdaLoRA's are of another form
+            model = kind(base, config)
+        mapping = {} if config.is_prompt_learning else getattr(base, "_checkpoint_conversion_mapping", {})
+        trainable = not config.inference_mode
+        loaded = model.load_adapter(folder, model.active_adapter, is_trainable=trainable, key_mapping=mapping)
+        return model.train(trainable), loaded
     except LOAD_ERRORS as error:
         raise BALoraError(f"adapter: {folder} does not fit {type(base).__name__}: {first_line(error)}") from error
 
 
-def check_all_weights_loaded(folder: str | os.PathLike[str], model: str, loaded: Any, name: str) -> None:
+def check_all_weights_loaded(
+    folder: str | os.PathLike[str], model: str, loaded: Any, name: str, prefix: str = "lora_"
+) -> None:
     """Check PEFT's loading report: no key of the adapter may be missing or unexpected.
 
     Args:
@@ -119,12 +204,14 @@ def check_all_weights_loaded(folder: str | os.PathLike[str], model: str, loaded:
         model: Name of the model's class, for the error.
         loaded: PEFT's report.
         name: Name of the adapter.
+        prefix: Part of the names of the method's parameters, as in PEFT's `PEFT_TYPE_TO_PREFIX_MAPPING`.
 
     Raises:
         BALoraError: If a key is missing or unexpected: the adapter belongs to another model.
     """
-    missing = [key for key in loaded.missing_keys if "lora_" in key and f".{name}." in f"{key}."]
-    if wrong := [*loaded.unexpected_keys, *missing]:
+    missing = [key for key in loaded.missing_keys if prefix in key and f".{name}." in f"{key}."]
+    unexpected = [key for key in loaded.unexpected_keys if key != "prompt_embeddings"]  # PEFT reads it by itself
+    if wrong := [*unexpected, *missing]:
         raise BALoraError(
             f"adapter: {folder} does not fit {model}: {wrong[0][:200]} is in only one of the two; give the model "
             "that it was trained on"

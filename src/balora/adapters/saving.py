@@ -27,7 +27,9 @@ from torch import Tensor
 from balora.adapters.loading import PEFT_FILE, read_json, read_peft_settings
 from balora.adapters.matrices import expert_count
 from balora.adapters.teacher import lora_layers
-from balora.config import SELORA, BALoraConfig
+from balora.config import BALoraConfig, find_method
+from balora.config.methods import method_name
+from balora.config.unused import needs_of_method
 from balora.errors import BALoraError
 from balora.utils.loading import LOAD_ERRORS, first_line
 
@@ -199,6 +201,20 @@ def holds_residuals(settings: dict[str, Any]) -> bool:
     return settings.pop("base_weights", None) is None
 
 
+def _full_method_name(settings: dict[str, Any]) -> str:
+    """Return the method's name, with `+reg` or `+anchors` by the saved weights if an earlier version left them out."""
+    name = settings["method"]
+    method = find_method(name)
+    if method is None or method.taught:
+        return name
+    needs = needs_of_method(method, settings)
+    weights = {key for key in needs if key.endswith("_weight") and settings.get(key)} - {"semantic_weight"}
+    if not weights:
+        return name
+    regularized = weights != {"anchor_weight"}
+    return method_name(replace(method, regularized=regularized, anchored=not regularized))
+
+
 def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALoraConfig:
     """Restore the training configuration from PEFT's saved one and balora's settings.
 
@@ -207,6 +223,7 @@ def config_from_saved(lora_config: LoraConfig, settings: dict[str, Any]) -> BALo
     """
     inherited = {f.name: getattr(lora_config, f.name) for f in fields(LoraConfig) if f.init}
     try:
+        settings = {**settings, "method": _full_method_name(settings)}
         config = BALoraConfig(**{**inherited, "init_lora_weights": True, **settings})
         if config.residual:
             scale_rank(config, 1 / 2)
@@ -257,7 +274,7 @@ def model_card(
     regularizers = f"regularized by {', '.join(terms)}" if terms else "without regularizers"
     trained = f"of rank {rank}, trained with balora {version('balora')} by `{config.method}`, {regularizers}"
     averaged = f"{after_training}\n\n" if after_training else ""
-    if config.method == SELORA:
+    if config.gated:
         what = (
             f"A LoRA adapter {trained}: each row's sentence vector gates it. PEFT alone cannot load it:\n\n"
             "```python\nfrom balora import BALoraModel\n\n"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from balora.adapters.teacher import STUDENT, lora_layers
-from balora.config import SELORA, BALoraConfig
+from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.losses import semantic_loss
 from balora.utils.batches import count_rows
@@ -170,7 +170,7 @@ def check_sentence_embeds(s: Tensor, inputs: dict[str, Any], config: BALoraConfi
     Raises:
         BALoraError: If the shape is wrong, or the method is not SeLoRA.
     """
-    if config.method != SELORA:
+    if not config.gated:
         raise BALoraError(
             f"sentence_embeds: method {config.method} does not use them, only selora does; leave them out"
         )

@@ -14,11 +14,13 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
+from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from balora.adapters.matched_names import check_matched_names
 from balora.adapters.matrices import adapted_parameter
 from balora.adapters.teacher import STUDENT, lora_layers
 from balora.errors import BALoraError
@@ -26,18 +28,29 @@ from balora.utils.distributed import is_zero3
 
 #: Settings that PEFT refuses for `target_parameters`, since such adapters see no inputs, and their names in errors.
 WITHOUT_PARAMETERS = {"use_dora": "DoRA", "lora_dropout": "lora_dropout", "lora_bias": "lora_bias"}
+#: Error for a target in `modules_to_save`.
+TRAINED_IN_FULL = (
+    "target_modules: {target} is trained in full, by modules_to_save or as part of the classification head, so it "
+    "cannot have an adapter too; leave it out of target_modules"
+)
 
 
 def check_unadapted(model: nn.Module) -> None:
     """Check that a model has no adapter yet.
 
     Raises:
-        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call has put there.
+        BALoraError: If it is a PEFT model, or holds adapter layers that an earlier call or Transformers, which loads
+            an adapter's folder as its base with that adapter, has put there.
     """
     if isinstance(model, PeftModel):
         raise BALoraError(
             f"model: it is a {type(model).__name__}, which has an adapter already; give the base model, such as "
             "model.unload() returns"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise BALoraError(
+            f"model: {model.name_or_path} was loaded with an adapter, which would be ignored; merge it into the base "
+            "first (PeftModel.from_pretrained(base, adapter).merge_and_unload()), and give the merged model"
         )
     adapted = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
     if adapted is not None:
@@ -48,7 +61,7 @@ def check_unadapted(model: nn.Module) -> None:
 
 
 def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Check that every name in `target_modules` matches a module, and in `target_parameters` a parameter.
+    """Check that every name in `target_modules` matches a module, in `target_parameters` a parameter, and so on.
 
     PEFT itself raises only if no name matches, and otherwise silently ignores a misspelt one.
 
@@ -56,6 +69,11 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         BALoraError: If a name matches nothing (it lists what exists), or PEFT refuses a setting for parameters.
     """
     _check_parameters(model, config)
+    _check_modules(model, config)
+    check_matched_names(model, config)
+
+
+def _check_modules(model: PreTrainedModel, config: LoraConfig) -> None:
     wanted = config.target_modules
     names = [name for name, _ in model.named_modules()]
     if wanted is None:
@@ -109,6 +127,19 @@ def narrow_all_linear(model: PreTrainedModel, config: LoraConfig) -> None:
         config.exclude_modules = "|".join([f"(?:{given})", *map(re.escape, sorted(excluded))])
     elif excluded:
         config.exclude_modules = {*(given or ()), *excluded}
+
+
+def check_not_in_full(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Check that no target names only modules that are trained in full, which PEFT would leave out or refuse.
+
+    Raises:
+        BALoraError: If one does.
+    """
+    in_full = tuple(f".{name}" for name in config.modules_to_save or ())
+    for target in () if isinstance(config.target_modules, str) else sorted(config.target_modules or ()):
+        names = [f".{name}" for name, _ in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if names and all(name.endswith(in_full) for name in names):
+            raise BALoraError(TRAINED_IN_FULL.format(target=repr(target)))
 
 
 def check_called_layers(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -179,10 +210,9 @@ def explain_peft_error(error: Exception) -> None:
         BALoraError: If the error is about such a target.
     """
     if "modules_to_save cannot be applied" in str(error):
-        raise BALoraError(
-            "target_modules: a layer that is trained in full, by modules_to_save or as part of the classification "
-            "head, cannot have an adapter too; leave it out of target_modules"
-        ) from error
+        raise BALoraError(TRAINED_IN_FULL.format(target="a layer")) from error
+    if isinstance(error, NoMatchingPeftModuleError):
+        raise BALoraError(f"target_modules, exclude_modules: no layer is left to adapt ({error})") from error
     if "incompatible with Mamba" in str(error):
         raise BALoraError(f"target_modules: {error}") from error
     if "ParamWrapper" in str(error):

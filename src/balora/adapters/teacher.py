@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from balora.adapters.matrices import adapted_matrices
+from balora.adapters.new_modules import is_new
 from balora.errors import BALoraError
 from balora.utils.modules import evaluation_mode
 
@@ -75,8 +76,8 @@ def adapter_disabled(model: PeftModel, *, live_head: bool = False) -> Iterator[N
 
     Args:
         model: The adapted model.
-        live_head: Keep fully trained modules outside the backbone (the classification head) as trained so far.
-            Otherwise their pretrained copies are used.
+        live_head: Keep fully trained modules outside the backbone (the classification head), and newly initialized
+            ones inside it, as trained so far. Otherwise their pretrained copies are used.
 
     Raises:
         BALoraError: If adapters are merged into the weights, so that the pretrained ones are gone.
@@ -84,7 +85,8 @@ def adapter_disabled(model: PeftModel, *, live_head: bool = False) -> Iterator[N
     base = model.get_base_model()
     trained_in_full = getattr(base, base.base_model_prefix) if live_head else base
     switches = [m for m in base.modules() if isinstance(m, BaseTunerLayer)]
-    switches += [m for m in trained_in_full.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    fully_trained = [m for m in trained_in_full.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    switches += [m for m in fully_trained if not (live_head and is_new(m))]
     if any(isinstance(m, BaseTunerLayer) and m.merged for m in switches):
         raise BALoraError(
             "the adapter is merged into the weights, so there is no teacher; call unmerge_adapter() first"

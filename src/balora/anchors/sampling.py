@@ -1,7 +1,7 @@
 """Anchor sequences: sampled from the pretrained model, or made from your own texts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
-from balora.utils.files import weights_digest, write_tensors
+from balora.utils.distributed import broadcast_from_main
+from balora.utils.files import cache_folder, weights_digest, write_tensors
 from balora.utils.lengths import check_max_length, context_length
 from balora.utils.progress import tracked
 from balora.utils.sampling import sample_tokens, seeded
+
+#: Number of sequences, and their length in tokens, unless others are asked for.
+COUNT, LENGTH = 512, 128
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ def sample_anchors(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    count: int = 512,
-    length: int = 128,
+    count: int = COUNT,
+    length: int = LENGTH,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
     batch_size: int = 32,
@@ -99,6 +103,31 @@ def sample_anchors(
     return anchors
 
 
+def cached_anchors(
+    load: Callable[[], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int = COUNT,
+    length: int | None = None,
+) -> Anchors:
+    """Sample anchors in the main process, for all processes, or read them from balora's cache.
+
+    Args:
+        load: Returns the pretrained model; called in the main process alone.
+        tokenizer: The model's tokenizer.
+        count: As for `sample_anchors`.
+        length: As for `sample_anchors`; `None` for `LENGTH`, or the model's context if that is shorter.
+    """
+
+    def sample() -> Anchors:
+        model = load()
+        wanted = length or min(LENGTH, context_length(model.config, tokenizer) or LENGTH)
+        folder = cache_folder() / "anchors"
+        return sample_anchors(model, tokenizer, count=count, length=wanted, cache_dir=folder)
+
+    return broadcast_from_main(sample)
+
+
 def _batches_of_one_length(starts: list[list[int]], batch_size: int) -> list[list[list[int]]]:
     batches = []
     while starts:
@@ -123,7 +152,7 @@ def _restore(part: Path, model: PreTrainedModel) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in zip(held["input_ids"], held["attention_mask"], strict=True)]
 
 
-def texts_as_anchors(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int = 128) -> Anchors:
+def texts_as_anchors(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int = LENGTH) -> Anchors:
     """Make anchors of your own texts, such as a corpus that the model should not forget.
 
     Args:

@@ -1,13 +1,13 @@
 """The two models of an audit: the base, and the model tuned from it.
 
-The adapter is switched off for the base if that restores the pretrained function to the bit, which is tested on a few
-tokens; if it does not (PEFT's PiSSA, OLoRA or CorDA, whose loading changes the base's weights, trained biases), and
-for models tuned in full, the base is loaded beside it.
+The adapter is switched off for the base if that restores the pretrained function to the bit
+(`balora.adapters.loading.BaseFunction`); if it does not, and for models tuned in full, the base is loaded beside it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -20,11 +20,19 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from balora.adapters.loading import load_adapter, read_weights
+from balora.adapters.loading import (
+    BaseFunction,
+    compare_first_tokens,
+    load_adapter,
+    read_weights,
+    resize_to_adapter,
+)
 from balora.adapters.teacher import adapter_disabled
 from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, kind_of, label_names_of
+from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
+from balora.data.vocabulary import check_vocabulary
 from balora.errors import BALoraError
 from balora.utils.loading import load
 
@@ -119,6 +127,7 @@ def load_audited(
     if adapter is not None and kind == CAUSAL and (Path(adapter) / GENERATION_CONFIG_NAME).is_file():
         # Both models stop where the tuned one learned to.
         base.generation_config.eos_token_id = load(GenerationConfig, adapter, "adapter").eos_token_id
+    _guard_embeddings(base, tokenizer, model)
     # A decoder that classifies finds the last token by it.
     base.config.pad_token_id = tokenizer.pad_token_id
     if adapter is None:
@@ -127,13 +136,13 @@ def load_audited(
         return Audited(base, tokenizer, kind, alone=True)
     notes = (HEADLESS,) if lacking else ()
     if peft_config is None:
-        tuned = (
-            load(CLASSES[kind], adapter, "adapter", dtype=dtype, use_safetensors=use_safetensors)
-            .eval()
-            .to(base.device)
-        )
+        in_part = (Path(adapter) / TRAINED_FILE).is_file()
+        own = settings if in_part else {"dtype": dtype, "use_safetensors": use_safetensors}
+        tuned = load(CLASSES[kind], model if in_part else adapter, "model" if in_part else "adapter", **own)
+        tuned = (load_trained_parameters(tuned, adapter) if in_part else tuned).eval().to(base.device)
         tuned.config.pad_token_id = tokenizer.pad_token_id
-        _check_fit(base, tuned, model, adapter)
+        if not in_part:
+            _check_fit(base, tuned, model, adapter)
         _complete(base, lacking, tuned.state_dict(), model, adapter)
         return Audited(tuned, tokenizer, kind, beside=base, notes=notes)
     named = peft_config.base_model_name_or_path
@@ -141,18 +150,33 @@ def load_audited(
         notes += (f"The adapter says that it was trained on {named}; it was put on {model}.",)
     state = read_weights(adapter, base.device, use_safetensors=use_safetensors)
     _complete(base, lacking, state, model, adapter)
-    probe = {"input_ids": torch.arange(3, 11)[None].to(base.device)}
-    with torch.no_grad():
-        before = base(**probe).logits
-        tuned = _with_adapter(base, adapter, peft_config)
-        with adapter_disabled(tuned):
-            exact = torch.equal(tuned.get_base_model()(**probe).logits, before)
-    if exact:
+    pretrained = BaseFunction.of(base)
+    common = resize_to_adapter(base, state)
+    tuned = _with_adapter(base, adapter, peft_config)
+    if pretrained.is_restored(tuned):
         return Audited(tuned, tokenizer, kind, notes=notes)
     beside = load(CLASSES[kind], model, "model", **settings).eval().to(base.device)
     beside.config.pad_token_id = tokenizer.pad_token_id
+    _guard_embeddings(beside, tokenizer, model)
     _complete(beside, lacking, state, model, adapter)
+    if common is not None and beside.get_output_embeddings() is not None:
+        notes += (f"The adapter has another vocabulary than the base; the {common} tokens of both are compared.",)
+        compare_first_tokens((tuned, beside), common)
     return Audited(tuned, tokenizer, kind, beside=beside, notes=notes)
+
+
+def _guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that the tokenizer's own tokens have embeddings, and added ones whenever a text uses them."""
+    embeddings = model.get_input_embeddings()
+    check_vocabulary(tokenizer, embeddings.num_embeddings, {}, source=f"model: {name}")
+    embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, f"model: {name}"))
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase, source: str, module: nn.Embedding, args: tuple[Tensor]) -> None:
+    """Forward pre-hook: check that token ids have embeddings, if the tokenizer has tokens without any."""
+    if len(tokenizer) > module.num_embeddings and args and (args[0] >= module.num_embeddings).any():
+        texts = tokenizer.batch_decode(args[0])
+        check_vocabulary(tokenizer, module.num_embeddings, {"the texts": texts}, source=source)
 
 
 def check_dtype(dtype: str) -> None:

@@ -74,8 +74,13 @@ def _changed(audited: Audited) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         return
     base = dict(audited.beside.named_modules())
     for name, module in audited.tuned.named_modules():
-        # Heads of another size, and unchanged weights, are not compared.
-        if _is_dense(module) and module.weight.shape == base[name].weight.shape and _differs(base[name], module):
+        # Heads of another size, added layers, and unchanged weights are not compared.
+        if (
+            _is_dense(module)
+            and name in base
+            and module.weight.shape == base[name].weight.shape
+            and _differs(base[name], module)
+        ):
             yield name, base[name], module
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from balora.adapters.targets import check_unadapted
 from balora.baselines.adalora import AdaLoraCallback, make_adalora
 from balora.baselines.base import Baseline
 from balora.baselines.bottleneck import make_bottleneck
@@ -43,8 +44,10 @@ def make_baseline(model: PreTrainedModel, method: str, **settings: Any) -> PreTr
 
     Raises:
         BALoraError: If the method is unknown or does not fit the model (BitFit without biases, bottlenecks in an
-            unknown architecture), or a name in `modules_to_save` or `target_modules` matches nothing.
+            unknown architecture), or a name in `modules_to_save` or `target_modules` matches nothing, or the
+            model has an adapter already.
     """
     if method not in BASELINES:
         raise BALoraError(f"method: unknown {method!r}; there are {', '.join(BASELINES)}")
+    check_unadapted(model)
     return BASELINES[method].build(model, **settings)

@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
-from balora.adapters.targets import check_targets, narrow_all_linear
+from balora.adapters.new_modules import with_heads
+from balora.adapters.targets import check_not_in_full, check_targets, narrow_all_linear
 from balora.adapters.trained_in_full import train_in_float32
 from balora.model.build import task_of
 
@@ -47,7 +48,10 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         BALoraError: If the model's task is not supported or a target module matches nothing.
     """
     config.task_type = task_of(model)
+    if config.task_type == TaskType.SEQ_CLS:
+        config.modules_to_save = with_heads(model, config.modules_to_save)
     check_targets(model, LoraConfig(target_modules=config.target_modules))
+    check_not_in_full(model, config)
     narrow_all_linear(model, config)
     adapted = get_peft_model(model, config)
     train_in_float32(adapted)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from torch import nn
 from transformers import PreTrainedModel
 
+from balora.adapters.new_modules import heads_to_train
 from balora.errors import BALoraError
 
 
@@ -49,8 +49,8 @@ def make_bitfit(model: PreTrainedModel, *, modules_to_save: list[str] | None = N
 def task_heads(model: nn.Module, modules_to_save: Iterable[str] | None = None) -> list[str]:
     """Return the names of modules that every method trains in full: the classification head and `modules_to_save`.
 
-    The head is what PEFT trains beside an adapter in classification, `score` or `classifier`, outside the backbone;
-    language models have none.
+    The head is what balora trains beside an adapter in classification: `score` or `classifier`, outside the backbone,
+    and what the checkpoint lacks (`balora.adapters.new_modules`); language models have none.
 
     Raises:
         BALoraError: If a name in `modules_to_save` is the last part of no module's name.
@@ -63,14 +63,13 @@ def task_heads(model: nn.Module, modules_to_save: Iterable[str] | None = None) -
                 f"modules_to_save: {wanted!r} matches nothing; give the last part of a module's name, such as "
                 f"{outside}"
             )
-    heads = [name for name, _ in model.named_children() if name in SEQ_CLS_HEAD_NAMES]
-    return list(dict.fromkeys([*heads, *(modules_to_save or ())]))
+    return list(dict.fromkeys([*heads_to_train(model), *(modules_to_save or ())]))
 
 
 def freeze_except(model: nn.Module, heads: Iterable[str]) -> None:
-    """Freeze all parameters except those of modules whose name ends in one of `heads`, which are set to train."""
+    """Freeze all parameters except those of modules of these names, or last parts of names, which are set to train."""
     heads = set(heads)
     model.requires_grad_(False)
     for name, module in model.named_modules():
-        if name.rsplit(".", 1)[-1] in heads:
+        if name in heads or name.rsplit(".", 1)[-1] in heads:
             module.requires_grad_(True)

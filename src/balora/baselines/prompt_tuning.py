@@ -3,6 +3,7 @@
 from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
+from balora.adapters.new_modules import with_heads
 from balora.errors import BALoraError
 from balora.model.build import task_of
 
@@ -27,6 +28,7 @@ def make_prompt_tuning(model: PreTrainedModel, *, num_virtual_tokens: int = 20) 
         task_type=TaskType(task_type),
         num_virtual_tokens=num_virtual_tokens,
         prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
+        modules_to_save=with_heads(model, None) if task_type == TaskType.SEQ_CLS else None,
         num_transformer_submodules=1,  # the encoder: PEFT would also make a prompt for the decoder and never read it
     )
     return get_peft_model(model, config)

@@ -6,6 +6,9 @@ from transformers import BitsAndBytesConfig
 
 from balora.errors import BALoraError
 
+#: QLoRA's settings (Dettmers et al. 2023, section 3).
+QLORA: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
 
 def four_bit_settings(config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
     """Return all settings of a `BitsAndBytesConfig` for 4 bits, as JSON types.

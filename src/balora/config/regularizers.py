@@ -10,17 +10,18 @@ Schedule = Literal["constant", "cosine", "two_phase"]
 
 @dataclass
 class Regularizers:
-    """Regularizers added to the task loss. A value of null is the published one for the model's task."""
+    """Regularizers added to the task loss. A value of null is the method's or, for the model's task, the published."""
 
     # Consistency, diversity and spectral term on the outputs (BA-LoRA)
 
     consistency_weight: Weight | None = None
     """λ1, weight of the divergence from the pretrained model; null as published (0.025 generation, 0.15
-    classification)."""
+    classification) with ba-lora and +reg, else 0."""
     diversity_weight: Weight | None = None
-    """λ2, weight of the diversity term; null as published (0.005, 0.03)."""
+    """λ2, weight of the diversity term; null as published (0.005, 0.03) with ba-lora and +reg, else 0."""
     spectral_weight: Weight | None = None
-    """λ3, weight of the leading share of the logits' spectrum; null as published (0.005, 0.03)."""
+    """λ3, weight of the leading share of the logits' spectrum; null as published (0.005, 0.03) with ba-lora and +reg,
+    else 0."""
     temperature: Positive = 2.0
     """T of the consistency term."""
     consistency_direction: Literal["forward", "reverse"] = "forward"
@@ -63,14 +64,15 @@ class Regularizers:
     logits. Training forwards then return no logits. A model whose head is not supported trains on logits, with a
     warning."""
     teacher_cache_mb: NonNegative = 512
-    """Memory for the teacher's features in classification, computed once for each example; beyond it they are read
-    from a memory-mapped file. 0 runs the teacher on every batch."""
+    """Memory for the teacher's features, which are computed once for each example in classification and once for each
+    anchor in generation; beyond it they are read from a memory-mapped file. In generation, rows that training reads
+    more than once are kept too, as many as fit. 0 runs the teacher in every step."""
 
     # Self-anchors and the counterfactual teacher (in none of the papers)
 
-    anchor_weight: Weight = 0.0
+    anchor_weight: Weight | None = None
     """λ of self-anchors, the divergence from the pretrained model on text that it generated before training
-    (`balora.anchors`), for causal language models; 0 is off."""
+    (`balora.anchors`), for causal language models; null is 1 with +anchors, else 0."""
     anchor_share: Positive = 0.5
     """Anchors, and replayed texts, in a step for each sequence of the task's batch, rounded, at least one."""
     replay_weight: Weight = 0.0
@@ -81,7 +83,7 @@ class Regularizers:
     counterfactual_words: str | None = None
     """Words that the teacher is averaged over, so that it prefers none of a group: an attribute of
     `balora.counterfactual.WORD_LISTS` (gender, religion, nationality), or a file with one group a line (`he, she`).
-    Each further member of a group is one more teacher pass; null for the plain teacher."""
+    Each further member of a group is one more teacher pass; null is gender with +swaps, else the plain teacher."""
 
     # Bias path and multi-task alignment (structural regularization)
 

@@ -1,7 +1,6 @@
 """Counterfactual teacher: the pretrained model averaged over exchanges of words such as he and she.
 
-    model = get_balora_model(model, BALoraConfig(counterfactual_words="gender"))
-    model.set_swaps(Swaps(read_word_groups("gender"), tokenizer))
+    model = get_balora_model(model, BALoraConfig(method="ba-lora+swaps"), tokenizer=tokenizer)
 
 `words` has the word lists, `swaps` exchanges the words in token sequences and `text` in plain texts, and `teacher`
 averages the pretrained model's outputs over the exchanges, so that the student does not learn its preference.

@@ -5,6 +5,7 @@ A match must be a whole word, between tokens that do not continue it. If a word 
 of tokens, the following positions shift; `Swapped.places` maps them.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual.words import WordGroups
+from balora.errors import BALoraError
 
 #: Spellings of a word that are matched.
 CASINGS: tuple[Callable[[str], str], ...] = (str.lower, str.capitalize, str.upper)
@@ -46,6 +48,9 @@ class Swaps:
     Attributes:
         size: Members of a group; exchanging by `size` steps changes nothing.
         multi_token_words: Spellings with a group member of several tokens; predictions of these are not exchanged.
+
+    Raises:
+        BALoraError: If the tokenizer tells no group's words apart.
     """
 
     def __init__(self, groups: WordGroups, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -67,8 +72,18 @@ class Swaps:
                         self.multi_token_words.append(start + "/".join(spelled))
                     for place, form in enumerate(forms):
                         self._members.setdefault(form, (forms, place))
-        self._longest = max(map(len, self._members), default=0)
+        if not self._members:
+            raise BALoraError(
+                f"counterfactual_words: the tokenizer tells apart the words of none of the {len(groups)} groups "
+                f"({', '.join(groups[0])} …), so nothing would be swapped; name words that it knows, or leave it out"
+            )
+        self._longest = max(map(len, self._members))
         self._partners = [self._permutation(steps) for steps in range(self.size)]
+
+    def digest(self) -> str:
+        """Return a hex digest of everything that decides which tokens are exchanged."""
+        known = (self.size, self._pieces, self._texts, sorted(self._members.items()))
+        return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
 
     def partners(self, steps: int) -> Tensor:
         """Return the permutation of the vocabulary that exchanges words by `steps` members, `(V,)`.
@@ -133,15 +148,19 @@ class Swaps:
 
     def _continues_word(self, ids: list[int], position: int) -> bool:
         """Return whether the token at this position continues the word before it."""
-        return position < len(ids) and not self._begins(ids[position]) and self._texts[ids[position]][:1].isalnum()
+        return position < len(ids) and not self._begins(ids[position]) and self._text(ids[position])[:1].isalnum()
 
     def _begins(self, token: int) -> bool:
         """Return whether this token has the tokenizer's beginning-of-word mark."""
-        piece = self._pieces[token] or ""
+        piece = self._pieces[token] or "" if token < self._vocabulary else ""
         return piece.startswith(self._spaced) if self._spaced else not piece.startswith("##")
 
     def _ends_in_letter(self, token: int) -> bool:
-        return self._texts[token][-1:].isalnum()
+        return self._text(token)[-1:].isalnum()
+
+    def _text(self, token: int) -> str:
+        """Return a token's text; empty for the ids above the tokenizer's that models with padded embeddings have."""
+        return self._texts[token] if token < self._vocabulary else ""
 
     def _plain(self, piece: str) -> str:
         return piece.replace(self._spaced, " ") if self._spaced else piece.removeprefix("##")

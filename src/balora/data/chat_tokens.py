@@ -97,7 +97,10 @@ def tokenize_chats(
             return Chat(row, tokenizer).tokens(assistant_only_loss, completion_only_loss)
 
     columns = rows.column_names or list(next(iter(rows)))
-    return rows.map(tokenize, with_indices=True, remove_columns=[name for name in CHAT_COLUMNS if name in columns])
+    # A stream's `map` describes nothing.
+    shown = {} if isinstance(rows, IterableDataset) else {"desc": f"tokenizing {source}"}
+    dropped = [name for name in CHAT_COLUMNS if name in columns]
+    return rows.map(tokenize, with_indices=True, remove_columns=dropped, **shown)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

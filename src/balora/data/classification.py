@@ -127,7 +127,8 @@ def tokenize_classification(
         )
         return {**encoded, "labels": batch["label"]}
 
-    tokenized = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    columns = dataset.column_names
+    tokenized = dataset.map(encode, batched=True, remove_columns=columns, desc=f"tokenizing {source}")
     check_lengths(map(len, tokenized["input_ids"]), source=source, max_length=max_length, context=context)
     if max_length is not None:
         texts = zip(*(dataset[name] for name in ("text", "text_pair") if name in dataset.column_names), strict=True)

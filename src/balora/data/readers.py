@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
 from balora.errors import BALoraError
+from balora.utils.progress import tracked, working
 
 #: Errors of `datasets` and pyarrow for a value without an Arrow type: a lone surrogate, an integer beyond 64 bits.
 REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
@@ -34,7 +35,8 @@ PARQUET_ROWS = 256
 
 def read_jsonl(path: Path) -> Dataset:
     """Read one JSON object per line, gzipped if the name ends in `.gz`; blank lines are skipped."""
-    return _from_rows(list(jsonl_rows(_read_text(path).split("\n"), path)), path)
+    lines = tracked(_read_text(path).split("\n"), f"reading {path}")
+    return _from_rows(list(jsonl_rows(lines, path)), path)
 
 
 def read_json(path: Path) -> Dataset:
@@ -42,7 +44,8 @@ def read_json(path: Path) -> Dataset:
 
     The ids of an object of objects are dropped.
     """
-    content = _parse_json(_read_text(path), where=str(path))
+    with working(f"reading {path}"):
+        content = _parse_json(_read_text(path), where=str(path))
     if isinstance(content, dict):
         content = content["data"] if isinstance(content.get("data"), list) else list(content.values())
     if not isinstance(content, list):
@@ -62,7 +65,8 @@ def read_tsv(path: Path, column_names: list[str] | None) -> Dataset:
         path: The file. A byte-order mark and carriage returns at line ends are dropped.
         column_names: Names for a file that has no header line.
     """
-    return _from_records(tsv_records(_read_text(path).split("\n")), column_names, path)
+    lines = tracked(_read_text(path).split("\n"), f"reading {path}")
+    return _from_records(tsv_records(lines), column_names, path)
 
 
 def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
@@ -73,7 +77,8 @@ def read_csv(path: Path, column_names: list[str] | None) -> Dataset:
         column_names: Names for a file that has no header row.
     """
     text = _read_text(path)
-    records = csv_records(io.StringIO(text, newline=""), path, len(text), column_names)
+    lines = tracked(io.StringIO(text, newline=""), f"reading {path}", total=text.count("\n"))
+    records = csv_records(lines, path, len(text), column_names)
     return _from_records(records, column_names, path)
 
 
@@ -85,10 +90,11 @@ def read_text(path: Path) -> Dataset:
 def read_parquet(path: Path) -> Dataset:
     """Read a parquet file with its own types, including those of `datasets` (`ClassLabel`)."""
     try:
-        table = pq.read_table(path)
-        return Dataset.from_dict(
-            {name: table[name] for name in table.column_names}, features=Features.from_arrow_schema(table.schema)
-        )
+        with working(f"reading {path}"):
+            table = pq.read_table(path)
+            return Dataset.from_dict(
+                {name: table[name] for name in table.column_names}, features=Features.from_arrow_schema(table.schema)
+            )
     except Exception as error:  # a damaged file also carries damaged metadata, which may lead to any error
         raise BALoraError(f"{path}: not a readable parquet file: {error}") from error
 

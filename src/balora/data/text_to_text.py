@@ -113,7 +113,8 @@ def tokenize_seq2seq(
             "labels": [ids + missing_end for ids in targets["input_ids"]],
         }
 
-    tokenized = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    columns = dataset.column_names
+    tokenized = dataset.map(encode, batched=True, remove_columns=columns, desc=f"tokenizing {source}")
     check_lengths(map(len, tokenized["input_ids"]), source=source, max_length=max_length, context=context)
     check_lengths(
         map(len, tokenized["labels"]),

@@ -6,6 +6,7 @@ walks the tokens, `row_gradients` turns a block of logits into its gradient (`tr
 means over tokens together.
 """
 
+from balora.fused.chunks import teacher_head_logits
 from balora.fused.generation import Taught, fused_token_loss
 from balora.fused.head import Head, head_aside, head_of, router_loss, why_not_fused
 from balora.fused.spectrum import HeadSpectrum
@@ -20,5 +21,6 @@ __all__ = [
     "head_aside",
     "head_of",
     "router_loss",
+    "teacher_head_logits",
     "why_not_fused",
 ]

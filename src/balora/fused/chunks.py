@@ -34,6 +34,7 @@ def head_loss(
     objective: RowObjective,
     others: SwappedOutputs | None = None,
     functions: Sequence[WeightedTerm] = (),
+    teacher_logits: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of the rows' terms, differentiable in hidden states, head weight and head bias.
 
@@ -46,15 +47,43 @@ def head_loss(
         objective: What to compute; the softcap is the head's.
         others: For a counterfactual teacher, its other readings of the first M_P rows; its head has no softcap.
         functions: K terms without a closed form.
+        teacher_logits: In place of the teacher's hidden states, its logits as `teacher_head_logits` returns them,
+            `(M_P, V)` in pieces.
 
     Returns:
         The loss, and the terms' unweighted values `(3 + K, M)`: task, consistency, entropy, then the K functions,
         without gradient.
     """
     teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
-    if others is not None and teacher_head.scale != 1:
-        others = replace(others, hidden=[hidden * teacher_head.scale for hidden in others.hidden])
-    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others, functions)
+    others = _scaled_others(others, teacher_head)
+    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others, functions, teacher_logits)
+
+
+def teacher_head_logits(hidden: Tensor, head: Head, others: SwappedOutputs | None, temperature: float) -> Tensor:
+    """Return the teacher's logits `(M, V)` as the chunked pass computes them, before any softcap.
+
+    Args:
+        hidden: `(M, d)`.
+        head: The teacher's.
+        others: As for `head_loss`.
+        temperature: Temperature of the divergence that reads them, for a counterfactual teacher.
+    """
+    hidden, weight, bias = _scaled(hidden, head)
+    dtype = _product_dtype(weight)
+    buffer = hidden.new_empty(len(hidden), len(weight), dtype=dtype)
+    others = _scaled_others(others, head)
+    return _teacher_chunk(hidden.to(dtype), weight.to(dtype), bias, others, temperature, buffer)
+
+
+def _scaled_others(others: SwappedOutputs | None, head: Head | None) -> SwappedOutputs | None:
+    if others is None or head.scale == 1:
+        return others
+    return replace(others, hidden=[hidden * head.scale for hidden in others.hidden])
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -79,16 +108,17 @@ class _HeadLoss(torch.autograd.Function):
         objective: RowObjective,
         others: SwappedOutputs | None,
         functions: Sequence[WeightedTerm],
+        teacher_logits: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = _product_dtype(weight)
         wide = torch.promote_types(dtype, torch.float32)
         w = weight.to(dtype)  # (V, d), a copy under autocast only
         w_teacher = w if teacher_weight is weight else None if teacher_weight is None else teacher_weight.to(dtype)
-        rows, taught = len(hidden), 0 if teacher_hidden is None else len(teacher_hidden)
+        rows, taught = len(hidden), sum(map(len, teacher_logits if teacher_hidden is None else [teacher_hidden]))
         size = max(CHUNK_ELEMENTS.get(device, 2**26) // len(w), FEWEST_ROWS)
         z_buffer = hidden.new_empty(min(size, rows), len(w), dtype=dtype)
-        teacher_buffer = torch.empty_like(z_buffer) if taught else None
+        teacher_buffer = torch.empty_like(z_buffer) if teacher_hidden is not None else None
         values = hidden.new_zeros(3 + len(functions), rows, dtype=wide)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
@@ -106,17 +136,13 @@ class _HeadLoss(torch.autograd.Function):
             h = hidden[chunk].to(dtype)  # (m, d)
             z = _project(h, w, bias, z_buffer)  # (m, V)
             z_teacher = None
-            if start < taught:
-                z_teacher = _project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
-                if others is not None:
-                    said = others.rows(chunk)
-                    logits = [
-                        _project(other.to(dtype), w_teacher, teacher_bias, torch.empty_like(z_teacher)).to(wide)
-                        for other in said.hidden
-                    ]
-                    how = said.partners, said.valid, objective.temperature
-                    # In full width: logarithms of small probabilities are long, and half precision rounds them much.
-                    z_teacher = average_logits(z_teacher.to(wide), logits, *how)
+            if start < taught and teacher_hidden is None:
+                z_teacher = _rows_of(teacher_logits, chunk)
+            elif start < taught:
+                h_teacher, said = teacher_hidden[chunk].to(dtype), None if others is None else others.rows(chunk)
+                z_teacher = _teacher_chunk(
+                    h_teacher, w_teacher, teacher_bias, said, objective.temperature, teacher_buffer
+                )
             # The products above are in half precision already; autocast would take sums over a row to it too.
             with torch.autocast(device, enabled=False):
                 added = None  # (m, V), from the logits before they are overwritten
@@ -144,7 +170,36 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scale = d_loss * ctx.unit
         gradients = [None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors]
-        return (*gradients, None, None, None, None, None, None, None)
+        return (*gradients, *[None] * 8)
+
+
+def _teacher_chunk(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    others: SwappedOutputs | None,
+    temperature: float,
+    buffer: Tensor,
+) -> Tensor:
+    """Compute the teacher's logits of a chunk, averaged over the exchanges if there are any."""
+    z = _project(hidden, weight, bias, buffer)  # (m, V)
+    if others is None:
+        return z
+    # In full width: logarithms of small probabilities are long, and half precision rounds them much.
+    wide = torch.promote_types(z.dtype, torch.float32)
+    logits = [_project(other.to(z.dtype), weight, bias, torch.empty_like(z)).to(wide) for other in others.hidden]
+    return average_logits(z.to(wide), logits, others.partners, others.valid, temperature)
+
+
+def _rows_of(pieces: Sequence[Tensor], chunk: slice) -> Tensor:
+    """Return the rows of a chunk from pieces of consecutive rows, a view where one piece has them all."""
+    found, first = [], 0
+    for piece in pieces:
+        own = piece[max(chunk.start - first, 0) : max(chunk.stop - first, 0)]
+        if len(own):
+            found.append(own)
+        first += len(piece)
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Task loss and per-token regularizers of one micro-batch from hidden states: the rows and their weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,18 +20,21 @@ class Taught:
     """The teacher's output on a micro-batch.
 
     Attributes:
-        hidden: `(n, S, d)`, hidden states of the sequences that the teacher saw.
+        hidden: `(n, S, d)`, hidden states of the sequences that the teacher saw; `None` where its logits are given.
         head: The teacher's head.
         picked: `(B,)`, true for those n sequences.
         rate: Probability of a sequence to be picked; terms that need the teacher are multiplied by 1/rate.
         others: Hidden states of the swapped sequences, for a counterfactual teacher; `None` for a plain one.
+        logits: For each of the n sequences its logits `(S_i, V)` at the tokens that are not padding, from
+            `teacher_head_logits` at the divergence's temperature.
     """
 
-    hidden: Tensor
+    hidden: Tensor | None
     head: Head
     picked: Tensor
     rate: float = 1.0
     others: SwappedOutputs | None = None
+    logits: Sequence[Tensor] = ()
 
 
 def fused_token_loss(
@@ -76,7 +80,7 @@ def fused_token_loss(
     rows = torch.cat([shown.flatten().nonzero()[:, 0], (wanted & ~shown.flatten()).nonzero()[:, 0]])
     targets, counted, shown = targets[rows], mask.flatten()[rows], shown.flatten()[rows]
     teacher_hidden = others = None
-    if taught is not None:
+    if taught is not None and taught.hidden is not None:
         seen = mask[taught.picked]  # (n, S)
         teacher_hidden = taught.hidden[seen]
         others = None if taught.others is None else taught.others.rows(seen)
@@ -107,6 +111,7 @@ def fused_token_loss(
         ),
         others,
         list(functions.values()),
+        () if taught is None else taught.logits,
     )
     values = {"consistency": consistency, "diversity": entropy, **dict(zip(functions, by_function, strict=True))}
     components = {"task": task.sum() / total_items}

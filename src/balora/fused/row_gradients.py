@@ -73,7 +73,7 @@ def differentiate_rows(
 
     Args:
         logits: `(M, V)`, before any softcap; overwritten.
-        teacher_logits: `(M, V)` alike or wider, used as scratch memory; `None` for rows without a teacher.
+        teacher_logits: `(M, V)` alike or wider, left as they are; `None` for rows without a teacher.
         weights: Labels and weights of these rows.
         objective: The terms to compute.
 
@@ -120,10 +120,12 @@ def _block(z: Tensor, taught: Tensor | None, weights: RowWeights, objective: Row
         values[0] *= p
         task = task * p
     if taught is not None:
-        _cap(taught, objective.softcap)
+        if objective.softcap is not None:
+            taught = taught.clone()
+            _cap(taught, objective.softcap)
         offset = (top[:, 0] - taught.amax(-1)) / temperature - log_peak
         offset += _softmax(taught, temperature, scaled, teacher)
-        gap = torch.sub(taught, z, out=taught).mul_(1 / temperature)  # log P − log F, but for the offset
+        gap = torch.sub(taught, z, out=scaled).mul_(1 / temperature)  # log P − log F, but for the offset
         mean_gap = torch.linalg.vecdot(student if objective.reverse else teacher, gap) + offset
         values[1] = temperature**2 * (-mean_gap if objective.reverse else mean_gap)
 

@@ -17,7 +17,9 @@ from balora.errors import BALoraError
 from balora.fused import Taught, TokenTerm, fused_token_loss, head_aside, head_of
 from balora.losses import consistency_loss
 from balora.model.base import BALoraModel
-from balora.model.teacher_output import taught_hidden, taught_logits
+from balora.model.teacher_output import taught_by_logits, taught_hidden, taught_logits
+from balora.teacher_cache import SequenceCache
+from balora.utils.distributed import is_sharded
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,31 @@ def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fu
         return None
     if anchors is None:
         raise BALoraError(
-            "anchor_weight: there are no anchors; before training call model.set_anchors with the result of "
-            "balora.anchors.sample_anchors on the pretrained model, or use 0"
+            "anchor_weight: there are no anchors; give get_balora_model tokenizer=…, or before training call "
+            "model.set_anchors with the result of balora.anchors.sample_anchors on the pretrained model, or use 0"
         )
     drawn = anchors.draw(max(1, round(config.anchor_share * count)))
     inputs = {name: value.to(model.device) for name, value in drawn.items()}
     if not fused:
         return TaughtAnchors(inputs, taught_logits(model, inputs, 1.0))
     everyone = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=model.device)
-    return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0))
+    cache = None if is_sharded(model) else model.teacher_cache
+    if cache is not None and _reserve(model, anchors, cache):
+        return TaughtAnchors(inputs, taught_by_logits(model, inputs, everyone, 1.0, cache))
+    return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0, cache, anchors=True))
+
+
+def _reserve(model: BALoraModel, anchors: Anchors, cache: SequenceCache) -> bool:
+    """Reserve memory for the anchors; return whether the teacher's logits on all of them fit, which saves its head.
+
+    On a GPU a product with the head takes less than its memory is worth.
+    """
+    weight = model.get_output_embeddings().weight  # (V, d)
+    states = weight.shape[1] * (1 if model.swaps is None else model.swaps.size)
+    token = weight.element_size() * int(anchors.attention_mask.sum()) / 2**20
+    fit = weight.device.type == "cpu" and token * (weight.shape[0] + states) <= cache.memory_mb
+    cache.reserved_mb = token * (weight.shape[0] if fit else 0)
+    return fit
 
 
 def anchor_term(

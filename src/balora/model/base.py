@@ -223,10 +223,11 @@ class BALoraModel(AdaptedModel):
         config = self.balora_config
         if config.counterfactual_words is not None and self.swaps is None:
             raise BALoraError(
-                "counterfactual_words: the words are not known as tokens yet; call model.set_swaps(Swaps("
-                f"read_word_groups({config.counterfactual_words!r}), tokenizer)) from balora.counterfactual"
+                "counterfactual_words: the words are not known as tokens yet; give get_balora_model tokenizer=…, or "
+                f"call model.set_swaps(Swaps(read_word_groups({config.counterfactual_words!r}), tokenizer)) from "
+                "balora.counterfactual"
             )
-        if self._progress is None and schedules_of(config) != {"constant"} and not self._warned_of_progress:
+        if self._progress is None and schedules_of(config) - {"constant"} and not self._warned_of_progress:
             self._warned_of_progress = True
             warnings.warn(
                 "balora: the training progress is unknown, so the regularizers' schedules keep every weight at its "

@@ -6,22 +6,33 @@ from dataclasses import replace
 
 from peft import PeftConfig, TaskType
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto as auto
 
 from balora.adapters import four_bit, targets
 from balora.adapters.assembly import assemble
 from balora.adapters.data_initialization import initialize_from_inputs, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
+from balora.adapters.new_modules import with_heads
 from balora.adapters.teacher import STUDENT, attach_teacher, lora_layers
-from balora.config import FROM_DATA, SELORA, BALoraConfig, as_balora_config
+from balora.anchors import Anchors, cached_anchors
+from balora.config import BALoraConfig, as_balora_config, four_bit_settings
+from balora.config.balora_config import DefaultTargets
+from balora.config.quantization import QLORA
+from balora.config.unused import reads_own_texts
+from balora.counterfactual import Swaps, read_word_groups
 from balora.errors import BALoraError
 from balora.model.base import MODEL_CLASSES, BALoraModel
 from balora.model.regularizers import regularizes_logits
 
 
 def get_balora_model(
-    model: PreTrainedModel, config: PeftConfig, start_batches: Iterable[dict[str, Tensor]] | None = None
+    model: PreTrainedModel,
+    config: PeftConfig,
+    start_batches: Iterable[dict[str, Tensor]] | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    anchors: Anchors | None = None,
 ) -> BALoraModel:
     """Add an adapter to a pretrained model, as `peft.get_peft_model` does, with a teacher and an objective.
 
@@ -33,26 +44,38 @@ def get_balora_model(
             keeps a copy with the task type and the published values filled in.
         start_batches: Model inputs that `lora-ga`, `corda` and `lora-null` initialize from, read once; other methods
             read none. On several processes each must get the same ones.
+        tokenizer: The model's tokenizer, with which self-anchors are sampled, unless given, and the words are found
+            that the counterfactual teacher exchanges; other methods do not use it.
+        anchors: Self-anchors of your own, instead of those that the model writes now (`balora.anchors`); also the
+            texts of `replay_weight`.
 
     Raises:
         BALoraError: If the model has an adapter already, its task is not supported, a target module matches nothing,
-            the method's batches are missing, or a weight that has to be split is quantized.
+            the method's batches or its tokenizer are missing, or a weight that has to be split is quantized.
     """
     targets.check_unadapted(model)
     config = as_balora_config(config)
-    if config.method in FROM_DATA and start_batches is None:
+    if config.described.from_data and start_batches is None:
         raise BALoraError(
             f"start_batches: {config.method} initializes from data; give get_balora_model some batches of model inputs"
         )
     config = replace(config)
     config.resolve(config.task_type or task_of(model))
+    _check_tokenizer(config, tokenizer, anchors)
     if config.task_type == TaskType.SEQ_CLS:
         _warn_of_constant_terms(model, config)
-    if config.method == SELORA and config.target_modules is None:
+        config.modules_to_save = with_heads(model, config.modules_to_save)
+    if config.gated and (config.target_modules is None or isinstance(config.target_modules, DefaultTargets)):
         config.target_modules = targets.attention_projections(model)
+    if config.described.four_bit and not getattr(model, "is_quantized", False):
+        config.quantization_config = config.quantization_config or four_bit_settings(QLORA)
     targets.narrow_all_linear(model, config)
     targets.check_called_layers(model, config)
+    targets.check_not_in_full(model, config)
     in_four_bits = four_bit.layers_to_quantize(model, config)
+    if reads_own_texts(config) and anchors is None and tokenizer is not None:
+        targets.check_targets(model, config.lora_config())
+        anchors = cached_anchors(lambda: model, tokenizer)
     adapted = assemble(MODEL_CLASSES, model, config)
     try:
         targets.check_shared_weights(adapted, embeddings_only=not config.residual)
@@ -64,18 +87,54 @@ def get_balora_model(
     if config.residual:
         attach_teacher(adapted)
     four_bit.quantize(adapted, in_four_bits)
+    set_texts(adapted, tokenizer, anchors)
     return adapted
+
+
+def set_texts(model: BALoraModel, tokenizer: PreTrainedTokenizerBase | None, anchors: Anchors | None) -> None:
+    """Set what is not saved with a model: its anchors, and the words that its teacher is averaged over.
+
+    Args:
+        model: A built or loaded model.
+        tokenizer: Its tokenizer; `None` leaves the words unset.
+        anchors: Its anchors; `None` leaves them unset.
+    """
+    config = model.balora_config
+    if reads_own_texts(config) and anchors is not None:
+        model.set_anchors(anchors)
+    if config.counterfactual_words is not None and tokenizer is not None:
+        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), tokenizer))
+
+
+def _check_tokenizer(config: BALoraConfig, tokenizer: PreTrainedTokenizerBase | None, anchors: Anchors | None) -> None:
+    """Check that a method with anchors or swaps in its name is given what they are made with.
+
+    With a setting instead of the name, `set_anchors` and `set_swaps` may be called before training.
+    """
+    if tokenizer is not None:
+        return
+    if config.described.anchored and config.anchor_weight and anchors is None:
+        raise BALoraError(
+            f"method: {config.method} samples texts from the model, for which it needs the tokenizer; give "
+            "get_balora_model tokenizer=…, or anchors=… of your own"
+        )
+    if config.described.swapped:
+        raise BALoraError(
+            f"method: {config.method} exchanges words, for which it needs the tokenizer; give get_balora_model "
+            "tokenizer=…"
+        )
 
 
 def _initialize(adapted: BALoraModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None) -> None:
     """Initialize the adapter of a residual method; the base keeps its weights."""
     targets.check_weights_present(lora_layers(adapted), config.method)
-    if config.method == "lora-ga":
+    if config.initialization == "lora-ga":
         initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
-    elif config.method in FROM_DATA:
-        initialize_from_inputs(adapted, start_batches, config.method, corda_method=config.corda_method)
+    elif config.described.from_inputs:
+        initialize_from_inputs(adapted, start_batches, config.initialization, corda_method=config.corda_method)
     else:
-        initialize_residual(lora_layers(adapted), STUDENT, config.method, niter=config.pissa_niter, seed=config.seed)
+        layers, start = lora_layers(adapted), config.initialization
+        initialize_residual(layers, STUDENT, start, niter=config.pissa_niter, seed=config.seed)
 
 
 def _warn_of_constant_terms(model: PreTrainedModel, config: BALoraConfig) -> None:

@@ -7,6 +7,7 @@ which inputs it needs to give logits without labels (`_complete`).
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from balora.model.base import BALoraModel, BALoraOutput, BatchCounts
 from balora.model.regularizers import generation_terms, needs_teacher, token_terms, weighted_sum
 from balora.model.replay_term import replay_term
 from balora.model.teacher_output import taught_hidden, taught_logits
+from balora.teacher_cache import SequenceCache
 from balora.utils.batches import pick_examples, select_examples
 from balora.utils.distributed import gather_rows, is_sharded
 from balora.utils.modules import recorded_inputs
@@ -61,6 +63,7 @@ class BALoraModelForGeneration(BALoraModel):
     Attributes:
         shift: The logits at position t predict `labels[t + shift]`.
         anchors: Texts of the self-anchor term; `None` until set.
+        teacher_cache: The teacher's hidden states on anchors; `None` for a teacher that reads them in every step.
     """
 
     shift: int
@@ -70,6 +73,23 @@ class BALoraModelForGeneration(BALoraModel):
         self._fused: bool | None = None if self.balora_config.fused_lm_head else False
         self._spectrum = HeadSpectrum(seed=self.balora_config.seed)
         self.anchors: Anchors | None = None
+        self.teacher_cache: SequenceCache | None = None
+        # Ranks of a sharded model must all run the teacher or none, and a cache may make them differ. In distributed
+        # runs the trainer, which knows whether weights are sharded, turns it on.
+        if not torch.distributed.is_initialized():
+            self.cache_teacher()
+
+    def cache_teacher(self, directory: Path | None = None, writer: str = "0", *, rows: bool = False) -> None:
+        """Cache the teacher's hidden states on the anchors, up to the configuration's `teacher_cache_mb` in memory.
+
+        Args:
+            directory: Folder to keep them in beyond this process.
+            writer: Name of this process among those that train together.
+            rows: Whether to keep those on the task's rows too, as far as they fit into memory: for rows that come
+                again, in a causal language model, one text a row.
+        """
+        limit = self.balora_config.teacher_cache_mb
+        self.teacher_cache = SequenceCache(limit, directory, writer, rows=rows) if limit else None
 
     def set_anchors(self, anchors: Anchors) -> None:
         """Set the texts of the self-anchor term; they are not saved with the model.
@@ -136,8 +156,11 @@ class BALoraModelForGeneration(BALoraModel):
 
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         base, config = self.get_base_model(), self.balora_config
-        taught = self._teach(batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate))
-        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)  # first: they reserve memory
+        cache = self._cache_of_rows(batch.inputs)
+        taught = self._teach(
+            batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate, cache)
+        )
         before = self._random_state()
         with head_aside(base) as received:
             output = self._student(**batch.inputs)
@@ -200,6 +223,13 @@ class BALoraModelForGeneration(BALoraModel):
             # FSDP gathers weights collectively, so every rank must run the teacher, even if it picked no sequence.
             teacher(select_examples(batch.inputs, _first(batch.picked)))
         return None
+
+    def _cache_of_rows(self, inputs: dict[str, Any]) -> SequenceCache | None:
+        """Return the cache of the teacher's states if it may keep those on these rows."""
+        one_text_each = inputs.get("attention_mask") is not None and inputs.get("position_ids") is None
+        if self.teacher_cache is None or not self.teacher_cache.rows or is_sharded(self) or not self.shift:
+            return None
+        return self.teacher_cache if one_text_each and inputs.get("input_ids") is not None else None
 
     def _further_terms(
         self, batch: _MicroBatch, received: list[Tensor], before: RandomState, anchors: TaughtAnchors | None

@@ -8,7 +8,7 @@ has a line in `generation_terms` or `classification_terms`, a term of the adapte
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -92,15 +92,6 @@ TERMS: dict[str, Term] = {
 def turned_off(names: Iterable[str] | None = None) -> dict[str, float]:
     """Return the settings that turn terms off: by name, or all of them."""
     return {TERMS[name].weight: 0.0 for name in (TERMS if names is None else names)}
-
-
-def unregularized() -> dict[str, Any]:
-    """Return the settings of a method without regularizers.
-
-    Terms of the adapters belong to their methods (SeLoRA, one adapter for each task) and stay.
-    """
-    outputs = [name for name, term in TERMS.items() if term.mean_of != "adapters"]
-    return turned_off(outputs) | {"counterfactual_words": None}
 
 
 def regularizes_logits(config: BALoraConfig) -> bool:

@@ -36,8 +36,8 @@ def replay_term(
     config, base = model.balora_config, model.get_base_model()
     if anchors is None:
         raise BALoraError(
-            "replay_weight: there are no texts; before training call model.set_anchors with the result of "
-            "balora.anchors.sample_anchors on the pretrained model, or use 0"
+            "replay_weight: there are no texts; give get_balora_model tokenizer=…, or before training call "
+            "model.set_anchors with the result of balora.anchors.sample_anchors on the pretrained model, or use 0"
         )
     drawn = anchors.draw(max(1, round(config.anchor_share * count)))
     inputs = {name: value.to(model.device) for name, value in drawn.items()}  # (n, S) each

@@ -42,5 +42,6 @@ def weights_at(config: BALoraConfig, progress: float | None) -> dict[str, float]
 
 
 def schedules_of(config: BALoraConfig) -> set[str]:
-    """Return the schedules that the terms have."""
-    return {getattr(config, term.schedule) for term in TERMS.values() if term.schedule is not None}
+    """Return the schedules of the terms that have a weight."""
+    scheduled = (term for term in TERMS.values() if term.schedule is not None and getattr(config, term.weight))
+    return {getattr(config, term.schedule) for term in scheduled}

@@ -9,6 +9,15 @@ from balora.config.ranges import Count, Range, Share
 from balora.errors import BALoraError
 from balora.recipe.paths import RecipePath
 
+#: Fields of PEFT's LoraConfig that a recipe may not set, and why.
+REFUSED = {
+    "init_lora_weights": "`method` says how the adapter starts",
+    "inference_mode": "it would freeze the adapter",
+    "eva_config": "no method starts as EVA",
+    "loftq_config": "no method starts as LoftQ",
+    "corda_config": "set corda_method",
+}
+
 
 @dataclass
 class Adapter:
@@ -17,8 +26,9 @@ class Adapter:
     method: str = "ba-lora"
     """Method that `balora train` trains: lora, rslora, dora, pissa, olora, milora, lora-fa, lora-ga, corda, lora-null,
     lora-null-v2, oplora; the same with `+reg` for the regularizers, ba-lora being PiSSA with them; lora+; selora,
-    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; structural; dft, asft,
-    sft+kl, ewc, self-replay, sdft, cda, role-reversal; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
+    selora+reg; on a base in 4 bits qlora, qdora, qlora+reg, qdora+reg, qpissa, qba-lora; after any of these `+anchors`
+    for self-anchors and `+swaps` for the counterfactual teacher; structural; dft, asft, sft+kl, ewc, self-replay,
+    sdft, cda, role-reversal; full, bitfit, houlsby, pfeiffer, adalora, prompt-tuning."""
     r: Count = 16
     """Rank of the adapter."""
     lora_alpha: Count | None = None
@@ -46,7 +56,7 @@ class Adapter:
     batches of those texts that ewc_weight protects."""
     knowledge_file: RecipePath | None = None
     """Texts of what the model should keep: a file with a column `text`, or `anchors` for texts that it generates
-    itself (as for anchor_weight). lora-null, and corda in mode kpm, start from them; ewc protects them."""
+    itself (as for `+anchors`). lora-null, and corda in mode kpm, start from them; ewc protects them."""
     loraplus_lr_ratio: float = 16.0
     """With lora+, B's learning rate over A's."""
     quantization_config: dict[str, Any] = field(default_factory=dict)
@@ -73,3 +83,5 @@ class Adapter:
                 raise BALoraError(f"adapter_arguments: {key!r} is a recipe key; set it at the top level")
             if key not in known:
                 raise BALoraError(f"adapter_arguments: unknown {key!r}; it takes fields of PEFT's LoraConfig")
+            if key in REFUSED:
+                raise BALoraError(f"adapter_arguments: {key} cannot be set: {REFUSED[key]}; leave it out")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
+from balora.anchors import COUNT, LENGTH
 from balora.config.ranges import Count, Range, Seed
 from balora.data.perturbation import KINDS
 from balora.errors import BALoraError
@@ -88,9 +89,9 @@ class Dataset:
 class AnchorTexts:
     """The texts of self-anchors."""
 
-    anchor_samples: Count = 512
+    anchor_samples: Count = COUNT
     """Texts that the model generates as self-anchors."""
-    anchor_length: int = 128
+    anchor_length: int = LENGTH
     """Length of the self-anchors in tokens."""
     anchor_file: RecipePath | None = None
     """Texts of your own instead of generated ones, a file as for perplexity_file."""

@@ -7,6 +7,7 @@ import re
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -27,6 +28,15 @@ from balora.world.reading import ReadingConfig
 GROUPS = ("tasks", "method_settings")
 #: Settings that are the parameters of a world.
 WORLDS = {"world": WorldConfig, "reading_world": ReadingConfig}
+#: Types, as error messages name them.
+KINDS = {
+    "int": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 _TRAINING_ONLY = {
     f.name for part in (Adapter, Initialization, Regularizers, AnchorTexts, Training) for f in fields(part)
@@ -236,6 +246,10 @@ def keyword_arguments(function: Callable, settings: dict[str, Any], *, given: se
     Raises:
         BALoraError: If a name is unknown, an argument is missing, or a value has the wrong type.
     """
+    names = [name for name in signature(function).parameters if name not in given]
+    for name in settings:
+        if name not in names:
+            raise BALoraError(f"unknown {name!r}{did_you_mean(name, names) or '; use ' + ', '.join(names)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function, skip=given)
     try:
@@ -249,4 +263,8 @@ def cause(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     causes = [line[2:] for line in lines if line.startswith("- ")]
     said = " ".join([lines[0], *causes[:1]]) if causes else " ".join(lines)
+    said = re.sub(r'^Parser key "([^"]*)":', r"\1:", said)
+    said = re.sub(r"Expected an? <class '(\w+)'>", lambda found: f"expected {KINDS.get(found[1], found[1])}", said)
+    said = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", lambda found: f"expected one of {found[1]}", said)
+    said = said.replace(". Got value: ", ", found ")
     return said if len(said) <= 1000 else f"{said[:999]}…"  # it quotes values whole

@@ -6,13 +6,13 @@ from typing import Any
 
 import yaml
 
-from balora.config import Initialization, Regularizers
+from balora.config import Initialization, Regularizers, check_method
 from balora.config.ranges import validate_types
 from balora.errors import BALoraError
 from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import MIXED_TASKS, AnchorTexts, Dataset
 from balora.recipe.measures import Measures
-from balora.recipe.methods import BASELINE_METHODS, RUN_METHODS, RUN_PRESETS
+from balora.recipe.methods import BASELINE_METHODS, RUN_PRESETS
 from balora.recipe.model import Model
 from balora.recipe.rows import Rows
 from balora.recipe.study import Study
@@ -88,9 +88,8 @@ class Recipe(*reversed(PARTS)):
         own = [name for name, settings in self.method_settings.items() if "method" in settings]
         for key, names in (("method", [self.method]), ("methods", self.methods)):
             for method in names:
-                known = [*RUN_METHODS, *RUN_PRESETS, *BASELINE_METHODS, *(own if key == "methods" else ())]
-                if method not in known:
-                    raise BALoraError(f"{key}: unknown method {method!r}; there are {', '.join(known)}")
+                others = [*RUN_PRESETS, *BASELINE_METHODS, *(own if key == "methods" else ())]
+                check_method(method, key=key, others=others)
         if self.wise_ft is not None and self.method in BASELINE_METHODS:
             raise BALoraError(f"wise_ft: only low-rank methods can be averaged, and {self.method!r} is not one")
         if self.after_training and self.method in BASELINE_METHODS:

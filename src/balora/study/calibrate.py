@@ -13,11 +13,11 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from balora.config import find_method
 from balora.errors import BALoraError
 from balora.model.calibration import FACTORS, Calibration, calibrate, default_fractions
 from balora.model.regularizers import turned_off
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
 from balora.report import Run
 from balora.report.glossary import better_direction
 from balora.study.comparison import DRIFT_METRICS, compare, task_metrics
@@ -86,7 +86,8 @@ def measure_gradients(recipe: Recipe, settings: CalibrationSettings, directory: 
             in recipe or data is wrong.
     """
     recipe = single(recipe)
-    if recipe.method not in RUN_METHODS or not RUN_METHODS[recipe.method].regularized:
+    method = find_method(recipe.method)
+    if method is None or not method.regularized:
         raise BALoraError(f"method: {recipe.method} has no regularizers; use ba-lora or a method that ends in +reg")
     if recipe.streaming and len(settings.factors) > 1:
         raise BALoraError("factors: a stream has no rows to hold out and judge them by; give [1], or no streaming")

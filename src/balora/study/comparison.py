@@ -15,7 +15,7 @@ from balora.study.measures.noise import noise_figures
 from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
 from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes, with_held_out_rows
-from balora.study.pool import run_in_processes
+from balora.study.pool import run_in_processes, start_importing
 from balora.study.rewriting import check_rewritable
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.student import check_fit
@@ -46,6 +46,8 @@ def compare(recipe: Recipe) -> list[Run]:
     recipe = with_held_out_rows(recipe)
     with claimed(recipe) as directory:
         planned = plan(recipe)
+        if not all((directory / one.folder / RESULT_FILE).exists() for one in planned):
+            start_importing()  # while the recipe is checked
         _check(recipe, planned)
         numbers = {one.folder: number for number, one in enumerate(planned, start=1)}
 

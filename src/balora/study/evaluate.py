@@ -12,7 +12,7 @@ from balora.study.measures.measure import measure
 from balora.study.model_and_data import ModelAndData, prepare
 from balora.study.output_dir import RECIPE_FILE, named_folder
 from balora.study.run import RESULT_FILE
-from balora.study.student import build_student, load_student
+from balora.study.student import build_student, is_saved_student, load_student, teacher_of
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer, evaluated_on, row_counts
 from balora.utils.files import report_full_disk, write_text
@@ -45,9 +45,10 @@ def evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> R
     Raises:
         BALoraError: If the recipe, its data or the adapter is wrong, or another process writes to the folder.
     """
-    if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():
+    if settings.adapter is not None and not is_saved_student(settings.adapter):
         raise BALoraError(
-            f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter"
+            f"adapter: {settings.adapter} has no adapter_config.json; name the folder of a saved adapter or of a "
+            "model that balora trained"
         )
     with locked(directory):
         return _evaluate(recipe, settings, directory)
@@ -62,11 +63,12 @@ def _evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> 
         )
     if settings.adapter is None:
         model = build_student(prepared, PRETRAINED, recipe.seed, None)
+        teacher = teacher_of(prepared, model)
     else:
-        model = load_student(prepared, settings.adapter)
+        model, teacher = load_student(prepared, settings.adapter)
     trainer = build_trainer(_to_evaluate(prepared), model, recipe.seed, directory, [])
     with report_full_disk(directory):
-        metrics, drift, intervals = measure(prepared, trainer, model, directory)
+        metrics, drift, intervals = measure(prepared, trainer, model, directory, teacher)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,
         seed=recipe.seed,

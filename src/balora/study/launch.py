@@ -5,9 +5,11 @@ others end with training; if the model is sharded over them, they stay until it 
 """
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 from accelerate import PartialState
@@ -43,7 +45,7 @@ def refuse_distributed(command: str) -> None:
 
 @contextmanager
 def distributed_run(recipe: Recipe) -> Iterator[None]:
-    """Context manager: connect the processes of a run; a process whose part is done leaves without an error.
+    """Context manager: connect the processes of a run; a process whose part is done ends here, with status 0.
 
     Raises:
         BALoraError: If the model is sharded and the recipe's method or measurements do not support that.
@@ -57,10 +59,22 @@ def distributed_run(recipe: Recipe) -> Iterator[None]:
         with _without_launcher():
             _build_worlds(recipe)
     _connect(recipe)
-    with suppress(WorkerDone):
+    try:
         yield
-    if not is_main_process():
-        torch.distributed.destroy_process_group()
+    except WorkerDone:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End a process whose part is done, without Python's and the libraries' own way out.
+
+    It has nothing left to write. That way joins threads, and destroys a process group that others still have: whatever
+    waits there for ever keeps the launcher waiting too, after the first process is long gone. An error needs no such
+    end, since the launcher kills what is left then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _check_sharded(recipe: Recipe) -> None:

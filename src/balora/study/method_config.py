@@ -8,12 +8,12 @@ from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, skip_module_patterns
-from balora.config import RESIDUAL, BALoraConfig, Initialization, Regularizers, four_bit_settings
+from balora.config import BALoraConfig, Initialization, Regularizers, find_method, four_bit_settings
+from balora.config.quantization import QLORA
+from balora.config.unused import needs_of_method
 from balora.errors import BALoraError
-from balora.model.regularizers import unregularized
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
-from balora.recipe.methods import RUN_METHODS
 
 #: Recipe keys that are fields of PEFT's LoraConfig, lora_alpha aside, whose default is r.
 SAME_NAMES = tuple({f.name for f in fields(Adapter)} & {f.name for f in fields(LoraConfig)} - {"lora_alpha"})
@@ -46,35 +46,31 @@ def balora_config(recipe: Recipe, seed: int, sentence_dim: int | None = None) ->
     """
     settings = _settings(recipe, seed, sentence_dim)
     unused = unused_by_method(recipe)
-    return _build({name: value for name, value in settings.items() if name not in unused or name in unregularized()})
+    return _build({name: value for name, value in settings.items() if name not in unused})
 
 
 def protects(recipe: Recipe) -> bool:
     """Return whether a recipe's method has a penalty on changing what the texts of knowledge_file depend on."""
-    return bool(RUN_METHODS[recipe.method].regularized and recipe.ewc_weight)
+    return bool(find_method(recipe.method).regularized and recipe.ewc_weight)
 
 
 def unused_by_method(recipe: Recipe) -> dict[str, str]:
     """Return the settings of `BALoraConfig` that one of balora's methods does not use, each with what it needs."""
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     unused = _build(_settings(recipe, 0, 1 if method.gated else None)).unused(task_type_of(recipe))
-    if not method.regularized:
-        unused |= dict.fromkeys(unregularized(), "a method with regularizers, such as lora+reg or ba-lora")
-    if not method.gated:
-        unused["semantic_weight"] = "method selora"
-    return unused
+    return unused | needs_of_method(method, OWN_NAMES)
 
 
 def _settings(recipe: Recipe, seed: int, sentence_dim: int | None) -> dict[str, Any]:
-    """Return the arguments of `BALoraConfig`, with those that the method does not use."""
-    method = RUN_METHODS[recipe.method]
+    """Return the arguments of `BALoraConfig`, with those that the method does not use for the task."""
+    method = find_method(recipe.method)
     settings = adapter_settings(recipe) | recipe.adapter_arguments
-    settings |= {name: getattr(recipe, name) for name in OWN_NAMES}
-    settings |= {"method": method.start, "seed": seed, "quantization_config": None}
-    if method.four_bit and method.start in RESIDUAL:  # quantized after the split
+    useless = needs_of_method(method, OWN_NAMES)
+    settings |= {name: getattr(recipe, name) for name in OWN_NAMES if name not in useless}
+    settings |= {"method": recipe.method, "seed": seed}
+    if method.four_bit and method.residual:  # quantized after the split
         settings["quantization_config"] = _four_bit(recipe)
-    settings |= {"sentence_dim": sentence_dim} if method.gated else {"semantic_weight": None}
-    return settings if method.regularized else settings | unregularized()
+    return settings | ({"sentence_dim": sentence_dim} if method.gated else {})
 
 
 def _build(settings: dict[str, Any]) -> BALoraConfig:
@@ -90,22 +86,17 @@ def loading_settings(recipe: Recipe) -> dict[str, Any]:
     Raises:
         BALoraError: If bitsandbytes is missing, or a setting is wrong.
     """
-    method = RUN_METHODS.get(recipe.method)
+    method = find_method(recipe.method)
     if method is None or not method.four_bit:
         return {}
     require_bitsandbytes()
     settings = _four_bit(recipe)
-    return {} if method.start in RESIDUAL else {"quantization_config": BitsAndBytesConfig(**settings)}
+    return {} if method.residual else {"quantization_config": BitsAndBytesConfig(**settings)}
 
 
 def _four_bit(recipe: Recipe) -> dict[str, Any]:
-    """Return QLoRA's settings (Dettmers et al. 2023, section 3), overridden by the recipe's."""
-    settings = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": "bfloat16" if recipe.bf16 else recipe.dtype,
-    }
+    """Return QLoRA's settings, overridden by the recipe's."""
+    settings = QLORA | {"bnb_4bit_compute_dtype": "bfloat16" if recipe.bf16 else recipe.dtype}
     if recipe.is_classification:
         whole = skip_module_patterns([*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])])
         settings["llm_int8_skip_modules"] = whole

@@ -1,5 +1,6 @@
 """Prepare everything that a recipe names: the model to load, tokenizer, datasets, texts and benchmarks."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,12 +27,14 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.data.truncation import first_kept
+from balora.data.vocabulary import check_vocabulary
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
 from balora.recipe import Recipe
 from balora.recipe.methods import ANCHORS
 from balora.recipe.paths import is_path
+from balora.study.base_head import in_order_of_base, needs_new_head, renew_head
 from balora.study.benchmarks import read_benchmarks
 from balora.study.datasets import read_datasets, with_glue_data
 from balora.study.questions import to_questions, with_prompts
@@ -39,7 +42,7 @@ from balora.study.swapped_rows import with_swapped_rows
 from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import LOAD_ERRORS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, drop_unsavable_generation_settings, first_line, load
 from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
@@ -123,7 +126,9 @@ class ModelAndData:
     single: Dataset | None
     knowledge: list[str]
 
-    def load_model(self, *, on_device: bool | None = None, **settings: Any) -> PreTrainedModel:
+    def load_model(
+        self, *, on_device: bool | None = None, folder: str | None = None, **settings: Any
+    ) -> PreTrainedModel:
         """Load the pretrained model onto the accelerator, if there is one.
 
         A classification head is initialized from the global generator.
@@ -131,15 +136,31 @@ class ModelAndData:
         Args:
             on_device: Whether to move it to the accelerator; by default, unless it will be sharded, since it may be
                 larger than one device.
+            folder: A model tuned in full, to load in place of the recipe's.
             settings: Further arguments of `from_pretrained`.
         """
         settings["dtype"] = getattr(torch, self.recipe.dtype)
         if self.recipe.attn_implementation is not None:
             settings["attn_implementation"] = self.recipe.attn_implementation
         settings["use_safetensors"] = self.recipe.use_safetensors
-        model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
+        settings["output_loading_info"] = True
+        name, setting = (self.recipe.model_name_or_path, MODEL) if folder is None else (folder, "adapter")
+        unfit = None
+        if self.recipe.is_classification and folder is None:
+            unfit = needs_new_head(load(AutoConfig, name, setting), self.label_names or [])
+            settings["ignore_mismatched_sizes"] = unfit is not None
+        model, loading = load(self._auto(), name, setting, **self._head(), **settings)
+        drop_unsavable_generation_settings(model)
+        if unfit is not None:
+            warnings.warn(f"balora: the head of {name} has {unfit}, so a new head is trained")
+            renew_head(model)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        elif loading["missing_keys"]:
+            raise BALoraError(
+                f"{setting}: {name} has no {min(loading['missing_keys'])}, so it is not a "
+                "complete language model; name a model that was saved with its language-modeling head"
+            )
         elif not self.recipe.is_seq2seq and are_chats(self.train):
             _end_with_turn(model, self.tokenizer)
         if is_sharded_launch() if on_device is None else not on_device:
@@ -216,6 +237,9 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
+    if recipe.is_classification:
+        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
+        datasets = in_order_of_base(datasets, config, explicit=recipe.label_names is not None)
     if recipe.swapped_rows is not None:
         datasets = replace(datasets, train=with_swapped_rows(datasets.train, recipe.swapped_rows))
     sets = {"validation": datasets.validation, **datasets.others}
@@ -235,6 +259,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     knowledge = _texts(own, "text", None, "knowledge_file")
     if knowledge:
         check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
+    named = {"perplexity_file": texts, "knowledge_file": knowledge}
+    _check_vocabulary(recipe, tokenizer, datasets, named)
     return ModelAndData(
         recipe,
         tokenizer,
@@ -250,6 +276,27 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         None if reading is None else _single_questions(recipe, tokenizer, reading),
         knowledge,
     )
+
+
+def _check_vocabulary(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: dict[str, list[str]]
+) -> None:
+    """Check that every token of the rows has an embedding, as far as the rows are in memory.
+
+    Args:
+        recipe: The recipe.
+        tokenizer: Its tokenizer.
+        datasets: Its rows.
+        texts: Texts by the setting that names their file.
+    """
+    config = load(AutoConfig, recipe.model_name_or_path, MODEL).get_text_config()
+    sets = {"train": datasets.train, "validation": datasets.validation, **datasets.others}
+    rows = {f"the {name} rows": rows for name, rows in sets.items() if isinstance(rows, Dataset)}
+    rows |= {f"{name} {getattr(recipe, name)}": own for name, own in texts.items()}
+    if tokenizer.chat_template is not None and not recipe.is_classification and are_chats(datasets.train):
+        rows["the chat template"] = [str(tokenizer.chat_template)]
+    embeddings = getattr(config, "vocab_size", None) or len(tokenizer)
+    check_vocabulary(tokenizer, embeddings, rows, source=f"{MODEL}: {recipe.model_name_or_path}")
 
 
 def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:

@@ -1,6 +1,8 @@
 """Run a study's runs in processes, several at a time.
 
-Each run has a fresh process, so that its peak memory is its own and nothing leaks into the next.
+Each run has a process of its own, so that its peak memory is its own, a crash ends no other, and nothing leaks into
+another run. It is forked from a server that imported the libraries and did nothing else: OpenMP's threads, which no
+fork survives, were not started there. What one run tokenizes, later ones read from disk (`balora.study.shared_rows`).
 """
 
 import multiprocessing
@@ -14,6 +16,7 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import torch
@@ -21,7 +24,12 @@ import torch
 from balora.errors import BALoraError, Interrupted, RunFailed
 from balora.study.plan import PlannedRun
 from balora.study.run import train_and_measure
+from balora.study.shared_rows import share_rows_in
 from balora.study.terminal import quiet_libraries, report_errors, without_bars
+from balora.utils.files import cache_folder
+
+#: Imported once for all runs. bitsandbytes takes a second, and PEFT imports it with the first adapter.
+PRELOADED = ["balora.study.pool", "trl", "peft.tuners.lora.bnb"]
 
 
 def run_in_processes(
@@ -45,16 +53,18 @@ def run_in_processes(
             a user's mistake was not the reason.
         Interrupted: On a signal, after the runs in progress are saved.
     """
+    if not planned:
+        return
     context = _context()
     waiting = list(planned)
     running: dict[int, tuple[BaseProcess, PlannedRun]] = {}  # by sentinel
     failed: list[tuple[PlannedRun, int]] = []  # with exit codes
-    with _forward_signals(running) as received:
+    with _shared_folder() as rows, _forward_signals(running) as received:
         while running or (waiting and not failed and not received):
             while waiting and len(running) < jobs and not failed and not received:
                 one = waiting.pop(0)
                 started(one)
-                process = context.Process(target=_run_in_child, args=(one, directory, jobs, dict(os.environ)))
+                process = context.Process(target=_run_in_child, args=(one, directory, jobs, rows, dict(os.environ)))
                 process.start()
                 running[process.sentinel] = (process, one)
             for sentinel in connection.wait(list(running)):
@@ -105,8 +115,30 @@ def _context() -> BaseContext:
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["balora.study.pool", "trl"])
+    context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def start_importing() -> None:
+    """Let the server of `run_in_processes` import the libraries now, beside other work of this process."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # absent where processes cannot be forked
+
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _shared_folder() -> Iterator[Path | None]:
+    """Context manager: a temporary folder in the cache for rows that runs share; `None` if it cannot be made."""
+    place = cache_folder() / "rows"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix="study-", dir=place, ignore_cleanup_errors=True)
+    except OSError:
+        yield None
+        return
+    with folder as name:
+        yield Path(name)
 
 
 def _end_with_parent() -> None:
@@ -120,13 +152,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_in_child(one: PlannedRun, directory: Path, jobs: int, environment: dict[str, str]) -> None:
+def _run_in_child(one: PlannedRun, directory: Path, jobs: int, rows: Path | None, environment: dict[str, str]) -> None:
     # The server forks with the environment of its own start, which may be that of an earlier study of this process.
     os.environ.clear()
     os.environ.update(environment)
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()
+    share_rows_in(rows)
     if jobs > 1:
         without_bars()
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:

@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from balora.adapters.after_training import change_after_training
 from balora.adapters.averaging import average_with_base
-from balora.errors import BALoraError, Interrupted
+from balora.errors import BALoraError, Interrupted, WorkerDone
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
@@ -26,6 +26,7 @@ from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer, check_steps, evaluated_on, row_counts
 from balora.training import InterruptCallback
 from balora.training.checkpoints import UNFINISHED, last_intact_checkpoint
+from balora.utils.distributed import is_main_process
 from balora.utils.files import report_full_disk, write_text
 from balora.utils.modules import trainable_parameters
 
@@ -81,14 +82,18 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
     if recipe.after_training and label != PRETRAINED:
         ((change, share),) = recipe.after_training.items()
         change_after_training(model, change, share, seed=seed)
-    metrics, drift, intervals = measure(prepared, trainer, model, directory)
-    if label != PRETRAINED:
-        if isinstance(model, BALoraModel):
-            model.drift, model.drift_rows = drift, evaluated_on(prepared)
+    if label != PRETRAINED:  # before it is measured, so that an error there loses nothing
         save_student(model, directory)
-        prepared.tokenizer.save_pretrained(directory)
-        save_generation_settings(model, directory)
-        write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
+        if is_main_process():
+            prepared.tokenizer.save_pretrained(directory)
+            save_generation_settings(model, directory)
+            write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
+    metrics, drift, intervals = measure(prepared, trainer, model, directory)
+    if not is_main_process():
+        raise WorkerDone
+    if isinstance(model, BALoraModel) and label != PRETRAINED:
+        model.drift, model.drift_rows = drift, evaluated_on(prepared)
+        model.create_or_update_model_card(directory)
     run = Run(
         method=label,
         seed=seed,

@@ -1,5 +1,6 @@
 """The student: the model that a run trains, its teacher, and how it is checked, loaded and saved."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -7,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from peft import PeftModel, TaskType
-from safetensors.torch import save_file
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME
@@ -16,32 +18,41 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from balora.adapters.after_training import check_after_training, check_changeable
 from balora.adapters.averaging import check_averaging
 from balora.adapters.ewc import check_ewc, fisher_diagonals
-from balora.adapters.loading import check_all_weights_loaded, load_adapter, read_peft_settings, read_weights
+from balora.adapters.loading import (
+    PEFT_FILE,
+    BaseFunction,
+    check_all_weights_loaded,
+    compare_first_tokens,
+    load_adapter,
+    read_peft_settings,
+    read_weights,
+    resize_to_adapter,
+)
+from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules, trained_head
 from balora.adapters.saving import SETTINGS_FILE
 from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
 from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
-from balora.anchors import Anchors, sample_anchors, texts_as_anchors
+from balora.anchors import Anchors, cached_anchors, texts_as_anchors
 from balora.baselines import BASELINES
-from balora.config import BALoraConfig
-from balora.counterfactual import Swaps, read_word_groups
-from balora.errors import BALoraError, WorkerDone
+from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters, save_trained_parameters
+from balora.config import BALoraConfig, find_method
+from balora.config.unused import reads_own_texts
+from balora.counterfactual import read_word_groups
+from balora.errors import BALoraError
 from balora.model.base import BALoraModel
-from balora.model.build import get_balora_model, task_of
-from balora.model.regularizers import unregularized
+from balora.model.build import get_balora_model, set_texts, task_of
 from balora.recipe import Recipe
-from balora.recipe.methods import ANCHORS, RUN_METHODS
+from balora.recipe.methods import ANCHORS
 from balora.report import PRETRAINED
 from balora.study.method_config import adapter_settings, balora_config, loading_settings, protects
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import sentence_dim
 from balora.study.trainers import build_trainer
 from balora.utils.distributed import broadcast_from_main, is_main_process
-from balora.utils.files import cache_folder
 from balora.utils.lengths import context_length
 from balora.utils.modules import evaluation_mode
-
-TRAINED_FILE = "trained_parameters.safetensors"
+from balora.utils.progress import tracked
 
 
 def build_student(
@@ -58,30 +69,27 @@ def build_student(
     recipe = prepared.recipe
     if label == PRETRAINED:
         # LoRA adds nothing before its first step, so this is the untouched model in the same class as the others.
-        plain = BALoraConfig(method="lora", **adapter_settings(recipe), **unregularized())
+        plain = BALoraConfig(method="lora", **adapter_settings(recipe))
         return get_balora_model(prepared.load_model(), plain)
     if recipe.method in BASELINES:
         return _build_baseline(prepared.load_model(), recipe)
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     check_knowledge(recipe)
     # Sampled before the base is loaded, so that memory never holds two base models.
-    wanted = method.regularized and (recipe.anchor_weight or recipe.replay_weight)
-    anchors = anchors_of(prepared) if wanted else None
+    anchors = anchors_of(prepared) if reads_own_texts(recipe) else None
     base = prepared.load_model(**loading_settings(recipe))
     config = balora_config(recipe, seed, sentence_dim(prepared, base) if method.gated else None)
     _check_after_training(replace(config, task_type=task_of(base)), recipe)
     if checkpoint is not None:
         model = BALoraModel.from_pretrained(base, checkpoint, is_trainable=True)
+        set_texts(model, prepared.tokenizer, anchors)
     else:
-        model = get_balora_model(base, config, start_batches(prepared, base, seed) if method.from_data else None)
+        batches = start_batches(prepared, base, seed) if method.from_data else None
+        model = get_balora_model(base, config, batches, tokenizer=prepared.tokenizer, anchors=anchors)
     if recipe.after_training:
         check_changeable(model)
-    if anchors is not None:
-        model.set_anchors(anchors)
     if protects(recipe):
         model.fisher = fisher_diagonals(model, knowledge_batches(prepared, base))
-    if config.counterfactual_words is not None:
-        model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), prepared.tokenizer))
     return model
 
 
@@ -99,21 +107,45 @@ def _trained_by_trl(recipe: Recipe) -> bool:
     return not (recipe.is_classification or recipe.is_seq2seq)
 
 
-def load_student(prepared: ModelAndData, folder: str) -> PeftModel:
-    """Load a saved adapter onto the pretrained model: balora's with its teacher, others as PEFT loads them.
+def is_saved_student(folder: str) -> bool:
+    """Return whether a folder holds what `save_student` writes, or an adapter of PEFT's."""
+    return any((Path(folder) / file).is_file() for file in (PEFT_FILE, SETTINGS_FILE, TRAINED_FILE, "config.json"))
+
+
+def load_student(prepared: ModelAndData, folder: str) -> tuple[PreTrainedModel | PeftModel, "Teacher"]:
+    """Load what was trained from the pretrained model, an adapter or a whole model; also return its teacher.
 
     Raises:
         BALoraError: If it does not fit the model.
     """
+    if not any((Path(folder) / file).is_file() for file in (PEFT_FILE, SETTINGS_FILE)):
+        if (Path(folder) / TRAINED_FILE).is_file():
+            model = load_trained_parameters(prepared.load_model(), folder)
+        else:
+            model = prepared.load_model(folder=folder)
+        return model, _separate_teacher(prepared, model)
     base = prepared.load_model(**loading_settings(prepared.recipe))
     if (Path(folder) / SETTINGS_FILE).exists():
-        return BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        model = BALoraModel.from_pretrained(base, folder, is_trainable=True)
+        return model, teacher_of(prepared, model)
     read_peft_settings(folder)
-    read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    state = read_weights(folder, "cpu", use_safetensors=prepared.recipe.use_safetensors)
+    check_new_modules_saved(base, folder, state)
     kind = type(base).__name__
+    pretrained = BaseFunction.of(base)
+    common = resize_to_adapter(base, state)
     model, loaded = load_adapter(base, folder, is_trainable=True)
-    check_all_weights_loaded(folder, kind, loaded, model.active_adapter)
-    return model
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[model.active_peft_config.peft_type]
+    check_all_weights_loaded(folder, kind, loaded, model.active_adapter, prefix)
+    if pretrained.is_restored(model):
+        return model, teacher_of(prepared, model)
+    teacher = _separate_teacher(prepared, model)
+    if common is not None and base.get_output_embeddings() is not None:
+        warnings.warn(
+            f"balora: {folder} has another vocabulary than its base; the {common} tokens of both are compared"
+        )
+        compare_first_tokens((model, teacher.model), common)
+    return model, teacher
 
 
 def check_knowledge(recipe: Recipe) -> None:
@@ -122,16 +154,14 @@ def check_knowledge(recipe: Recipe) -> None:
     Raises:
         BALoraError: If it is not, or the model has a decoder, which texts alone do not feed.
     """
-    method = RUN_METHODS[recipe.method]
-    needs = method.from_inputs and (method.start != "corda" or recipe.corda_method == "kpm")
+    method = find_method(recipe.method)
+    needs = method.from_inputs and (method.initialization != "corda" or recipe.corda_method == "kpm")
     needs = needs or protects(recipe)
     if needs and recipe.knowledge_file is None:
         raise BALoraError(
             f"knowledge_file: missing; {recipe.method} keeps what the texts in it use (corda in mode kpm, ewc); "
             f"name a file of texts, or {ANCHORS} for texts that the model generates"
         )
-    if protects(recipe) and method.four_bit:
-        raise BALoraError("ewc_weight: a base in 4 bits has no weights to differentiate by; use 0, or method ewc")
     if method.from_inputs and recipe.knowledge_file is not None and recipe.is_seq2seq:
         raise BALoraError("knowledge_file: only for models without a decoder; leave it out")
 
@@ -139,7 +169,7 @@ def check_knowledge(recipe: Recipe) -> None:
 def start_batches(prepared: ModelAndData, base: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
     """Return the batches that the recipe's method is initialized from: of its knowledge, or of training rows."""
     recipe = prepared.recipe
-    if recipe.knowledge_file is None or not RUN_METHODS[recipe.method].from_inputs:
+    if recipe.knowledge_file is None or not find_method(recipe.method).from_inputs:
         return first_batches(prepared, seed)
     return knowledge_batches(prepared, base)
 
@@ -165,7 +195,8 @@ def first_batches(prepared: ModelAndData, seed: int) -> list[dict[str, Tensor]]:
     """
     with TemporaryDirectory(prefix="balora-") as scratch:
         trainer = build_trainer(prepared, prepared.load_model(), seed, Path(scratch), [])
-        batches = list(islice(trainer.get_train_dataloader(), prepared.recipe.start_batches))
+        count = prepared.recipe.start_batches
+        batches = list(tracked(islice(trainer.get_train_dataloader(), count), "first batches", total=count))
         return broadcast_from_main(lambda: batches)  # each process has its own part of the rows
 
 
@@ -229,30 +260,28 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
     if isinstance(student, BALoraModel):
         return Teacher(student.teacher_forward, student)
     if isinstance(student, PeftModel):
-        live_head = student.active_peft_config.task_type == TaskType.SEQ_CLS
-
-        if student.active_peft_config.is_prompt_learning:
-
-            def without_prompt(**inputs: Any) -> Any:
-                with evaluation_mode(student), student.disable_adapter():
-                    return student(**inputs)
-
-            return Teacher(without_prompt, student)
+        settings = student.active_peft_config
+        live_head = settings.task_type == TaskType.SEQ_CLS
+        # The inner model leaves out a trained prompt, which is no layer.
+        function = student.get_base_model() if settings.is_prompt_learning else student
 
         def without_adapter(**inputs: Any) -> Any:
             with teacher_mode(student, live_head=live_head):
-                return student(**inputs)
+                return function(**inputs)
 
         return Teacher(without_adapter, student)
-    pretrained = prepared.load_model().to(student.device)
+    return _separate_teacher(prepared, student)
+
+
+def _separate_teacher(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> Teacher:
+    """Load the pretrained model beside the student, a classifier with the student's head."""
+    pretrained = prepared.load_model(**loading_settings(prepared.recipe)).to(student.device)
     pretrained.config.use_cache = False  # with a cache, packed rows would read one another
     if prepared.recipe.is_classification:
-        backbone = f"{pretrained.base_model_prefix}."
-        head = {name: value for name, value in student.state_dict().items() if not name.startswith(backbone)}
-        pretrained.load_state_dict(head, strict=False)
+        pretrained.load_state_dict(trained_head(student, mark_new_modules(pretrained)), strict=False)
 
     def separate(**inputs: Any) -> Any:
-        with evaluation_mode(pretrained):
+        with evaluation_mode(pretrained), torch.no_grad():
             return pretrained(**inputs)
 
     return Teacher(separate, pretrained)
@@ -261,20 +290,16 @@ def teacher_of(prepared: ModelAndData, student: PreTrainedModel | PeftModel) -> 
 def save_student(student: PreTrainedModel | PeftModel, directory: Path) -> None:
     """Save a PEFT model as an adapter, a fully trained one as a Transformers model, else its trained parameters.
 
-    Raises:
-        WorkerDone: In every process except the first, once its part of the model is gathered.
+    Every process calls this, since a sharded model is gathered; the first one writes.
     """
     if isinstance(student, BALoraModel):
         student.save_pretrained(directory, is_main_process=is_main_process())
-    if not is_main_process():
-        raise WorkerDone
-    if isinstance(student, BALoraModel):
+    if isinstance(student, BALoraModel) or not is_main_process():
         return
-    trained = {name: p.detach().contiguous() for name, p in student.named_parameters() if p.requires_grad}
-    if isinstance(student, PeftModel) or len(trained) == len(list(student.parameters())):
+    if isinstance(student, PeftModel) or all(p.requires_grad for p in student.parameters()):
         student.save_pretrained(directory)
     else:
-        save_file(trained, directory / TRAINED_FILE)
+        save_trained_parameters(student, directory)
 
 
 def save_generation_settings(model: PreTrainedModel | PeftModel, directory: Path) -> None:
@@ -296,12 +321,5 @@ def anchors_of(prepared: ModelAndData) -> Anchors:
     recipe, tokenizer = prepared.recipe, prepared.tokenizer
     if prepared.anchors:
         return texts_as_anchors(prepared.anchors, tokenizer, length=recipe.anchor_length)
-    return broadcast_from_main(
-        lambda: sample_anchors(
-            prepared.load_model(on_device=True),
-            tokenizer,
-            count=recipe.anchor_samples,
-            length=recipe.anchor_length,
-            cache_dir=cache_folder() / "anchors",
-        )
-    )
+    settings = {"count": recipe.anchor_samples, "length": recipe.anchor_length}
+    return cached_anchors(lambda: prepared.load_model(on_device=True), tokenizer, **settings)

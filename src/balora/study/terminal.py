@@ -21,6 +21,7 @@ from typing import Any
 
 import datasets
 import transformers
+from datasets import arrow_dataset
 from rich.console import Console
 from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,7 +31,7 @@ from balora.errors import BALoraError, Interrupted
 from balora.report.page import versions
 from balora.utils.distributed import is_main_process
 from balora.utils.files import cache_folder
-from balora.utils.progress import show_progress_with
+from balora.utils.progress import show_progress_with, showing
 
 console = Console(stderr=True)
 
@@ -45,6 +46,7 @@ SHOWN_AFTER, LINE_EVERY = 2.0, 30.0
 def quiet_libraries() -> None:
     """Keep libraries' notices and progress bars off the terminal; errors, balora's warnings and progress stay."""
     show_progress_with(long_work if is_main_process() else None)
+    arrow_dataset.hf_tqdm = RowsBar
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -165,6 +167,30 @@ def long_work(description: str, total: int | None) -> Iterator[Callable[[], None
         bar.stop()
         if shown.is_set() and not draws:
             _print_line(f"{description}: {_clock(time.monotonic() - began)} in all")
+
+
+class RowsBar(datasets.utils.tqdm):
+    """The bar of `datasets` over the rows that it maps, shown as balora shows long work."""
+
+    def __init__(self, *args: Any, desc: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, desc=desc, **kwargs)
+        self._advance: Callable[[], None] = lambda: None
+        self._description = "preparing rows" if desc in (None, "Map") else f"{desc[:1].lower()}{desc[1:]}"
+
+    def __enter__(self) -> "RowsBar":
+        """Begin."""
+        self._work = showing(self._description, self.total)
+        self._advance = self._work.__enter__()
+        return self
+
+    def update(self, n: float | None = 1) -> None:
+        """Report `n` more rows."""
+        for _ in range(int(n or 0)):
+            self._advance()
+
+    def __exit__(self, *raised: Any) -> None:
+        """End, and remove the bar."""
+        self._work.__exit__(*raised)
 
 
 def _line(description: str, done: int, total: int | None, seconds: float) -> str:

@@ -18,6 +18,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from balora.config import find_method
 from balora.data import (
     check_lengths,
     check_max_length,
@@ -32,10 +33,10 @@ from balora.data.streaming import Passes
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.recipe import Recipe
-from balora.recipe.methods import RUN_METHODS
 from balora.recipe.training import Training
 from balora.study.model_and_data import ModelAndData
 from balora.study.sentences import with_sentences
+from balora.study.shared_rows import shared
 from balora.training import BALoraTrainer
 from balora.training.loraplus import loraplus_optimizer
 from balora.training.packing import PackingMixin
@@ -123,7 +124,7 @@ def build_trainer(
         for name, (_, source) in sets.items():
             lengths = map(len, tokenized[name]["input_ids"])
             check_lengths(lengths, source=source, max_length=recipe.max_length, context=context)
-    method = RUN_METHODS.get(recipe.method)
+    method = find_method(recipe.method)
     if method is not None and method.loraplus:
         trainer.optimizer = loraplus_optimizer(trainer.model, trainer.args, recipe.loraplus_lr_ratio)
     trainer.nonfinite = recipe.nonfinite
@@ -164,7 +165,7 @@ def _in_order(rows: IterableDataset, recipe: Recipe, seed: int) -> IterableDatas
 def _as_trl(prepared: ModelAndData, model: PreTrainedModel | PeftModel, rows: Dataset, name: str) -> Dataset:
     """Return rows in TRL's format, with sentence embeddings if the model reads them."""
     standard = [column for column in rows.column_names if column not in QA_FEATURES]
-    read = _tokenized_for_trl(prepared, rows.select_columns(standard), name)
+    read = _tokenized_for_trl(prepared, shared(rows.select_columns(standard)), name)
     return with_sentences(prepared, model, rows, read)
 
 

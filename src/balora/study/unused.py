@@ -4,18 +4,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from balora.baselines import BASELINES
-from balora.config import Initialization, Regularizers
-from balora.config.unused import Use
+from balora.config import Initialization, Regularizers, find_method
+from balora.config.unused import Use, reads_own_texts
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
-from balora.recipe.methods import ANCHORS, RUN_METHODS
+from balora.recipe.methods import ANCHORS
 from balora.recipe.recipe import default_settings
 from balora.study.method_config import protects, unused_by_method
 
 _ANCHORS = Use(
-    lambda recipe: recipe.anchor_weight or recipe.replay_weight or recipe.knowledge_file == ANCHORS,
+    lambda recipe: reads_own_texts(recipe) or recipe.knowledge_file == ANCHORS,
     f"anchor_weight above 0, or replay_weight, or knowledge_file: {ANCHORS}",
 )
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
@@ -86,7 +86,7 @@ def _unused_by_method(recipe: Recipe) -> dict[str, str]:
         names = {f.name for part in (Adapter, Initialization, Regularizers, AnchorTexts) for f in fields(part)}
         own = {*BASELINES[recipe.method].settings, "method", "sentence_encoder"}
         return dict.fromkeys(names - own, "another method")
-    method = RUN_METHODS[recipe.method]
+    method = find_method(recipe.method)
     unused = unused_by_method(recipe)
     needs = {
         "start_batches": (method.from_data or protects(recipe), "method lora-ga, corda, lora-null or ewc"),

@@ -55,8 +55,10 @@ class TeacherCache:
             rows[new] = True
             part = select_examples(inputs, rows)
             _, received = teacher_pass(model, head, part)
-            self._store.add([keys[row] for row in new], self._vectors(model, received, self._kind, part))
-        features = self._store.take(keys).to(model.device, self._dtype)
+            vectors = self._vectors(model, received, self._kind, part)  # (n, d)
+            wide = torch.promote_types(vectors.dtype, torch.float32)
+            self._store.add([keys[row] for row in new], vectors.to(wide).unsqueeze(1))
+        features = torch.cat(self._store.take(keys)).to(model.device, self._dtype)  # (B, d)
         return head_logits(head, features, pooled=self._kind == "pooled")
 
     def forget(self) -> None:
@@ -75,9 +77,7 @@ class TeacherCache:
         if kind is not None:
             vectors = self._vectors(model, received, kind, inputs)
             folder = None if self.directory is None else self.directory / f"{fingerprint(model)}-{kind}"
-            wide = torch.promote_types(vectors.dtype, torch.float32)
-            limits = {"memory_mb": self.memory_mb, "writer": self.writer}
-            self._store = FeatureStore(folder, vectors.shape[-1], wide, **limits)
+            self._store = FeatureStore(folder, memory_mb=self.memory_mb, writer=self.writer)
             self._kind, self._dtype = kind, vectors.dtype
             return
         warnings.warn(

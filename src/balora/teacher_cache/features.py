@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, TaskType
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from balora.adapters.new_modules import is_new
 from balora.utils.modules import evaluation_mode
 from balora.utils.tolerance import logits_match
 
@@ -23,18 +24,19 @@ FINGERPRINT_ELEMENTS = 4096
 def live_head(model: PeftModel) -> nn.Sequential | None:
     """Return the head in training: modules outside the backbone, from the first fully trained one on; may be `None`.
 
-    They are chained in the order in which the model lists them (DeBERTa's pooler, dropout, classifier); the caller
-    must check that the model uses them so.
+    They are chained in the order in which the model lists them (DeBERTa's pooler, dropout, classifier), after newly
+    initialized ones inside the backbone (BERT's pooler); the caller must check that the model uses them so.
     """
     base = model.get_base_model()
     backbone = getattr(base, base.base_model_prefix)
     inside = set(backbone.modules())
     heads = [m for m in base.modules() if isinstance(m, ModulesToSaveWrapper) and m not in inside]
-    if len(heads) == 1:
+    new = [m for m in backbone.modules() if isinstance(m, ModulesToSaveWrapper) and is_new(m)]
+    if len(heads) == 1 and not new:
         return nn.Sequential(*heads)
     parts = [part for part in base.children() if part is not backbone]
     trained = [place for place, part in enumerate(parts) if part in heads]
-    return nn.Sequential(*parts[trained[0] :]) if trained else None
+    return nn.Sequential(*new, *parts[trained[0] :]) if trained else None
 
 
 def pooling_candidates(head_input: Tensor) -> tuple[str, ...]:
@@ -107,9 +109,11 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def teacher_weights(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight that the teacher's features depend on: all frozen weights outside the head."""
+    """Yield every weight that the teacher's features depend on: all frozen ones, without a classifier's head."""
+    classifies = model.balora_config.task_type == TaskType.SEQ_CLS  # its teacher has the head in training
     for name, weight in model.get_base_model().named_parameters():
-        if not weight.requires_grad and "modules_to_save" not in name and "original_module" not in name:
+        other = "modules_to_save" in name or (classifies and "original_module" in name)
+        if not weight.requires_grad and not other:
             yield name, weight
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from balora.config import SELORA, BALoraConfig
+from balora.config import BALoraConfig
 from balora.errors import BALoraError
 
 #: Columns that adapters read, and the remedy if a row has none.
@@ -17,7 +17,7 @@ ADAPTER_INPUTS = {
 
 def adapter_inputs(config: BALoraConfig) -> list[str]:
     """Return the names in `ADAPTER_INPUTS` that a model of this configuration reads."""
-    wanted = {"sentence_embeds": config.method == SELORA, "task_ids": config.task_names is not None}
+    wanted = {"sentence_embeds": config.gated, "task_ids": config.task_names is not None}
     return [name for name in ADAPTER_INPUTS if wanted[name]]
 
 

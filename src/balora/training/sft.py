@@ -6,17 +6,18 @@ from typing import Any
 from peft import PeftConfig
 from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl import SFTTrainer
 
 from balora.adapters.targets import check_head_unadapted
-from balora.config import SELORA, BALoraConfig, as_balora_config
+from balora.config import BALoraConfig, as_balora_config
+from balora.config.unused import reads_own_texts
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
 from balora.training.collator import adapter_inputs
 from balora.training.packing import PackingMixin
-from balora.training.trainer import ObjectiveTrainerMixin, check_model
+from balora.training.trainer import ObjectiveTrainerMixin, check_model, tokenizer_of
 from balora.training.truncation import TruncationMixin
 
 #: A task type for which PEFT's `get_peft_model` builds balora's model. TRL loads the base, adds what its arguments
@@ -25,7 +26,10 @@ BUILT_HERE = "BALORA"
 
 
 def _build(model: PreTrainedModel, config: BALoraConfig, **_: Any) -> BALoraModel:
-    built = get_balora_model(model, replace(config, task_type=config.named_task_type))
+    tokenizer = config.tokenizer
+    if tokenizer is None and (reads_own_texts(config) or config.described.swapped or config.counterfactual_words):
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)  # as TRL does for its own use
+    built = get_balora_model(model, replace(config, task_type=config.named_task_type), tokenizer=tokenizer)
     check_head_unadapted(built)
     return built
 
@@ -37,7 +41,8 @@ class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFT
     """TRL's `SFTTrainer` for a `BALoraModel`; takes the same arguments, logs what `BALoraTrainer` logs.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model or its name, and the
-    trainer builds the `BALoraModel`.
+    trainer builds the `BALoraModel`. `processing_class` is then also the tokenizer of self-anchors and counterfactual
+    teacher.
 
     As in TRL, a mixture of experts trains with its router loss, unless `router_aux_loss_coef` is 0.
 
@@ -52,13 +57,12 @@ class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFT
         if peft_config is not None:
             peft_config = replace(as_balora_config(peft_config))
             peft_config.named_task_type, peft_config.task_type = peft_config.task_type, BUILT_HERE
+            peft_config.tokenizer = tokenizer_of(kwargs.get("processing_class"))
         else:
             check_head_unadapted(model)
         super().__init__(model, *args, peft_config=peft_config, **kwargs)
         if adapter_inputs(self.model.balora_config) and (self.args.packing or self.padding_free):
-            one = (
-                "selora has one sentence vector" if self.model.balora_config.method == SELORA else "there is one task"
-            )
+            one = "selora has one sentence vector" if self.model.balora_config.gated else "there is one task"
             raise BALoraError(
                 f"packing: it joins several examples into one row, and {one} for each row; leave packing and "
                 "padding_free out"

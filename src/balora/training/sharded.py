@@ -6,7 +6,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
-from balora.config import SELORA, BALoraConfig
+from balora.config import BALoraConfig
 from balora.errors import BALoraError
 from balora.utils.distributed import broadcast_parameters
 
@@ -68,5 +68,5 @@ def _check_terms(config: BALoraConfig, how: str) -> None:
     """Check for terms that read adapter weights, which are gathered only while their layer runs."""
     if config.alignment_weight:
         raise BALoraError(f"alignment_weight: {how} shards the adapters that it compares; use DDP, or ZeRO-2, or 0")
-    if config.method == SELORA and config.semantic_weight:
+    if config.gated and config.semantic_weight:
         raise BALoraError(f"semantic_weight: {how} shards the factors that it reads; use DDP, or ZeRO-2, or 0")

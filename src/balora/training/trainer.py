@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import has_length
 
 from balora.adapters.targets import check_unadapted
 from balora.config import as_balora_config
@@ -21,6 +22,7 @@ from balora.model.drift import measure_drift
 from balora.teacher_cache.store import SUFFIX
 from balora.training.callbacks import ScheduleCallback
 from balora.training.collator import AdapterInputCollator, adapter_inputs
+from balora.training.loraplus import loraplus_optimizer
 from balora.training.reliable import ReliableTrainerMixin
 from balora.training.sharded import prepare_sharding
 from balora.utils.batches import count_rows
@@ -76,6 +78,12 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
         super()._set_signature_columns_if_needed()
         wanted = adapter_inputs(self.model.balora_config)
         self._signature_columns += [name for name in wanted if name not in self._signature_columns]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer of the arguments, for the method `lora+` LoRA+'s, unless the trainer was given one."""
+        if self.optimizer is None and self.model.balora_config.described.loraplus:
+            self.optimizer = loraplus_optimizer(self.model, self.args)
+        return super().create_optimizer(model)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -170,20 +178,33 @@ class ObjectiveTrainerMixin(ReliableTrainerMixin):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent class does, then measure drift on a few batches for the model card."""
         self._pending, self._sums, self._steps = {}, {}, {}
-        classifies = self.model.balora_config.task_type == "SEQ_CLS"
-        if classifies and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        config = self.model.balora_config
+        classifies, rows = config.task_type == "SEQ_CLS", self._repeats_rows() and bool(config.consistency_weight)
+        caches = classifies or bool(config.anchor_weight) or (config.task_type == "CAUSAL_LM" and rows)
+        if caches and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # Features are stored in the run's folder, so that a resumed run reads the same ones.
             if not resume_from_checkpoint and self.is_world_process_zero():
                 shutil.rmtree(self._features, ignore_errors=True)
-            self.model.cache_teacher(self._features, writer=str(self.args.process_index))
-        elif classifies:
+            which = {} if classifies else {"rows": rows}
+            self.model.cache_teacher(self._features, writer=str(self.args.process_index), **which)
+        elif caches:
             self.model.teacher_cache = None  # created before it was known that the model is sharded
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if classifies and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
+        if caches and self.model.teacher_cache is not None and self.state.global_step >= self.state.max_steps:
             self.model.teacher_cache.forget()
         if self.drift_batches:
             self._measure_drift()
         return output
+
+    def _repeats_rows(self) -> bool:
+        """Return whether training reads the training rows more than once."""
+        if not has_length(self.train_dataset):
+            return False
+        args = self.args
+        if args.max_steps <= 0:
+            return args.num_train_epochs > 1
+        read = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return read > len(self.train_dataset)
 
     def _measure_drift(self) -> None:
         """Measure drift on the first batches of the evaluation set, or of the training rows without one."""
@@ -203,7 +224,8 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
     """Transformers' `Trainer` for a `BALoraModel`; takes the same arguments, and `peft_config`.
 
     With `peft_config`, a `BALoraConfig` or PEFT's `LoraConfig`, `model` is a pretrained model, and the trainer builds
-    the `BALoraModel`, after it has set the seed of its arguments.
+    the `BALoraModel`, after it has set the seed of its arguments. `processing_class` is then also the tokenizer of
+    self-anchors and counterfactual teacher.
     """
 
     __doc__ += ObjectiveTrainerMixin.__doc__.split("\n", 1)[1]
@@ -224,8 +246,15 @@ class BALoraTrainer(ObjectiveTrainerMixin, Trainer):
             )
         if peft_config is not None:
             set_seed(args.seed if args is not None else TrainingArguments.seed)
-            model = get_balora_model(model, peft_config)
+            tokenizer = tokenizer_of(kwargs.get("processing_class"))
+            model = get_balora_model(model, peft_config, tokenizer=tokenizer)
         super().__init__(model, args, *further, **kwargs)
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that a trainer was given, by itself or in a processor; `None` without one."""
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
 def check_model(model: Any, peft_config: PeftConfig | None) -> None:

@@ -3,14 +3,20 @@
 Transformers by default asks on the terminal whether to run a folder's code, and reads `pytorch_model.bin`.
 """
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel
 
 from balora.errors import BALoraError
 from balora.utils.progress import working
 
 #: Pickle files that Transformers reads if `use_safetensors` is false.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+#: Files of an adapter's folder.
+ADAPTERS = ("adapter_config.json", "balora_config.json")
 #: Errors that a model built from a damaged configuration, or filled with wrong tensors, may raise.
 LOAD_ERRORS = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 
@@ -25,8 +31,17 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         settings: Further arguments of `from_pretrained`.
 
     Raises:
-        BALoraError: If it does not load, needs remote code, or has a pickle only and none was requested.
+        BALoraError: If it does not load, needs remote code, is an adapter, or has only an unrequested pickle.
     """
+    # Transformers would load its base with the adapter, or the base alone.
+    if auto.__name__.startswith(("AutoModel", "AutoConfig")) and any(
+        (Path(name) / file).is_file() for file in ADAPTERS
+    ):
+        raise BALoraError(
+            f"{setting}: {name!r} is a saved adapter, not a model; merge it into its base first "
+            "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)), save its "
+            "tokenizer there too, and name that folder"
+        )
     try:
         with working(f"loading {name}"):
             return auto.from_pretrained(name, trust_remote_code=False, **settings)
@@ -42,6 +57,30 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         raise BALoraError(f"{setting}: {name!r} does not load with {auto.__name__}: {reason}") from error
 
 
+def drop_unsavable_generation_settings(model: PreTrainedModel) -> None:
+    """Reset the generation settings that Transformers would refuse to save, with a warning.
+
+    Such settings, as a `temperature` without `do_sample`, have no effect, and raise an error when a model is saved.
+    """
+    settings = model.generation_config if model.can_generate() else None
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        names = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+        warnings.warn(
+            f"balora: the generation settings of {model.name_or_path} contradict each other, and Transformers would "
+            f"not save them; {', '.join(names) or 'all but the special tokens'} are reset"
+        )
+        for name in names:
+            setattr(settings, name, getattr(GenerationConfig(), name))
+        if not names:
+            tokens = {name: value for name, value in settings.to_dict().items() if name.endswith("_token_id")}
+            model.generation_config = GenerationConfig(**tokens)
+
+
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type's name if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    """Return the first line of an error's message, with the next one after a colon; its type if it has no message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].rstrip().endswith(":") else lines[0])[:500]

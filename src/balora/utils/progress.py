@@ -29,20 +29,24 @@ def tracked(items: Iterable[Item], description: str, *, total: int | None = None
         description: What is done, as the display shows it.
         total: Number of items; `None` for the length of `items`, if it has one.
     """
-    if _display is None:
-        yield from items
-        return
-    with _display(description, total or length_hint(items) or None) as advance:
+    with showing(description, total or length_hint(items) or None) as advance:
         for item in items:
             yield item
             advance()
 
 
 @contextmanager
+def showing(description: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Context manager: report work of `total` steps; call its value after each."""
+    if _display is None:
+        yield lambda: None
+        return
+    with _display(description, total) as advance:
+        yield advance
+
+
+@contextmanager
 def working(description: str) -> Iterator[None]:
     """Context manager: report work that has no steps, such as loading a model."""
-    if _display is None:
-        yield
-        return
-    with _display(description, None):
+    with showing(description):
         yield

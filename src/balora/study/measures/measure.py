@@ -20,7 +20,7 @@ from balora.study.measures.answers import measure_answers, single_questions
 from balora.study.measures.geometry import measure_geometry
 from balora.study.measures.noise import measure_noise
 from balora.study.model_and_data import ModelAndData, preservation_metrics
-from balora.study.student import teacher_of
+from balora.study.student import Teacher, teacher_of
 from balora.study.trainers import batches_in_order, evaluation_batches
 from balora.utils.distributed import is_main_process, is_sharded_launch
 
@@ -29,7 +29,11 @@ Intervals = dict[str, tuple[float, float]]
 
 
 def measure(
-    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+    prepared: ModelAndData,
+    trainer: Trainer,
+    model: PreTrainedModel | PeftModel,
+    directory: Path,
+    teacher: Teacher | None = None,
 ) -> tuple[Metrics, Metrics, Intervals]:
     """Return a model's task and preservation metrics, its drift from the pretrained model, and 95 % intervals.
 
@@ -38,23 +42,28 @@ def measure(
         trainer: Supplies the evaluation sets and their batches.
         model: The student.
         directory: Folder of the run, where details for the report's figures are saved.
+        teacher: The pretrained function; `None` for that of a model trained in this process.
 
     Raises:
         WorkerDone: In every process except the first, if each has the whole model.
     """
     if is_main_process():
-        return _measure(prepared, trainer, model, directory)
+        return _measure(prepared, trainer, model, directory, teacher)
     if not is_sharded_launch():
         raise WorkerDone
     # The model is sharded, so every process runs the same passes on all rows.
     with TemporaryDirectory(prefix="balora-") as scratch:
-        return _measure(prepared, trainer, model, Path(scratch))
+        return _measure(prepared, trainer, model, Path(scratch), teacher)
 
 
 def _measure(
-    prepared: ModelAndData, trainer: Trainer, model: PreTrainedModel | PeftModel, directory: Path
+    prepared: ModelAndData,
+    trainer: Trainer,
+    model: PreTrainedModel | PeftModel,
+    directory: Path,
+    teacher: Teacher | None,
 ) -> tuple[Metrics, Metrics, Intervals]:
-    teacher = teacher_of(prepared, model)
+    teacher = teacher or teacher_of(prepared, model)
     metrics, drift = {}, {}
     sets = _evaluation_sets(prepared, trainer)
     for name, (rows, tokens) in sets.items():
