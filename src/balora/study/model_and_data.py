@@ -37,7 +37,7 @@ from balora.study.questions import to_questions, with_prompts
 from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import LOAD_ERRORS, first_line, load
+from balora.utils.loading import LOAD_ERRORS, first_line, load, rename
 from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
@@ -83,6 +83,7 @@ def _expanded(setting: str, value: str, world: World | None) -> str:
 
 
 MODEL = "model_name_or_path"
+PACKAGE = "package:"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class ModelAndData:
 
     Attributes:
         recipe: The recipe, with paths expanded and the files of its world filled in.
+        base_name: The model's name for saved adapters: of a `package:` model as the recipe has it, since the path
+            that it stands for is this machine's.
         tokenizer: The model's tokenizer.
         train: Training rows: prompt and completion, messages, text, or text (pair) and label, which `as_text` converts
             for a sequence-to-sequence model. A stream if the recipe has `streaming`.
@@ -106,6 +109,7 @@ class ModelAndData:
     """
 
     recipe: Recipe
+    base_name: str
     tokenizer: PreTrainedTokenizerBase
     train: Dataset | IterableDataset
     validation: Dataset | None
@@ -133,6 +137,7 @@ class ModelAndData:
             settings["attn_implementation"] = self.recipe.attn_implementation
         settings["use_safetensors"] = self.recipe.use_safetensors
         model = load(self._auto(), self.recipe.model_name_or_path, MODEL, **self._head(), **settings)
+        rename(model, self.base_name)
         if self.recipe.is_classification:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         elif not self.recipe.is_seq2seq and are_chats(self.train):
@@ -203,6 +208,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
             train_file=str(built.train_file),
             validation_file=str(built.eval_file),
         )
+    named = recipe.model_name_or_path
     recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
@@ -226,6 +232,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
     return ModelAndData(
         recipe,
+        named if named.startswith(PACKAGE) else recipe.model_name_or_path,
         tokenizer,
         datasets.train,
         datasets.validation,
