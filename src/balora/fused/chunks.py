@@ -51,13 +51,14 @@ def head_loss(
         The loss, and the terms' unweighted values `(3 + K, M)`: task, consistency, entropy, then the K functions,
         without gradient.
     """
-    teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
+    teacher = (None, None, None) if teacher_hidden is None else scaled(teacher_hidden, teacher_head)
     if others is not None and teacher_head.scale != 1:
         others = replace(others, hidden=[hidden * teacher_head.scale for hidden in others.hidden])
-    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others, functions)
+    return _HeadLoss.apply(*scaled(hidden, head), *teacher, weights, objective, others, functions)
 
 
-def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+def scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return hidden states, weight and bias that give the head's logits, before the softcap, without its scale."""
     if head.scale == 1:
         return hidden, head.weight, head.bias
     return hidden * head.scale, head.weight, None if head.bias is None else head.bias * head.scale
@@ -104,14 +105,14 @@ class _HeadLoss(torch.autograd.Function):
         for start, stop in pairwise(bounds):
             chunk = slice(start, stop)
             h = hidden[chunk].to(dtype)  # (m, d)
-            z = _project(h, w, bias, z_buffer)  # (m, V)
+            z = project(h, w, bias, z_buffer)  # (m, V)
             z_teacher = None
             if start < taught:
-                z_teacher = _project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
+                z_teacher = project(teacher_hidden[chunk].to(dtype), w_teacher, teacher_bias, teacher_buffer)
                 if others is not None:
                     said = others.rows(chunk)
                     logits = [
-                        _project(other.to(dtype), w_teacher, teacher_bias, torch.empty_like(z_teacher)).to(wide)
+                        project(other.to(dtype), w_teacher, teacher_bias, torch.empty_like(z_teacher)).to(wide)
                         for other in said.hidden
                     ]
                     how = said.partners, said.valid, objective.temperature
@@ -147,7 +148,7 @@ class _HeadLoss(torch.autograd.Function):
         return (*gradients, None, None, None, None, None, None, None)
 
 
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
     """Compute hidden·weightᵀ + bias in the buffer's first rows."""
     out = buffer[: len(hidden)]
     if bias is None:
