@@ -73,7 +73,7 @@ def test_scores_are_those_of_whole_logits(quirk, taught, tokens, vocabulary, see
     other = {"alone": None, "same head": head, "own head": own}[taught]
     hidden, teacher_hidden = torch.randn(2, tokens, 6, dtype=torch.float64)
     labels = torch.randint(vocabulary, (tokens,)).where(torch.rand(tokens) < 0.7, IGNORED)
-    found = token_scores(hidden, head, labels, *(() if other is None else (teacher_hidden, other)))
+    found = token_scores(hidden, head, labels, *(() if other is None else (teacher_hidden, other)), entropy=True)
     expected = naive(head.logits(hidden), labels, None if other is None else other.logits(teacher_hidden))
     assert_same(found, expected, 1e-11, 1e-11)
 
@@ -81,7 +81,7 @@ def test_scores_are_those_of_whole_logits(quirk, taught, tokens, vocabulary, see
 def test_logits_take_the_place_of_hidden_states_and_stay_as_they_are():
     logits, teacher_logits = torch.randn(2, 12, 97, dtype=torch.float64)
     kept, labels = logits.clone(), torch.randint(97, (12,))
-    found = token_scores(logits, None, labels, teacher_logits, None)
+    found = token_scores(logits, None, labels, teacher_logits, None, entropy=True)
     assert_same(found, naive(logits, labels, teacher_logits), 1e-11, 1e-11)
     assert torch.equal(logits, kept)
 
@@ -92,7 +92,7 @@ def test_narrow_numbers_are_scored_as_their_own_logits_are(dtype):
     head = head_of(997, 16, dtype)
     hidden, teacher_hidden = (2 * torch.randn(2, 300, 16)).to(dtype)
     labels = torch.randint(997, (300,))
-    found = token_scores(hidden, head, labels, teacher_hidden, head)
+    found = token_scores(hidden, head, labels, teacher_hidden, head, entropy=True)
     logits, taught = (torch.cat([z.clone() for z in logit_chunks(h, head, 7)]) for h in (hidden, teacher_hidden))
     expected = naive(logits.double(), labels, taught.double())
     assert torch.equal(found.top1, logits.argmax(-1))

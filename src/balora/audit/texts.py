@@ -88,7 +88,7 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
     owners = torch.tensor([number for number, windows in enumerate(texts.windows) for _ in windows])
     flat = [window for windows in texts.windows for window in windows]
     base = None if audited.alone else audited.base_reader()
-    score = TokenScorer(audited.tuned, base)
+    score = TokenScorer(audited.tuned, base, entropy=True)
     sums: dict[str, np.ndarray] = {}
     ranks: dict[str, Callable[[Tensor], float]] = {}
 

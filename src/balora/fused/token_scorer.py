@@ -112,9 +112,11 @@ class TokenScorer:
     Args:
         model: A language model, adapted or not; its training mode is unchanged.
         teacher: Reader of the pretrained function; `None` without a teacher.
+        entropy: Whether to compute entropies too.
     """
 
-    def __init__(self, model: nn.Module | Reader, teacher: Reader | None = None) -> None:
+    def __init__(self, model: nn.Module | Reader, teacher: Reader | None = None, *, entropy: bool = False) -> None:
+        self.entropy = entropy
         self.student = model if isinstance(model, Reader) else Reader(model, model)
         self.teacher = teacher
 
@@ -133,7 +135,7 @@ class TokenScorer:
         """Score the counted positions of some rows from what `passes` gave for them."""
         chosen, *taught = (states[:, : counted.shape[1]][counted] for states in hidden)  # (m, d)
         teacher = (*taught, self.teacher.head) if taught else ()
-        return token_scores(chosen, self.student.head, labels[counted], *teacher)
+        return token_scores(chosen, self.student.head, labels[counted], *teacher, entropy=self.entropy)
 
     def passes(self, inputs: dict[str, Any]) -> Iterator[tuple[slice, dict[str, Any], list[Tensor]]]:
         """Yield rows, their inputs, and the hidden states of the student and of a teacher, `(b, S, d)` each.

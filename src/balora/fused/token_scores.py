@@ -11,7 +11,7 @@ processor's cache, with p = softmax(z), m = max z and s = z − m:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import repeat
 
 import torch
@@ -34,14 +34,14 @@ class TokenScores:
     Attributes:
         log_p: Log-probability of the label; 0 without a label.
         top1: The most likely token, the first of equals.
-        entropy: Entropy of the prediction.
+        entropy: Entropy of the prediction; `None` if it was not asked for.
         teacher: The teacher's own scores; `None` without a teacher.
         divergence: KL(teacher ‖ student) at temperature 1; `None` without a teacher.
     """
 
     log_p: Tensor
     top1: Tensor
-    entropy: Tensor
+    entropy: Tensor | None = None
     teacher: "TokenScores | None" = None
     divergence: Tensor | None = None
 
@@ -53,6 +53,8 @@ def token_scores(
     labels: Tensor,
     teacher_hidden: Tensor | None = None,
     teacher_head: Head | None = None,
+    *,
+    entropy: bool = False,
 ) -> TokenScores:
     """Score M tokens, a chunk of them at a time.
 
@@ -63,6 +65,7 @@ def token_scores(
         labels: `(M,)`, the token to predict, −100 for none.
         teacher_hidden: `(M, d')`, the teacher's; `None` without a teacher.
         teacher_head: The teacher's.
+        entropy: Whether to compute entropies too.
     """
     if head is not None and teacher_head is not None and teacher_head.weight is head.weight:
         head = replace(head, weight=head.weight.to(hidden.dtype))  # one copy for both, and none in the same precision
@@ -71,7 +74,7 @@ def token_scores(
     student = logit_chunks(hidden, head, rows)
     taught = repeat(None) if teacher_hidden is None else logit_chunks(teacher_hidden, teacher_head, rows)
     parts = [
-        _score_blocks(z, z_teacher, own)
+        _score_blocks(z, z_teacher, own, entropy)
         for own, z, z_teacher in zip(labels.split(rows), student, taught, strict=False)  # without a teacher, endless
     ]
     return joined_scores(parts)
@@ -105,7 +108,7 @@ def logit_chunks(hidden: Tensor, head: Head | None, rows: int) -> Iterator[Tenso
         yield z
 
 
-def _score_blocks(logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> TokenScores:
+def _score_blocks(logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, entropy: bool) -> TokenScores:
     """Score the tokens of a chunk, `(m, V)`; its logits are overwritten."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     rows = max(1, BLOCK_ELEMENTS.get(logits.device.type, 2**24) // logits.shape[1])
@@ -115,17 +118,17 @@ def _score_blocks(logits: Tensor, teacher_logits: Tensor | None, labels: Tensor)
     for z, z_teacher, own in zip(logits.split(rows), taught, labels.split(rows), strict=False):
         shifted = z.to(wide)  # the logits themselves if they are wide already
         p = scratch[: len(z)]
-        scores, log_total = _score(shifted, own, p)
+        scores, log_total = _score(shifted, own, p, entropy)
         if z_teacher is not None:
             taught_shifted = z_teacher.to(wide)
-            teacher, taught_log_total = _score(taught_shifted, own, p)
+            teacher, taught_log_total = _score(taught_shifted, own, p, entropy)
             gap = torch.linalg.vecdot(p, taught_shifted.sub_(shifted)).double()
             scores = replace(scores, teacher=teacher, divergence=gap + log_total - taught_log_total)
         parts.append(scores)
     return joined_scores(parts)
 
 
-def _score(z: Tensor, labels: Tensor, p: Tensor) -> tuple[TokenScores, Tensor]:
+def _score(z: Tensor, labels: Tensor, p: Tensor, entropy: bool) -> tuple[TokenScores, Tensor]:
     """Overwrite a block of logits `(b, V)` by s and `p` by its softmax; return the scores and log Σ eˢ, `(b,)`."""
     peak, top1 = _largest(z)
     torch.softmax(z, -1, out=p)
@@ -133,8 +136,8 @@ def _score(z: Tensor, labels: Tensor, p: Tensor) -> tuple[TokenScores, Tensor]:
     z.sub_(peak.unsqueeze(-1))
     label = z.gather(-1, labels.clamp(min=0).unsqueeze(-1))[:, 0].double()
     log_p = (label - log_total).where(labels != IGNORED, 0)
-    entropy = log_total - torch.linalg.vecdot(p, z).double()
-    return TokenScores(log_p, top1, entropy), log_total
+    uncertainty = log_total - torch.linalg.vecdot(p, z).double() if entropy else None
+    return TokenScores(log_p, top1, uncertainty), log_total
 
 
 def _largest(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,10 +162,11 @@ def _largest(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def joined_scores(parts: Sequence[TokenScores]) -> TokenScores:
     """Return the scores of several runs of tokens, at least one, as those of one."""
-    if parts[0].teacher is None:
-        teacher = divergence = None
-    else:
-        teacher = joined_scores([part.teacher for part in parts])
-        divergence = torch.cat([part.divergence for part in parts])
-    own = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_p", "top1", "entropy"))
-    return TokenScores(*own, teacher=teacher, divergence=divergence)
+
+    def joined(name: str) -> Tensor | TokenScores | None:
+        values = [getattr(part, name) for part in parts]
+        if values[0] is None:
+            return None
+        return joined_scores(values) if name == "teacher" else torch.cat(values)
+
+    return TokenScores(**{field.name: joined(field.name) for field in fields(TokenScores)})
