@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
-from balora.audit.effective_rank import effective_rank
+from balora.audit.effective_rank import LogitRank, effective_rank
 from balora.audit.models import load_audited
 from balora.audit.texts import measure_texts, own_texts, user_texts, wikitext2
 from balora.errors import BALoraError
 from balora.evaluation import measure_drift
 from balora.evaluation.perplexity import padded_batches, perplexity, read_pages, wikitext_perplexity
+from balora.fused import Head
 
 MEASURED_ON_BOTH = ("perplexity", "entropy", "effective_rank")
 
@@ -60,6 +61,15 @@ def test_effective_rank_is_that_of_the_singular_values(matrix):
 def test_effective_rank_of_equal_directions_is_their_number(size):
     assert effective_rank(torch.eye(7)[:size]) == pytest.approx(size)
     assert effective_rank(torch.ones(size, 3)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [3, 9, 40])  # fewer than the width, more, and more than the vocabulary
+@pytest.mark.parametrize("quirk", [{}, {"bias": torch.linspace(-1, 1, 23).double()}, {"scale": 0.3}, {"softcap": 2.0}])
+def test_effective_rank_of_logits_needs_none_of_them(tokens, quirk, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("balora.audit.effective_rank.CHUNK_ELEMENTS", 30)
+    head, hidden = Head(torch.randn(23, 6).double(), **quirk), torch.randn(tokens, 6).double()
+    assert LogitRank(head)(hidden) == pytest.approx(numpy_rank(head.logits(hidden)), rel=1e-5)
 
 
 @pytest.mark.parametrize("max_length", [None, 8])
