@@ -212,14 +212,14 @@ def _tasks_of_the_harness() -> "TaskManager":
 def _wrap(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, max_length: int | None
 ) -> "HFLM":
-    from lm_eval.models.huggingface import HFLM
+    from balora.evaluation.harness_model import ChunkedLM
 
     # The harness ties weights again. If the head or embedding is adapted or trained separately, that fails or replaces
     # its weights.
     model.tie_weights = lambda: None
     try:
         with _quiet():
-            return HFLM(
+            return ChunkedLM(
                 pretrained=model,
                 tokenizer=copy.deepcopy(tokenizer),  # the harness may add a padding token
                 batch_size=batch_size,
