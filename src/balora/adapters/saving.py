@@ -251,7 +251,8 @@ def model_card(
         drift_rows: The rows that it was measured on, if known.
         after_training: What was done to the weights after training, a sentence.
     """
-    data = ModelCardData(base_model=base_model, library_name="peft", tags=["balora", "lora", config.method])
+    name, on_hub = _shown_name(base_model or "an unnamed base model")
+    data = ModelCardData(base_model=on_hub, library_name="peft", tags=["balora", "lora", config.method])
     rank = config.r * 2 if config.residual else config.r
     rows = {"method": config.method, "r": config.r, "lora_alpha": config.lora_alpha, **config.settings()}
     settings = "\n".join(f"| `{name}` | {value} |" for name, value in rows.items())
@@ -296,6 +297,16 @@ def model_card(
         )
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n"
-        f"# Adapter of {base_model or 'an unnamed base model'}\n\n"
+        f"# Adapter of {name}\n\n"
         f"{what}{averaged}{exact}## Settings\n\n| | |\n|---|---|\n{settings}\n\n## Drift\n\n{drift_text}\n"
     )
+
+
+def _shown_name(base_model: str) -> tuple[str, str | None]:
+    """Return a model's name for the card, without the folders above a local one, and its name on the Hub."""
+    if base_model.startswith("package:") or " " in base_model:
+        return base_model, None
+    parts = base_model.split("/")
+    if Path(base_model).exists() or Path(base_model).is_absolute() or parts[0] in (".", ".."):
+        return Path(base_model).name, None
+    return base_model, "/".join(parts[:2])  # of a GGUF file there, its repository

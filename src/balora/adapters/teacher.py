@@ -13,11 +13,13 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
 
 from balora.adapters.matrices import adapted_matrices
 from balora.adapters.new_modules import is_new
 from balora.errors import BALoraError
+from balora.utils.distributed import is_sharded
 from balora.utils.modules import evaluation_mode
 
 #: Names of the trained adapter, and of the frozen one that a residual method adds.
@@ -100,6 +102,37 @@ def adapter_disabled(model: PeftModel, *, live_head: bool = False) -> Iterator[N
     finally:
         for module, names in zip(switches, active, strict=True):
             module._active_adapter = names
+
+
+def is_untouched(model: nn.Module) -> bool:
+    """Return whether an adapter of LoRA's kind changes nothing yet: its B is 0, and nothing else was trained."""
+    if not isinstance(model, PeftModel) or getattr(model, "lora_bias_path", None) is not None or is_sharded(model):
+        return False
+    modules = list(model.get_base_model().modules())
+    layers = [module for module in modules if isinstance(module, BaseTunerLayer)]
+    in_full = [module for module in modules if isinstance(module, AuxiliaryTrainingWrapper)]
+    frozen = all(config.bias == "none" for config in model.peft_config.values() if hasattr(config, "bias"))
+    return (
+        bool(layers)
+        and frozen
+        and all(isinstance(layer, LoraLayer) and _adds_nothing(layer) for layer in layers)
+        and all(isinstance(module, ModulesToSaveWrapper) and _is_original(module) for module in in_full)
+    )
+
+
+def _adds_nothing(layer: LoraLayer) -> bool:
+    if TEACHER in layer.r or layer.lora_magnitude_vector or layer.lora_embedding_B:
+        return False
+    return all(not b.weight.any() and getattr(b, "bias", None) is None for b in layer.lora_B.values())
+
+
+def _is_original(module: ModulesToSaveWrapper) -> bool:
+    original = module.original_module.state_dict()
+    return all(
+        torch.equal(value, original[name])
+        for copy in module.modules_to_save.values()
+        for name, value in copy.state_dict().items()
+    )
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from balora.audit.metrics import Metric, measured
-from balora.audit.models import Audited
+from balora.audit.models import Audited, Model
 from balora.evaluation.metric import Units, ratio_of_sums
+from balora.evaluation.shift import hidden_outputs
 from balora.losses.bias_path import mean_of_tokens
+from balora.utils.batches import token_batches
 
 FINAL, LAYERS = "representation_shift", "representation_shift_by_layer"
 
@@ -31,14 +33,16 @@ def measure_layers(
         seed: Seed of the bootstrap.
     """
     moved, lengths = [], []
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    for first in range(0, len(order), batch_size):
-        part = [rows[i] for i in order[first : first + batch_size]]
-        inputs = audited.tokenizer.pad(part, padding_side="right", return_tensors="pt")
-        states = [
-            torch.stack([_pooled(layer, inputs["attention_mask"]) for layer in output.hidden_states])
-            for output in audited.both(**inputs, output_hidden_states=True)
-        ]  # (L + 1, B, d) each
+    lengths_of_rows = [len(row["input_ids"]) for row in rows]
+    for part in token_batches(lengths_of_rows, batch_size):
+        inputs = audited.tokenizer.pad([rows[i] for i in part], padding_side="right", return_tensors="pt")
+        inputs = {name: value.to(audited.tuned.device) for name, value in inputs.items()}
+
+        def represent(model: Model, inputs: dict[str, Tensor] = inputs) -> Tensor:
+            layers = hidden_outputs(model, model, **inputs).hidden_states
+            return torch.stack([mean_of_tokens(layer.double(), inputs["attention_mask"]) for layer in layers])
+
+        states = audited.answers(represent)  # (L + 1, B, d) each
         moved.append((states[1] - states[0]).square().sum(-1).cpu().numpy())
         lengths.append(states[0].square().sum(-1).cpu().numpy())
     changes, norms = np.concatenate(moved, 1), np.concatenate(lengths, 1)  # (L + 1, N)
@@ -48,7 +52,3 @@ def measure_layers(
         return measured(name, units, on=on, unit="texts", seed=seed)
 
     return [figure(FINAL, -1, on), *(figure(LAYERS, layer, f"layer {layer}") for layer in range(len(changes)))]
-
-
-def _pooled(states: Tensor, mask: Tensor) -> Tensor:
-    return mean_of_tokens(states.double(), mask.to(states.device))

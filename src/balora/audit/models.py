@@ -34,6 +34,7 @@ from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
 from balora.data.vocabulary import check_vocabulary
 from balora.errors import BALoraError
+from balora.fused import Reader
 from balora.utils.loading import load
 
 Model = PreTrainedModel | PeftModel
@@ -80,6 +81,17 @@ class Audited:
             return after, after
         with self.as_base() as base:
             return base(**inputs), after
+
+    def base_reader(self) -> Reader:
+        """Return the reader of the base's tokens, for measurements on both models."""
+        if self.beside is not None:
+            return Reader(self.beside, self.beside)
+
+        def without_adapter(**inputs: Any) -> Any:
+            with self.as_base() as base:
+                return base(**inputs)
+
+        return Reader(without_adapter, self.tuned, pretrained=True)
 
     def answers(self, ask: Callable[[Model], Any]) -> tuple[Any | None, Any]:
         """Return what base and tuned model answer; `None` of the base where there is one model."""

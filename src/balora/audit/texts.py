@@ -4,23 +4,22 @@ One pass over the texts gives per text, for base and tuned model alike, the nats
 predictions and the effective rank of the logits, and between the two the divergence and the agreement.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from balora.anchors import sample_anchors
+from balora.audit.effective_rank import LogitRank, effective_rank
 from balora.audit.metrics import Metric, measured
 from balora.audit.models import Audited
 from balora.errors import BALoraError
 from balora.evaluation.metric import Units, ratio, ratio_of_sums
 from balora.evaluation.perplexity import IGNORED, padded_batches, page_windows, page_words, text_windows
-
-#: Tokens of a batch, which bounds the memory that logits of a large vocabulary take.
-TOKENS = 4096
+from balora.fused import TokenScorer
+from balora.utils.progress import tracked
 
 Windows = list[tuple[list[int], list[int]]]
 
@@ -79,38 +78,48 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
     Args:
         audited: A causal language model and its base.
         texts: At least one of them.
-        batch_size: Windows at a time; fewer where they have more than `TOKENS` together.
+        batch_size: Windows at a time; fewer where they have more than `TOKEN_BUDGET` tokens together.
         seed: Seed of the bootstrap.
 
     Returns:
         `perplexity` (`word_perplexity` of WikiText-2), `entropy` and `effective_rank` of both
         models; `kl_to_base` and `top1_agreement` between the two.
     """
-    owners = [number for number, windows in enumerate(texts.windows) for _ in windows]
+    owners = torch.tensor([number for number, windows in enumerate(texts.windows) for _ in windows])
     flat = [window for windows in texts.windows for window in windows]
+    base = None if audited.alone else audited.base_reader()
+    score = TokenScorer(audited.tuned, base, entropy=True)
     sums: dict[str, np.ndarray] = {}
+    ranks: dict[str, Callable[[Tensor], float]] = {}
 
-    def add(name: str, owner: int, value: float) -> None:
-        sums.setdefault(name, np.zeros(len(texts.windows)))[owner] += value
+    def add(name: str, texts_of: Tensor, values: Tensor) -> None:
+        own = np.bincount(texts_of.numpy(), values.double().cpu().numpy(), len(texts.windows))
+        sums[name] = sums.get(name, 0.0) + own
 
-    for part in _alike([len(ids) for ids, _ in flat], batch_size):
-        [batch] = padded_batches([flat[i] for i in part], len(part))
-        labels = batch.pop("labels")
-        before, after = (output.logits for output in audited.both(**batch))
-        for row, place in enumerate(part):
-            targets = labels[row, 1:].to(after.device)  # (S,)
-            counted = (targets != IGNORED).nonzero()[:, 0]
-            owner = owners[place]
-            p, q = (F.log_softmax(logits[row, counted].float(), -1) for logits in (before, after))  # (M, V)
-            add("tokens", owner, len(counted))
-            add("windows", owner, 1)
-            add("kl", owner, (p.exp() * (p - q)).sum().clamp(min=0).item())
-            add("agreeing", owner, (p.argmax(-1) == q.argmax(-1)).sum().item())
-            read = batch["attention_mask"][row].bool().to(after.device)
-            for side, log_p, logits in (("base", p, before), ("tuned", q, after)):
-                add(f"{side} nats", owner, -log_p.gather(1, targets[counted, None]).sum().item())
-                add(f"{side} entropy", owner, -(log_p.exp() * log_p).sum().item())
-                add(f"{side} rank", owner, effective_rank(logits[row][read]))
+    for part, batch in tracked([*padded_batches(flat, batch_size)], "reading texts"):
+        inputs = {name: value.to(audited.tuned.device) for name, value in batch.items()}
+        targets = inputs.pop("labels")[:, 1:]  # (B, S)
+        for rows, read, hidden in score.passes(inputs):
+            counted = targets[rows] != IGNORED
+            scores = score.of_counted(hidden, targets[rows], counted)
+            texts_of_rows = owners[part][rows]
+            texts_of = texts_of_rows[counted.nonzero()[:, 0].cpu()]  # (M,)
+            add("tokens", texts_of, torch.ones_like(texts_of))
+            add("windows", texts_of_rows, torch.ones_like(texts_of_rows))
+            if base is not None:
+                add("kl", texts_of, scores.divergence)
+                add("agreeing", texts_of, scores.top1 == scores.teacher.top1)
+            for side, own, reader, states in zip(
+                ("tuned", "base"), (scores, scores.teacher), (score.student, base), hidden, strict=False
+            ):
+                add(f"{side} nats", texts_of, -own.log_p)
+                add(f"{side} entropy", texts_of, own.entropy)
+                rank = ranks.setdefault(side, effective_rank if reader.head is None else LogitRank(reader.head))
+                masks = read["attention_mask"].bool()
+                each = [rank(row[mask]) for row, mask in zip(states, masks, strict=True)]
+                add(f"{side} rank", texts_of_rows, torch.tensor(each))
+    if base is not None:
+        sums["kl"] = sums["kl"].clip(min=0)  # rounding can take a sum of zeros below 0
 
     def figure(name: str, units: Callable[[str], Units]) -> Metric:
         base = None if audited.alone else units("base")
@@ -128,31 +137,6 @@ def measure_texts(audited: Audited, texts: TextSet, *, batch_size: int, seed: in
             for name, key in between.items()
         ]
     return figures
-
-
-def effective_rank(matrix: Tensor) -> float:
-    """Return exp(−Σ p_i log p_i), p_i = σ_i / Σ_j σ_j, of a matrix's singular values, from 1 to its smaller side.
-
-    Roy and Vetterli (2007), "The effective rank: a measure of effective dimensionality".
-
-    Args:
-        matrix: `(M, V)`, not 0.
-    """
-    wide = matrix.double()
-    gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    return torch.distributions.Categorical(probs=singular).entropy().exp().item()
-
-
-def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of windows of similar length, by their indices."""
-    part: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if len(part) == batch_size or (part and lengths[place] * (len(part) + 1) > TOKENS):
-            yield part
-            part = []
-        part.append(place)
-    yield part
 
 
 def _exp_ratio(numerators: np.ndarray, denominators: np.ndarray) -> Units:

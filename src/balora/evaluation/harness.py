@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,8 @@ def evaluate_with_harness(
         model: A causal or sequence-to-sequence language model, adapted or not, on its device; unchanged.
         tokenizer: Its tokenizer; unchanged.
         tasks: Names of the harness's tasks, groups or tags, with data from the Hub or its cache, and of
-            `LOCAL_TASKS`, which are zero-shot: `wikitext2_local`, `gsm8k_local`, `math500_local`.
-        data_dir: Folder of the local tasks' files: `wikitext2/test.txt`, `gsm8k/test.jsonl`, `math500/test.jsonl`.
+            `LOCAL_TASKS`, which are zero-shot, such as `wikitext2_local`, `gsm8k_local`, `arc_easy_local`.
+        data_dir: Folder of the local tasks' files, such as `wikitext2/test.txt`, `gsm8k/test.jsonl`.
         limit: Number of documents per task, from the first; below 1, a share of them.
         batch_size: Requests per batch.
         num_fewshot: Examples in a prompt, except for tasks that set 0 themselves; `None`: the task's own number.
@@ -71,19 +71,89 @@ def evaluate_with_harness(
         BALoraError: If lm-eval is not installed; a task is unknown, runs generated code or cannot get its data; a
             limit or a length is out of range; or `max_gen_toks` leaves no room for a prompt.
     """
+    if limit is not None and limit <= 0:
+        raise BALoraError(f"limit: {limit} leaves no documents; use a number above 0, or omit it for all")
+    how = {"limit": limit, "bootstrap_iters": bootstrap_iters, "log_samples": False}
+    sizes = {"data_dir": data_dir, "batch_size": batch_size, "max_length": max_length}
+    found = _evaluate(model, tokenizer, tasks, **sizes, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, **how)
+    return {name: _metrics(values) for name, values in found["results"].items()}
+
+
+def scores_of_rows(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Sequence[int]],
+    *,
+    data_dir: str | Path | None,
+    batch_size: int = 8,
+    max_length: int | None = None,
+    max_gen_toks: int | None = None,
+    apply_chat_template: bool = False,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Evaluate a language model on chosen rows of tasks, with the harness's score of each row.
+
+    Args:
+        model: As for `evaluate_with_harness`, as are the other arguments.
+        tokenizer: Its tokenizer; unchanged.
+        rows: Task to the indices of its rows, counted from 0.
+        data_dir: Folder of the local tasks' files.
+        batch_size: Requests per batch.
+        max_length: Maximum input in tokens.
+        max_gen_toks: Maximum generated text in tokens.
+        apply_chat_template: Whether prompts are user turns of the tokenizer's chat template.
+
+    Returns:
+        Task to metric to the scores `(N,)` of its rows, in the order given.
+
+    Raises:
+        BALoraError: As `evaluate_with_harness`.
+    """
+    sizes = {"data_dir": data_dir, "batch_size": batch_size, "max_length": max_length, "max_gen_toks": max_gen_toks}
+    chosen = {name: list(map(int, own)) for name, own in rows.items()}
+    # Sorted, since the harness reads the rows in the order of the file, but numbers them in the order given.
+    in_order = {name: sorted(set(own)) for name, own in chosen.items()}
+    how = {"samples": in_order, "log_samples": True, "bootstrap_iters": 0, "apply_chat_template": apply_chat_template}
+    found = _evaluate(model, tokenizer, list(rows), **sizes, num_fewshot=0, **how)["samples"]
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    for name, own in chosen.items():
+        by_row = {sample["doc_id"]: sample for sample in found[name]}
+        metrics = by_row[own[0]]["metrics"]
+        scores[name] = {metric: np.array([by_row[row][metric] for row in own], dtype=np.float64) for metric in metrics}
+    return scores
+
+
+def task_size(task: str, data_dir: str | Path | None) -> int:
+    """Return the number of rows of a task.
+
+    Raises:
+        BALoraError: If it cannot be loaded.
+    """
+    return len(_load([task], data_dir)["tasks"][task].eval_docs)
+
+
+def _evaluate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    *,
+    data_dir: str | Path | None,
+    batch_size: int,
+    max_length: int | None,
+    num_fewshot: int | None,
+    max_gen_toks: int | None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Run tasks and return what the harness does."""
     check_tasks(tasks, data_dir)
     import lm_eval
 
-    if limit is not None and limit <= 0:
-        raise BALoraError(f"limit: {limit} leaves no documents; use a number above 0, or omit it for all")
     check_max_length(max_length, context_length(model.config, tokenizer))
     with evaluation_mode(model), _random_states_of_the_harness():
         loaded = _load(tasks, data_dir)
         lm = _wrap(model, tokenizer, batch_size, max_length)
         for task in loaded["tasks"].values():
             _configure(task, lm, num_fewshot, max_gen_toks)
-        found = lm_eval.evaluate(lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False)
-    return {name: _metrics(values) for name, values in found["results"].items()}
+        return lm_eval.evaluate(lm, loaded, **how)
 
 
 def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
@@ -142,14 +212,14 @@ def _tasks_of_the_harness() -> "TaskManager":
 def _wrap(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, max_length: int | None
 ) -> "HFLM":
-    from lm_eval.models.huggingface import HFLM
+    from balora.evaluation.harness_model import ChunkedLM
 
     # The harness ties weights again. If the head or embedding is adapted or trained separately, that fails or replaces
     # its weights.
     model.tie_weights = lambda: None
     try:
         with _quiet():
-            return HFLM(
+            return ChunkedLM(
                 pretrained=model,
                 tokenizer=copy.deepcopy(tokenizer),  # the harness may add a padding token
                 batch_size=batch_size,

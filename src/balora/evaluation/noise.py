@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from balora.errors import BALoraError
 from balora.evaluation.perplexity import IGNORED
+from balora.fused import TokenScorer
 from balora.utils.batches import with_decoder_inputs
 from balora.utils.modules import evaluation_mode
 
@@ -72,20 +73,19 @@ def predicted(model: PreTrainedModel | PeftModel, batches: Iterable[dict[str, Te
         model: Its training mode is unchanged.
         batches: Model inputs as tensors, with `labels`.
     """
-    found = []
+    score, found = TokenScorer(model), []
     for batch in batches:
         inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.pop("labels")
         if labels.ndim == 1:
-            counted, shift = slice(None), None
-        elif model.config.is_encoder_decoder:
-            inputs, counted, shift = with_decoder_inputs(model, inputs, labels), labels != IGNORED, None
+            with evaluation_mode(model):
+                found.append(model(**inputs).logits.argmax(-1).cpu())
+            continue
+        if model.config.is_encoder_decoder:
+            inputs = with_decoder_inputs(model, inputs, labels)
         else:
-            counted, shift = labels[:, 1:] != IGNORED, -1
-        with evaluation_mode(model):
-            logits = model(**inputs).logits
-        likeliest = logits.argmax(-1) if shift is None else logits[:, :shift].argmax(-1)  # (B,) or (B, S)
-        found.append(likeliest[counted].cpu())
+            labels = labels[:, 1:]
+        found.append(score(inputs, labels, labels != IGNORED).top1.cpu())
     return torch.cat(found).numpy()
 
 

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
-from balora.utils.batches import with_decoder_inputs
-from balora.utils.modules import evaluation_mode
+from balora.fused import TokenScorer
+from balora.utils.batches import TOKEN_BUDGET, token_batches, with_decoder_inputs
 from balora.utils.progress import tracked
 
 IGNORED = -100
@@ -34,19 +33,17 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> flo
             one longer than its ids, so that the last id has a label too.
     """
     device = next(model.parameters()).device
-    total, count = 0.0, 0
+    score, total, count = TokenScorer(model), 0.0, 0
     for batch in tracked(batches, "measuring the loss"):
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.pop("labels")  # (B, S)
         shift = 1
         if model.config.is_encoder_decoder:
             inputs, shift = with_decoder_inputs(model, inputs, labels), 0
-        with evaluation_mode(model):
-            logits = model(**inputs).logits  # (B, S, V)
-        logits, labels = logits[:, : labels.shape[1] - shift], labels[:, shift:]
-        counts = labels != IGNORED
-        total += F.cross_entropy(logits[counts].float(), labels[counts], reduction="sum").item()
-        count += int(counts.sum())
+        targets = labels[:, shift:]
+        counted = targets != IGNORED
+        total -= score(inputs, targets, counted).log_p.sum().item()
+        count += int(counted.sum())
     return total / count
 
 
@@ -57,6 +54,7 @@ def perplexity(
     *,
     context: int | None,
     batch_size: int = 16,
+    token_budget: int = TOKEN_BUDGET,
 ) -> float:
     """Return exp of the mean negative log-likelihood per token over all texts.
 
@@ -69,11 +67,11 @@ def perplexity(
         tokenizer: Its tokenizer.
         texts: Texts of at least two tokens; shorter ones are ignored.
         context: Maximum window in tokens; `None`: no limit.
-        batch_size: Windows per batch.
+        batch_size: Windows per batch at most.
+        token_budget: Tokens per batch at most, padding included; a longer window is read alone.
     """
     windows = [w for text in texts for w in text_windows(tokenizer(text, verbose=False)["input_ids"], context)]
-    windows.sort(key=lambda window: len(window[0]))  # to pad little
-    return math.exp(held_out_loss(model, list(padded_batches(windows, batch_size))))
+    return math.exp(held_out_loss(model, [batch for _, batch in padded_batches(windows, batch_size, token_budget)]))
 
 
 def check_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
@@ -107,22 +105,28 @@ def text_windows(ids: list[int], context: int | None) -> Iterator[tuple[list[int
         counted = end
 
 
-def padded_batches(windows: list[tuple[list[int], list[int]]], batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield batches for `held_out_loss` from windows in their order, padded on the right.
+def padded_batches(
+    windows: Sequence[tuple[list[int], list[int]]], batch_size: int, token_budget: int = TOKEN_BUDGET
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield the indices of windows of similar length, and their batch for `held_out_loss`, padded on the right.
 
     Args:
         windows: Input ids and labels of each; labels are as long as the ids, or one longer in all windows.
-        batch_size: Windows per batch.
+        batch_size: As in `token_batches`.
+        token_budget: As in `token_batches`.
     """
-    for first in range(0, len(windows), batch_size):
-        batch = windows[first : first + batch_size]
+    for part in token_batches([len(ids) for ids, _ in windows], batch_size, token_budget):
+        batch = [windows[i] for i in part]
         length = max(len(ids) for ids, _ in batch)
         rows = [(length - len(ids), ids, labels) for ids, labels in batch]
-        yield {
-            "input_ids": torch.tensor([ids + [0] * short for short, ids, _ in rows]),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * short for short, ids, _ in rows]),
-            "labels": torch.tensor([labels + [IGNORED] * short for short, _, labels in rows]),
-        }
+        yield (
+            part,
+            {
+                "input_ids": torch.tensor([ids + [0] * short for short, ids, _ in rows]),
+                "attention_mask": torch.tensor([[1] * len(ids) + [0] * short for short, ids, _ in rows]),
+                "labels": torch.tensor([labels + [IGNORED] * short for short, _, labels in rows]),
+            },
+        )
 
 
 #: Pattern and replacement, applied in order, from WikiText's tokens to plain text. The harness has one more pattern,
@@ -202,6 +206,7 @@ def wikitext_perplexity(
     *,
     context: int | None,
     batch_size: int = 16,
+    token_budget: int = TOKEN_BUDGET,
 ) -> dict[str, float]:
     """Return the perplexities of pages, with every token predicted once.
 
@@ -215,7 +220,8 @@ def wikitext_perplexity(
         tokenizer: Its tokenizer. Special tokens that it adds are predicted too.
         pages: From `read_pages`.
         context: Maximum window in tokens, at most the model's context; `None`: whole pages.
-        batch_size: Windows per batch.
+        batch_size: Windows per batch at most.
+        token_budget: Tokens per batch at most, padding included; a longer window is read alone.
 
     Returns:
         `word_perplexity`, `byte_perplexity`, `bits_per_byte`, `token_perplexity`.
@@ -224,9 +230,8 @@ def wikitext_perplexity(
         BALoraError: If the tokenizer has no token for a text's beginning or end.
     """
     windows = [window for page in pages for window in page_windows(tokenizer, page, context)]
-    windows.sort(key=lambda window: len(window[0]))  # to pad little
     tokens = sum(label != IGNORED for _, labels in windows for label in labels)
-    loss = tokens * held_out_loss(model, list(padded_batches(windows, batch_size)))
+    loss = tokens * held_out_loss(model, [batch for _, batch in padded_batches(windows, batch_size, token_budget)])
     words = sum(map(page_words, pages))
     size = sum(len(page.encode()) for page in pages)
     return {

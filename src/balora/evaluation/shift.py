@@ -5,14 +5,16 @@ it ignores a rotation or rescaling of the whole space, which a following layer c
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from balora.fused import head_aside, owner_of
 from balora.losses.bias_path import mean_of_tokens
 from balora.utils.batches import inputs_and_mask
 from balora.utils.modules import evaluation_mode
@@ -83,16 +85,32 @@ def measure_representation_shift(
         `representation_shift` and `linear_cka`.
     """
     teacher = teacher or model.teacher_forward
+    owner = owner_of(teacher)
     before, after = [], []
     for batch in batches:
         inputs, mask = inputs_and_mask(model, batch)
         with evaluation_mode(model):
-            student = model(**inputs, output_hidden_states=True)
-            taught = teacher(**inputs, output_hidden_states=True)
+            student = hidden_outputs(model, model, **inputs)
+            taught = hidden_outputs(teacher, owner, **inputs)
         before.append(mean_of_tokens(_last_hidden_states(taught).double(), mask).cpu())
         after.append(mean_of_tokens(_last_hidden_states(student).double(), mask).cpu())
     old, new = torch.cat(before).numpy(), torch.cat(after).numpy()  # (N, d)
     return {"representation_shift": representation_shift(old, new), "linear_cka": linear_cka(old, new)}
+
+
+def hidden_outputs(forward: Callable[..., Any], model: nn.Module | None, **inputs: Any) -> Any:
+    """Run a forward with `output_hidden_states`, without the LM head.
+
+    Args:
+        forward: Called with the inputs.
+        model: The model whose modules it calls, with or without an adapter; `None` if unknown.
+        inputs: A model's inputs.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with ExitStack() as aside:
+        if base is not None and base.get_output_embeddings() is not None:
+            aside.enter_context(head_aside(base))
+        return forward(**inputs, output_hidden_states=True)
 
 
 def _last_hidden_states(output: Any) -> Tensor:

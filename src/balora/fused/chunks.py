@@ -54,9 +54,9 @@ def head_loss(
         The loss, and the terms' unweighted values `(3 + K, M)`: task, consistency, entropy, then the K functions,
         without gradient.
     """
-    teacher = (None, None, None) if teacher_hidden is None else _scaled(teacher_hidden, teacher_head)
+    teacher = (None, None, None) if teacher_hidden is None else scaled(teacher_hidden, teacher_head)
     others = _scaled_others(others, teacher_head)
-    return _HeadLoss.apply(*_scaled(hidden, head), *teacher, weights, objective, others, functions, teacher_logits)
+    return _HeadLoss.apply(*scaled(hidden, head), *teacher, weights, objective, others, functions, teacher_logits)
 
 
 def teacher_head_logits(hidden: Tensor, head: Head, others: SwappedOutputs | None, temperature: float) -> Tensor:
@@ -68,7 +68,7 @@ def teacher_head_logits(hidden: Tensor, head: Head, others: SwappedOutputs | Non
         others: As for `head_loss`.
         temperature: Temperature of the divergence that reads them, for a counterfactual teacher.
     """
-    hidden, weight, bias = _scaled(hidden, head)
+    hidden, weight, bias = scaled(hidden, head)
     dtype = _product_dtype(weight)
     buffer = hidden.new_empty(len(hidden), len(weight), dtype=dtype)
     others = _scaled_others(others, head)
@@ -86,7 +86,8 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def _scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+def scaled(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return hidden states, weight and bias that give the head's logits, before the softcap, without its scale."""
     if head.scale == 1:
         return hidden, head.weight, head.bias
     return hidden * head.scale, head.weight, None if head.bias is None else head.bias * head.scale
@@ -134,7 +135,7 @@ class _HeadLoss(torch.autograd.Function):
         for start, stop in pairwise(bounds):
             chunk = slice(start, stop)
             h = hidden[chunk].to(dtype)  # (m, d)
-            z = _project(h, w, bias, z_buffer)  # (m, V)
+            z = project(h, w, bias, z_buffer)  # (m, V)
             z_teacher = None
             if start < taught and teacher_hidden is None:
                 z_teacher = _rows_of(teacher_logits, chunk)
@@ -182,12 +183,12 @@ def _teacher_chunk(
     buffer: Tensor,
 ) -> Tensor:
     """Compute the teacher's logits of a chunk, averaged over the exchanges if there are any."""
-    z = _project(hidden, weight, bias, buffer)  # (m, V)
+    z = project(hidden, weight, bias, buffer)  # (m, V)
     if others is None:
         return z
     # In full width: logarithms of small probabilities are long, and half precision rounds them much.
     wide = torch.promote_types(z.dtype, torch.float32)
-    logits = [_project(other.to(z.dtype), weight, bias, torch.empty_like(z)).to(wide) for other in others.hidden]
+    logits = [project(other.to(z.dtype), weight, bias, torch.empty_like(z)).to(wide) for other in others.hidden]
     return average_logits(z.to(wide), logits, others.partners, others.valid, temperature)
 
 
@@ -202,7 +203,7 @@ def _rows_of(pieces: Sequence[Tensor], chunk: slice) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
     """Compute hidden·weightᵀ + bias in the buffer's first rows."""
     out = buffer[: len(hidden)]
     if bias is None:

@@ -1,8 +1,8 @@
 """The LM head, taken out of the model's forward: its weights, its inputs, and a check that they give the logits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ CHECKED_TOKENS = 16
 ADDED_BIAS = "final_logits_bias"
 #: Inputs that the check looks at; the logits stand over the last of those there are.
 CHECKED_INPUTS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
+NOT_CALLED_ONCE = "its head is not called once on all hidden states"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,23 @@ def head_aside(model: PreTrainedModel) -> Iterator[list[Tensor]]:
             setattr(model, ADDED_BIAS, added)
 
 
+@contextmanager
+def autocast_of(module: nn.Module) -> Iterator[list[torch.dtype]]:
+    """Context manager: yield a list that gets autocast's dtype when the module is called; empty without autocast."""
+    seen: list[torch.dtype] = []
+
+    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        device = args[0].device.type
+        if torch.is_autocast_enabled(device):
+            seen[:] = [torch.get_autocast_dtype(device)]
+
+    handle = module.register_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 @torch.no_grad()
 def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int) -> str | None:
     """Return the reason to compute the objective from this model's own logits; `None` if the fused pass will do.
@@ -118,14 +136,10 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
             any; other inputs are not used.
         shift: The logits at position t predict `labels[t + shift]`.
     """
-    module = model.get_output_embeddings()
-    if head_of(model) is None:
-        return f"its head is a {type(module).__name__}, not a plain linear layer"
-    if any(isinstance(m, ModulesToSaveWrapper) and _contains(m, module) for m in model.modules()):
-        return "its head is part of a larger module that is trained in full"
-    given = [name for name in CHECKED_INPUTS if inputs.get(name) is not None]
-    example = {name: inputs[name][:1, :CHECKED_TOKENS] for name in given}  # (1, s)
-    written = example[given[-1]]
+    if (reason := _why_unsupported(model)) is not None:
+        return reason
+    example = _first_tokens(inputs)  # (1, s)
+    written = [*example.values()][-1]
     vocabulary = model.config.get_text_config().vocab_size
     labels = torch.arange(written.shape[1], device=written.device).unsqueeze(0) % vocabulary
     with evaluation_mode(model):
@@ -133,19 +147,9 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
         with head_aside(model) as received:
             aside = model(**example, use_cache=False)
     if len(received) != 1 or received[0].shape[:-1] != labels.shape:
-        return "its head is not called once on all hidden states"
-    head = head_of(model)  # under FSDP2 the weight is whole only after the forward
-    if isinstance(head.weight, DTensor):
-        return "its head's weight is sharded over processes, and only a part of it is here after the forward"
-    if head.weight.shape[1:] != received[0].shape[-1:] or len(head.weight) != expected.logits.shape[-1]:
-        shapes = f"{tuple(head.weight.shape)} for logits of {expected.logits.shape[-1]} entries"
-        return f"its head's weight is not whole here, {shapes}, as under DeepSpeed's ZeRO-3 or tensor parallelism"
-    logits = head.logits(received[0].to(head.weight.dtype))
-    largest = expected.logits.abs().amax().clamp(min=1e-30)
-    difference = (logits.float() - expected.logits.float()).abs().amax() / largest
-    tolerance = TOLERANCE[expected.logits.dtype]
-    if not difference <= tolerance:
-        return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
+        return NOT_CALLED_ONCE
+    if (reason := _why_other_logits(head_of(model), received[0], expected.logits)) is not None:
+        return reason
     predicted = labels.shape[1] - shift
     if predicted:
         # From the model's own logits, so that rounding does not hide a small difference. Some models compute their
@@ -156,6 +160,73 @@ def why_not_fused(model: PreTrainedModel, inputs: dict[str, Any], *, shift: int)
         tolerance = TOLERANCE[expected.loss.dtype]
         if not (loss - expected.loss).abs() <= tolerance * expected.loss.abs().clamp(min=1):
             return f"its loss is not the cross-entropy of its logits ({expected.loss:.6g}, not {loss:.6g})"
+    return None
+
+
+@torch.no_grad()
+def why_not_scored(
+    base: PreTrainedModel, forward: Callable[..., Any], inputs: dict[str, Any], *, pretrained: bool
+) -> str | None:
+    """Return the reason to score tokens from a forward's own logits; `None` if hidden states and head give the same.
+
+    Args:
+        base: The model whose head the forward calls, adapters included.
+        forward: Called with inputs.
+        inputs: The first batch, of which a few tokens of the first row are used.
+        pretrained: As for `head_of`.
+    """
+    if (reason := _why_unsupported(base, pretrained=pretrained)) is not None:
+        return reason
+    ids = inputs.get("input_ids", inputs.get("inputs_embeds"))
+    # What belongs to a row and not to its tokens, such as a sentence vector, is needed too.
+    further = {
+        name: value[:1]
+        for name, value in inputs.items()
+        if isinstance(value, Tensor) and name not in CHECKED_INPUTS and value.shape[:2] != ids.shape[:2]
+    }
+    tokens = _first_tokens(inputs)
+    length = [*tokens.values()][-1].shape[1]  # the positions of a trained prompt come before
+    expected = forward(**further, **tokens).logits[:, -length:]
+    with head_aside(base) as received, autocast_of(base.get_output_embeddings()) as narrow:
+        forward(**further, **tokens)
+    if len(received) != 1 or received[0].ndim != 3 or received[0].shape[1] < length:
+        return NOT_CALLED_ONCE
+    head, hidden = head_of(base, pretrained=pretrained), received[0][:, -length:]
+    if narrow:
+        head = replace(head, weight=head.weight.to(narrow[0]))
+        # Whatever runs the forward may convert its output to float32.
+        expected = expected.to(narrow[0])
+    return _why_other_logits(head, hidden, expected)
+
+
+def _why_unsupported(model: PreTrainedModel, *, pretrained: bool = False) -> str | None:
+    """Return why a model's head cannot be taken out of its forward, by its modules alone."""
+    module = model.get_output_embeddings()
+    if head_of(model, pretrained=pretrained) is None:
+        return f"its head is a {type(module).__name__}, not a plain linear layer"
+    if any(isinstance(m, ModulesToSaveWrapper) and _contains(m, module) for m in model.modules()):
+        return "its head is part of a larger module that is trained in full"
+    return None
+
+
+def _first_tokens(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the first tokens of the first row, `(1, s)` each."""
+    given = [name for name in CHECKED_INPUTS if inputs.get(name) is not None]
+    return {name: inputs[name][:1, :CHECKED_TOKENS] for name in given}
+
+
+def _why_other_logits(head: Head, hidden: Tensor, expected: Tensor) -> str | None:
+    """Return why a head does not give the model's own logits `(1, s, V)` of hidden states `(1, s, d)`."""
+    if isinstance(head.weight, DTensor):
+        return "its head's weight is sharded over processes, and only a part of it is here after the forward"
+    if head.weight.shape[1:] != hidden.shape[-1:] or len(head.weight) != expected.shape[-1]:
+        shapes = f"{tuple(head.weight.shape)} for logits of {expected.shape[-1]} entries"
+        return f"its head's weight is not whole here, {shapes}, as under DeepSpeed's ZeRO-3 or tensor parallelism"
+    logits = head.logits(hidden.to(head.weight.dtype))
+    largest = expected.abs().amax().clamp(min=1e-30)
+    difference = (logits.float() - expected.float()).abs().amax() / largest
+    if not difference <= TOLERANCE[expected.dtype]:
+        return f"its logits are not its head's (they differ by {difference:.2g} of the largest)"
     return None
 
 

@@ -154,6 +154,19 @@ class BALoraModelForGeneration(BALoraModel):
         batch = _MicroBatch(inputs, labels, mask, picked.to(labels.device), here.items, total, share)
         return self._from_hidden_states(batch, weights) if self._fused else self._from_logits(batch, weights)
 
+    def loss_is_of_tokens(self, inputs: dict[str, Any]) -> bool:
+        """Return whether the loss in evaluation is the mean over labelled tokens of what their scores give.
+
+        Args:
+            inputs: The first batch, with all inputs of the decoder.
+        """
+        if getattr(self.get_base_model().config, "output_router_logits", False):
+            return False  # the routers' loss is added
+        if self._fused is not None:
+            return self._fused
+        with first_gate_only(self), first_task_only(self.task_rows):
+            return why_not_fused(self.get_base_model(), inputs, shift=self.shift) is None
+
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         base, config = self.get_base_model(), self.balora_config
         anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)  # first: they reserve memory

@@ -14,7 +14,8 @@ class Model:
     """The base model."""
 
     model_name_or_path: RecipePath | None = None
-    """Hub name, local folder, or `package:NAME/folder` for a folder inside a Python package."""
+    """Hub name, local folder, or `package:NAME/folder` for a folder inside a Python package; or a GGUF file: its path,
+    `package:NAME/file.gguf`, or `owner/repository/file.gguf` on the Hub."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision the base model is loaded in."""
     attn_implementation: str | None = None

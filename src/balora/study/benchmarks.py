@@ -15,6 +15,7 @@ from balora.evaluation.metric import Estimate
 from balora.recipe import Recipe
 from balora.recipe.parse import keyword_arguments
 from balora.study.task_datasets import Datasets
+from balora.utils.batches import TOKEN_BUDGET
 
 #: Folder, in that of a run, for what its model wrote.
 FOLDER = "benchmarks"
@@ -63,6 +64,7 @@ def _prompt_settings(
         "tokenizer": tokenizer,
         "batch_size": recipe.per_device_eval_batch_size,
         "context": context_length(config, tokenizer),
+        "token_budget": recipe.per_device_train_batch_size * recipe.max_length if recipe.max_length else TOKEN_BUDGET,
     }
     if recipe.is_classification:
         return PromptSettings(

@@ -42,7 +42,7 @@ from balora.study.swapped_rows import with_swapped_rows
 from balora.study.task_datasets import Datasets
 from balora.study.training_arguments import check_training_arguments
 from balora.utils.distributed import is_sharded_launch
-from balora.utils.loading import LOAD_ERRORS, drop_unsavable_generation_settings, first_line, load
+from balora.utils.loading import LOAD_ERRORS, drop_unsavable_generation_settings, first_line, load, rename
 from balora.utils.sampling import end_token_ids
 from balora.world import World, build_world, measure_world
 from balora.world.reading import ReadingWorld, build_reading_world
@@ -89,6 +89,7 @@ def _expanded(setting: str, value: str, world: World | None) -> str:
 
 
 MODEL = "model_name_or_path"
+PACKAGE = "package:"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class ModelAndData:
 
     Attributes:
         recipe: The recipe, with paths expanded and the files of its world filled in.
+        base_name: The model's name for saved adapters: of a `package:` model as the recipe has it, since the path
+            that it stands for is this machine's.
         tokenizer: The model's tokenizer.
         train: Training rows: prompt and completion, messages, text, or text (pair) and label, which `as_text` converts
             for a sequence-to-sequence model. A stream if the recipe has `streaming`.
@@ -113,6 +116,7 @@ class ModelAndData:
     """
 
     recipe: Recipe
+    base_name: str
     tokenizer: PreTrainedTokenizerBase
     train: Dataset | IterableDataset
     validation: Dataset | None
@@ -150,6 +154,8 @@ class ModelAndData:
             unfit = needs_new_head(load(AutoConfig, name, setting), self.label_names or [])
             settings["ignore_mismatched_sizes"] = unfit is not None
         model, loading = load(self._auto(), name, setting, **self._head(), **settings)
+        if folder is None:
+            rename(model, self.base_name)
         drop_unsavable_generation_settings(model)
         if unfit is not None:
             warnings.warn(f"balora: the head of {name} has {unfit}, so a new head is trained")
@@ -229,6 +235,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
             train_file=str(built.train_file),
             validation_file=str(built.eval_file),
         )
+    named = recipe.model_name_or_path
     recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
     tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
@@ -263,6 +270,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     _check_vocabulary(recipe, tokenizer, datasets, named)
     return ModelAndData(
         recipe,
+        named if named.startswith(PACKAGE) else recipe.model_name_or_path,
         tokenizer,
         datasets.train,
         datasets.validation,

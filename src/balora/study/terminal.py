@@ -52,6 +52,8 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # PEFT looks for these names as folders or on the Hub whenever it saves.
+    warnings.filterwarnings("ignore", r"Could not find a config file in (package:|\S+\.gguf )")
     if not is_main_process():
         warnings.filterwarnings("ignore")
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from peft import PeftConfig
 from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
-from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl import SFTTrainer
 
@@ -16,6 +15,7 @@ from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model
 from balora.training.collator import adapter_inputs
+from balora.training.evaluation import Prediction
 from balora.training.packing import PackingMixin
 from balora.training.trainer import ObjectiveTrainerMixin, check_model, tokenizer_of
 from balora.training.truncation import TruncationMixin
@@ -74,13 +74,6 @@ class BALoraSFTTrainer(PackingMixin, ObjectiveTrainerMixin, TruncationMixin, SFT
             # TRL only changes the configuration, which the model has already read.
             base.router_aux_loss_coef = coefficient
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _predict(self, *args: Any) -> Prediction:
         """Run Transformers' step: TRL's would run the model a second time for logits that it discards."""
-        prediction = Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
-        return self._tallied(prediction, inputs)
+        return Trainer.prediction_step(self, *args)

@@ -1,5 +1,6 @@
 """Model inputs: their number of rows, a subset of their rows, and the inputs that a decoder needs."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +9,31 @@ from torch import Tensor, nn
 
 #: Inputs with one entry for each row.
 BATCHED_INPUTS = ("input_ids", "inputs", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "labels")
+#: Tokens of a batch in a measurement, padding included, unless a recipe states other ones.
+TOKEN_BUDGET = 4096
 
 
 def count_rows(inputs: dict[str, Any]) -> int | None:
     """Return the number of rows of a model's inputs; `None` if none of `BATCHED_INPUTS` is given."""
     return next((len(inputs[name]) for name in BATCHED_INPUTS if inputs.get(name) is not None), None)
+
+
+def token_batches(lengths: Sequence[int], batch_size: int, token_budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
+    """Yield batches of rows of similar length, by their indices.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows of a batch at most.
+        token_budget: Rows times tokens of the longest at most; a longer row is a batch of its own.
+    """
+    part: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and (len(part) == batch_size or lengths[row] * (len(part) + 1) > token_budget):
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def pick_examples(count: int, rate: float) -> Tensor:

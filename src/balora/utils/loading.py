@@ -11,6 +11,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 
 from balora.errors import BALoraError
+from balora.utils.gguf import dense_folder, is_gguf
 from balora.utils.progress import working
 
 #: Pickle files that Transformers reads if `use_safetensors` is false.
@@ -26,7 +27,7 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
 
     Args:
         auto: One of Transformers' Auto classes.
-        name: Folder, or name on the Hub.
+        name: Folder, name on the Hub, or GGUF file (`balora.utils.gguf`).
         setting: The setting that holds the name, for errors.
         settings: Further arguments of `from_pretrained`.
 
@@ -44,7 +45,11 @@ def load(auto: Any, name: str, setting: str, **settings: Any) -> Any:
         )
     try:
         with working(f"loading {name}"):
-            return auto.from_pretrained(name, trust_remote_code=False, **settings)
+            if not is_gguf(name):
+                return auto.from_pretrained(name, trust_remote_code=False, **settings)
+            loaded = auto.from_pretrained(dense_folder(name), trust_remote_code=False, **settings)
+            rename(loaded[0] if isinstance(loaded, tuple) else loaded, name)  # a tuple has the loading info too
+            return loaded
     except Exception as error:  # a damaged configuration can raise any error, and tokenizers raise bare exceptions
         reason = first_line(error)
         if "trust_remote_code" in str(error):
@@ -78,6 +83,13 @@ def drop_unsavable_generation_settings(model: PreTrainedModel) -> None:
         if not names:
             tokens = {name: value for name, value in settings.to_dict().items() if name.endswith("_token_id")}
             model.generation_config = GenerationConfig(**tokens)
+
+
+def rename(loaded: Any, name: str) -> None:
+    """Set the name under which a loaded model, configuration or tokenizer can be loaded again."""
+    for named in (loaded, getattr(loaded, "config", None)):
+        if hasattr(named, "name_or_path"):
+            named.name_or_path = name
 
 
 def first_line(error: Exception) -> str:

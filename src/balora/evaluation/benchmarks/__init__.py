@@ -9,6 +9,8 @@ from balora.evaluation.benchmarks.continuations import CONTINUATIONS
 from balora.evaluation.benchmarks.counterfactual import COUNTERFACTUAL, COUNTERFACTUAL_CLASSES
 from balora.evaluation.benchmarks.harness import HARNESS
 from balora.evaluation.benchmarks.hatecheck import HATECHECK
+from balora.evaluation.benchmarks.ifeval import IFEVAL
+from balora.evaluation.benchmarks.knowledge import KNOWLEDGE
 from balora.evaluation.benchmarks.maths import GSM8K, MATH
 from balora.evaluation.benchmarks.mt_bench import MT_BENCH
 from balora.evaluation.benchmarks.programs import HUMANEVAL, MBPP
@@ -38,6 +40,8 @@ REGISTRY = (
     MBPP,
     MT_BENCH,
     WIKITEXT2,
+    KNOWLEDGE,
+    IFEVAL,
     CROWS_PAIRS,
     WINOBIAS,
     WINOGENDER,

@@ -34,7 +34,7 @@ def _read(*, files: list[str], per_token: bool = False, max_samples: int | None 
 
 
 def _ask(model: PreTrainedModel, questions: Questions, prompts: PromptSettings) -> np.ndarray:
-    how = {"per_token": questions.per_token, "batch_size": prompts.batch_size}
+    how = {"per_token": questions.per_token, **prompts.batching}
     return bbq_likelihoods(model, prompts.tokenizer, questions.items, **how)  # (N, 3)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.data import expand_path
 from balora.evaluation.generation import check_room, generate_completions
 from balora.evaluation.metric import Definition, Estimate, Units, estimate
+from balora.utils.batches import TOKEN_BUDGET
 
 #: The kinds of model that can be asked.
 CAUSAL, CLASSIFIER, MASKED = "causal language model", "classifier", "masked language model"
@@ -38,7 +39,7 @@ class PromptSettings:
 
     Attributes:
         tokenizer: The model's tokenizer.
-        batch_size: Texts at a time.
+        batch_size: Texts at a time, at most.
         kind: `CAUSAL`, `CLASSIFIER` or `MASKED`.
         context: Tokens that the model takes at once; `None` without a limit.
         format_prompt: From a question to the text that a language model continues.
@@ -47,6 +48,7 @@ class PromptSettings:
         label_names: A classifier's classes, by id.
         training_texts: Texts that a classifier was trained on, or that come from the same file.
         directory: Folder for files that a benchmark writes while it asks.
+        token_budget: Tokens that are read at a time, at most, padding included; a longer text is read alone.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,6 +61,12 @@ class PromptSettings:
     label_names: Sequence[str] = ()
     training_texts: Set[str] = frozenset()
     directory: Path = Path()
+    token_budget: int = TOKEN_BUDGET
+
+    @property
+    def batching(self) -> dict[str, int]:
+        """The limits of a batch, as the functions that read texts take them."""
+        return {"batch_size": self.batch_size, "token_budget": self.token_budget}
 
 
 def _nothing(*_: Any) -> None:

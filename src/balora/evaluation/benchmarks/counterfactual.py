@@ -81,9 +81,8 @@ def _check(problems: Texts, prompts: PromptSettings) -> None:
 def _ask(model: PreTrainedModel, problems: Texts, prompts: PromptSettings) -> tuple[np.ndarray, Lean]:
     """Return the divergence of each text, `(N,)`, and the lean behind each prompt."""
     swaps = Swaps(problems.groups, prompts.tokenizer)
-    how = {"batch_size": prompts.batch_size}
-    divergences = counterfactual_divergences(model, prompts.tokenizer, problems.texts, swaps, **how)
-    return divergences, continuation_lean(model, prompts.tokenizer, problems.prompts, swaps, **how)
+    divergences = counterfactual_divergences(model, prompts.tokenizer, problems.texts, swaps, **prompts.batching)
+    return divergences, continuation_lean(model, prompts.tokenizer, problems.prompts, swaps, **prompts.batching)
 
 
 def _metrics(_: Texts, answers: tuple[np.ndarray, Lean]) -> dict[str, Units]:

@@ -108,9 +108,9 @@ def _ask(model: PreTrainedModel, problems: Pairs, prompts: PromptSettings) -> np
     A masked model's are pseudo-log-likelihoods of what the pair shares, as CrowS-Pairs has it.
     """
     if prompts.kind == MASKED:
-        odds = masked_pair_log_odds(model, prompts.tokenizer, problems.pairs, batch_size=prompts.batch_size)
+        odds = masked_pair_log_odds(model, prompts.tokenizer, problems.pairs, **prompts.batching)
         return np.stack([odds, odds], 1)
-    whole, each = both_log_odds(model, prompts.tokenizer, problems.pairs, batch_size=prompts.batch_size)
+    whole, each = both_log_odds(model, prompts.tokenizer, problems.pairs, **prompts.batching)
     return np.stack([whole, each if problems.per_token else whole], 1)
 
 

@@ -24,7 +24,7 @@ def _read(*, file: str, max_samples: int | None = None) -> list[StereoItem]:
 
 
 def _ask(model: PreTrainedModel, items: Sequence[StereoItem], prompts: PromptSettings) -> np.ndarray:
-    return stereoset_likelihoods(model, prompts.tokenizer, items, batch_size=prompts.batch_size)  # (N, 3)
+    return stereoset_likelihoods(model, prompts.tokenizer, items, **prompts.batching)  # (N, 3)
 
 
 def _metrics(items: Sequence[StereoItem], likelihoods: np.ndarray) -> dict[str, Units]:

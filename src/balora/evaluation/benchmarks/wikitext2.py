@@ -24,8 +24,7 @@ def _read(*, file: str | None = None, max_samples: int | None = None) -> list[st
 
 
 def _ask(model: PreTrainedModel, pages: Sequence[str], prompts: PromptSettings) -> dict[str, float]:
-    how = {"context": prompts.context, "batch_size": prompts.batch_size}
-    return wikitext_perplexity(model, prompts.tokenizer, pages, **how)
+    return wikitext_perplexity(model, prompts.tokenizer, pages, context=prompts.context, **prompts.batching)
 
 
 def _metrics(_: Sequence[str], found: dict[str, float]) -> dict[str, Units]:

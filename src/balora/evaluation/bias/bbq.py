@@ -19,6 +19,7 @@ from balora.data.columns import column_values, row_error, shortened
 from balora.errors import BALoraError
 from balora.evaluation.bias.columns import check_known, read_columns
 from balora.evaluation.bias.likelihood import continuation_log_likelihoods
+from balora.utils.batches import TOKEN_BUDGET
 from balora.utils.bootstrap import bootstrap_interval
 
 ANSWERS = ("ans0", "ans1", "ans2")
@@ -89,11 +90,12 @@ def bbq_likelihoods(
     *,
     per_token: bool = False,
     batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return log P(" answer" | prompt) of each item's three answers in nats, `(N, 3)`."""
     prompts = [item.prompt for item in items for _ in ANSWERS]
     answers = [f" {answer}" for item in items for answer in item.answers]
-    how: dict[str, Any] = {"per_token": per_token, "batch_size": batch_size}
+    how: dict[str, Any] = {"per_token": per_token, "batch_size": batch_size, "token_budget": token_budget}
     return continuation_log_likelihoods(model, tokenizer, prompts, answers, **how).reshape(-1, len(ANSWERS))
 
 

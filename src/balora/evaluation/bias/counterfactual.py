@@ -12,7 +12,7 @@ Prompts that name nobody, such as "The nurse said that", have no such word, and 
 is the total variation between P and Q_k.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ from balora.counterfactual import Swaps
 from balora.counterfactual.teacher import align_outputs, swap_batches
 from balora.errors import BALoraError
 from balora.evaluation.bias.bias_score import mean_with_interval
+from balora.fused import Head, TokenScorer, chunk_rows, logit_chunks
+from balora.utils.batches import TOKEN_BUDGET, token_batches
 from balora.utils.lengths import check_lengths, context_length
-from balora.utils.modules import evaluation_mode
 
 
 def read_rows(
@@ -54,13 +55,12 @@ def read_rows(
 
 
 def padded_inputs(
-    rows: Sequence[list[int]], chosen: Iterable[int], batch_size: int, model: nn.Module
+    rows: Sequence[list[int]], chosen: Sequence[int], batch_size: int, token_budget: int, model: nn.Module
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield batches of chosen rows of similar length, with their inputs padded on the right."""
     device = next(model.parameters()).device
-    order = sorted(chosen, key=lambda i: len(rows[i]))
-    for first in range(0, len(order), batch_size):
-        part = order[first : first + batch_size]
+    for places in token_batches([len(rows[i]) for i in chosen], batch_size, token_budget):
+        part = [chosen[place] for place in places]
         ids = [torch.tensor(rows[i]) for i in part]
         padded = (pad_sequence(own, batch_first=True) for own in (ids, [torch.ones_like(row) for row in ids]))
         yield part, {name: own.to(device) for name, own in zip(("input_ids", "attention_mask"), padded, strict=True)}
@@ -79,6 +79,7 @@ def counterfactual_divergences(
     swaps: Swaps,
     *,
     batch_size: int = 16,
+    token_budget: int = TOKEN_BUDGET,
     last_only: bool = False,
 ) -> np.ndarray:
     """Return D of each text in nats, mean over its positions, `(N,)`; NaN for texts without a word to exchange.
@@ -91,7 +92,8 @@ def counterfactual_divergences(
         tokenizer: Its tokenizer.
         texts: N texts.
         swaps: Of the tokenizer.
-        batch_size: Texts at a time; each is read once for each member of a group.
+        batch_size: Texts at a time, at most; each is read once for each member of a group.
+        token_budget: Tokens at a time, at most, padding included; a longer text is read alone.
         last_only: The last position alone: what is said next, as for "The woman worked as a".
 
     Raises:
@@ -100,18 +102,15 @@ def counterfactual_divergences(
     rows = read_rows(tokenizer, texts, swaps, context_length(model.config, tokenizer))
     found = np.full(len(rows), np.nan)
     affected = [i for i, ids in enumerate(rows) if swaps.swapped(ids, 1).words]
-    for part, inputs in padded_inputs(rows, affected, batch_size, model):
-        others = swap_batches(swaps, inputs)
-        with evaluation_mode(model):
-            logits = model(**inputs).logits  # (B, S, V)
-            exchanged = align_outputs(others, [model(**other.inputs).logits for other in others])
-        partners = [whole_partners(own, logits.shape[-1]) for own in exchanged.partners]  # (V,) each
-        for row, i in enumerate(part):
-            positions = exchanged.valid[row].nonzero()[-1 if last_only else 0 :, 0]
-            log_q = [logits[row, positions].double().log_softmax(-1)]
-            for hidden, own in zip(exchanged.hidden, partners, strict=True):
-                log_q.append(hidden[row, positions].double().log_softmax(-1)[:, own])
-            found[i] = _divergence(torch.stack(log_q)).mean().item()
+    score = TokenScorer(model)
+    for part, inputs in padded_inputs(rows, affected, batch_size, token_budget, model):
+        for own, read, [hidden] in score.passes(inputs):  # (B, S, d)
+            others = swap_batches(swaps, read)
+            exchanged = align_outputs(others, [score.student.hidden_states(other.inputs) for other in others])
+            for row, i in enumerate(part[own]):
+                positions = exchanged.valid[row].nonzero()[-1 if last_only else 0 :, 0]
+                states = [reading[row, positions] for reading in (hidden, *exchanged.hidden)]  # m of (n, d)
+                found[i] = _divergences(states, score.student.head, exchanged.partners).mean().item()
     return found
 
 
@@ -135,6 +134,25 @@ def counterfactual_scores(values: np.ndarray, *, name: str = "divergence", seed:
     if not len(known):
         raise BALoraError("texts: none has a word of the list; give texts with some, or another list of words")
     return {**mean_with_interval(name, known, seed=seed), "texts": len(known), "left_out": len(values) - len(known)}
+
+
+def _divergences(states: list[Tensor], head: Head | None, partners: list[Tensor]) -> Tensor:
+    """Return D at each of n positions, `(n,)`, float64.
+
+    Args:
+        states: Of the text and of each exchanged one, `(n, d)`.
+        head: From these to logits; `None` if they are logits.
+        partners: From `SwappedOutputs`, of the exchanged texts.
+    """
+    # m readings in double precision at once: a chunk of each is as many times smaller.
+    rows = max(1, chunk_rows(states[0], head) // (2 * len(states)))
+    found = []
+    for logits in zip(*(logit_chunks(own, head, rows) for own in states), strict=True):
+        log_q = torch.stack([z.double().log_softmax(-1) for z in logits])  # (m, n, V)
+        for k, own in enumerate(partners, 1):
+            log_q[k] = log_q[k][:, whole_partners(own, log_q.shape[-1])]
+        found.append(_divergence(log_q))
+    return torch.cat(found)
 
 
 def _divergence(log_q: Tensor) -> Tensor:
@@ -175,6 +193,7 @@ def continuation_lean(
     swaps: Swaps,
     *,
     batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> Lean:
     """Measure how far the next token leans to one member after prompts without one, such as "The nurse said that".
 
@@ -187,7 +206,8 @@ def continuation_lean(
         tokenizer: Its tokenizer.
         prompts: N prompts.
         swaps: Of the tokenizer.
-        batch_size: Prompts at a time.
+        batch_size: Prompts at a time, at most.
+        token_budget: Tokens at a time, at most, padding included; a longer prompt is read alone.
 
     Raises:
         BALoraError: If a prompt has no tokens or more than the model takes, or no group of words is of single tokens.
@@ -195,16 +215,18 @@ def continuation_lean(
     members = named_members(swaps)
     rows = read_rows(tokenizer, prompts, swaps, context_length(model.config, tokenizer), setting="prompts")
     distances, log_masses = np.empty(len(rows)), np.empty((len(rows), swaps.size))
-    for part, inputs in padded_inputs(rows, range(len(rows)), batch_size, model):
-        with evaluation_mode(model):
-            logits = model(**inputs).logits  # (B, S, V)
-        last = inputs["attention_mask"].sum(1) - 1
-        log_p = logits[torch.arange(len(part), device=last.device), last].double().log_softmax(-1).cpu()  # (B, V)
-        p = log_p.exp()
-        moved = [p - p[:, whole_partners(swaps.partners(steps), p.shape[1])] for steps in range(1, swaps.size)]
-        distances[part] = torch.stack(moved).abs().sum(-1).mean(0) / 2
-        own = [log_p[:, (members == place).nonzero()[:, 0]].logsumexp(-1) for place in range(swaps.size)]
-        log_masses[part] = torch.stack(own, 1)
+    score = TokenScorer(model)
+    for part, inputs in padded_inputs(rows, range(len(rows)), batch_size, token_budget, model):
+        for own, read, [hidden] in score.passes(inputs):  # (B, S, d)
+            last = read["attention_mask"].sum(1) - 1
+            ends = hidden[torch.arange(len(last), device=last.device), last]  # (B, d)
+            [logits] = logit_chunks(ends, score.student.head, len(ends))
+            log_p = logits.double().log_softmax(-1).cpu()  # (B, V)
+            p = log_p.exp()
+            moved = [p - p[:, whole_partners(swaps.partners(steps), p.shape[1])] for steps in range(1, swaps.size)]
+            distances[part[own]] = torch.stack(moved).abs().sum(-1).mean(0) / 2
+            named = [log_p[:, (members == place).nonzero()[:, 0]].logsumexp(-1) for place in range(swaps.size)]
+            log_masses[part[own]] = torch.stack(named, 1)
     return Lean(distances, log_masses)
 
 

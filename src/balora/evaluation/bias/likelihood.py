@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
 from balora.evaluation.perplexity import IGNORED, padded_batches
+from balora.fused import TokenScorer
+from balora.utils.batches import TOKEN_BUDGET
 from balora.utils.lengths import check_lengths, context_length
-from balora.utils.modules import evaluation_mode
 from balora.utils.progress import tracked
 
 
@@ -22,6 +22,7 @@ def log_likelihoods(
     *,
     per_token: bool = False,
     batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return log P(text) = Σ_t log p(token_t | tokens before it) in nats, `(N,)`, float64.
 
@@ -33,14 +34,16 @@ def log_likelihoods(
         tokenizer: Its tokenizer.
         texts: N sentences.
         per_token: Divide by the text's number of tokens, so that a text of more tokens is not less likely for it.
-        batch_size: Texts at a time.
+        batch_size: Texts at a time, at most.
+        token_budget: Tokens at a time, at most, padding included; a longer text is read alone.
 
     Raises:
         BALoraError: If a text has no tokens or more than the model takes, or the tokenizer has no token for a text's
             beginning or end.
     """
     rows = _ids(tokenizer, texts)
-    return _causal(model, tokenizer, rows, [0] * len(rows), per_token=per_token, batch_size=batch_size)
+    how = {"per_token": per_token, "batch_size": batch_size, "token_budget": token_budget}
+    return _causal(model, tokenizer, rows, [0] * len(rows), **how)
 
 
 def continuation_log_likelihoods(
@@ -51,6 +54,7 @@ def continuation_log_likelihoods(
     *,
     per_token: bool = False,
     batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return log P(continuation | prompt) in nats, `(N,)`, float64; the prompt follows `<s>`, as in `log_likelihoods`.
 
@@ -63,19 +67,25 @@ def continuation_log_likelihoods(
         prompts: N texts that are given.
         continuations: N texts behind them, each with the space that it begins with.
         per_token: Divide by the continuation's number of tokens.
-        batch_size: Texts at a time.
+        batch_size: Texts at a time, at most.
+        token_budget: Tokens at a time, at most, padding included; a longer text is read alone.
 
     Raises:
         BALoraError: As in `log_likelihoods`, a text being a prompt and its continuation.
     """
     rows = _ids(tokenizer, [prompt + text for prompt, text in zip(prompts, continuations, strict=True)])
     given = [_shared(*pair) for pair in zip(_ids(tokenizer, prompts), rows, strict=True)]
-    return _causal(model, tokenizer, rows, given, per_token=per_token, batch_size=batch_size)
+    how = {"per_token": per_token, "batch_size": batch_size, "token_budget": token_budget}
+    return _causal(model, tokenizer, rows, given, **how)
 
 
-@torch.no_grad()
 def labelled_log_likelihoods(
-    model: nn.Module, windows: Sequence[tuple[list[int], list[int]]], *, shift: int, batch_size: int
+    model: nn.Module,
+    windows: Sequence[tuple[list[int], list[int]]],
+    *,
+    shift: int,
+    batch_size: int,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return Σ log p(label) in nats over the labels of each window, `(N,)`, float64.
 
@@ -84,21 +94,19 @@ def labelled_log_likelihoods(
         windows: Input ids and labels of each, `IGNORED` where a token does not count.
         shift: How far behind a position stands the token that it predicts: 1 in a causal model, whose labels are one
             longer than the ids, and 0 in a masked one.
-        batch_size: Windows at a time.
+        batch_size: Windows at a time, at most.
+        token_budget: Tokens at a time, at most, padding included; a longer window is read alone.
     """
-    order = sorted(range(len(windows)), key=lambda i: len(windows[i][0]))  # so that little is padding
     device = next(model.parameters()).device
-    sums = [np.empty(0)]
-    batches = padded_batches([windows[i] for i in order], batch_size)
-    for batch in tracked(batches, "reading sentences", total=-(-len(order) // batch_size)):
+    score, found = TokenScorer(model), np.empty(len(windows))
+    batches = [*padded_batches(windows, batch_size, token_budget)]
+    for part, batch in tracked(batches, "reading sentences"):
         inputs = {name: value.to(device) for name, value in batch.items()}
         targets = inputs.pop("labels")[:, shift:]  # (B, S)
-        with evaluation_mode(model):
-            logits = model(**inputs).logits  # (B, S, V)
-        losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        sums.append(-losses.double().sum(1).cpu().numpy())
-    found = np.empty(len(windows))
-    found[order] = np.concatenate(sums)
+        counted = targets != IGNORED
+        log_p = torch.zeros(targets.shape, dtype=torch.float64, device=device)
+        log_p[counted] = score(inputs, targets, counted).log_p
+        found[part] = log_p.sum(1).cpu().numpy()
     return found
 
 
@@ -120,6 +128,7 @@ def _causal(
     *,
     per_token: bool,
     batch_size: int,
+    token_budget: int,
 ) -> np.ndarray:
     """Return the log-likelihood of each row's tokens after the first `given`, `(N,)`."""
     prefix = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
@@ -135,5 +144,5 @@ def _causal(
     windows = [
         ([prefix, *ids[:-1]], [IGNORED] * (1 + start) + ids[start:]) for ids, start in zip(rows, given, strict=True)
     ]
-    found = labelled_log_likelihoods(model, windows, shift=1, batch_size=batch_size)
+    found = labelled_log_likelihoods(model, windows, shift=1, batch_size=batch_size, token_budget=token_budget)
     return found / counts if per_token else found

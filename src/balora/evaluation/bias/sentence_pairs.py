@@ -14,6 +14,7 @@ from balora.evaluation.bias.bias_score import preference_scores
 from balora.evaluation.bias.columns import check_known, read_columns
 from balora.evaluation.bias.likelihood import labelled_log_likelihoods, log_likelihoods
 from balora.evaluation.perplexity import IGNORED
+from balora.utils.batches import TOKEN_BUDGET
 from balora.utils.lengths import check_lengths, context_length
 
 
@@ -39,18 +40,24 @@ def pair_log_odds(
     *,
     per_token: bool = False,
     batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return Δ = log P(stereotypical) − log P(antistereotypical) of each pair in nats, `(N,)`."""
-    whole, each = both_log_odds(model, tokenizer, pairs, batch_size=batch_size)
+    whole, each = both_log_odds(model, tokenizer, pairs, batch_size=batch_size, token_budget=token_budget)
     return each if per_token else whole
 
 
 def both_log_odds(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[SentencePair], *, batch_size: int = 32
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[SentencePair],
+    *,
+    batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `pair_log_odds` of whole sentences and per token, `(N,)` each, from one pass."""
     texts = [text for pair in pairs for text in (pair.stereotypical, pair.antistereotypical)]
-    whole = log_likelihoods(model, tokenizer, texts, batch_size=batch_size)
+    whole = log_likelihoods(model, tokenizer, texts, batch_size=batch_size, token_budget=token_budget)
     each = whole / [len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
     return whole[::2] - whole[1::2], each[::2] - each[1::2]
 
@@ -94,7 +101,12 @@ def read_crows_pairs(path: str | Path) -> list[SentencePair]:
 
 
 def masked_pair_log_odds(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[SentencePair], *, batch_size: int = 32
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[SentencePair],
+    *,
+    batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return Δ of each pair in nats, `(N,)`, by pseudo-log-likelihoods (Salazar et al., 2020; Nangia et al., 2020).
 
@@ -108,7 +120,8 @@ def masked_pair_log_odds(
         model: A masked language model; left in the mode it was in.
         tokenizer: Its tokenizer.
         pairs: N pairs.
-        batch_size: Sentences at a time, each with one token masked.
+        batch_size: Sentences at a time, at most, each with one token masked.
+        token_budget: Tokens at a time, at most, padding included.
 
     Raises:
         BALoraError: If the tokenizer has no mask token, or a sentence has more tokens than the model takes.
@@ -126,7 +139,7 @@ def masked_pair_log_odds(
             if not read[owner]["special_tokens_mask"][place]:
                 windows.append(_masked(rows[owner], place, mask))
                 owners.append(owner)
-    found = labelled_log_likelihoods(model, windows, shift=0, batch_size=batch_size)
+    found = labelled_log_likelihoods(model, windows, shift=0, batch_size=batch_size, token_budget=token_budget)
     sums = np.bincount(np.array(owners, dtype=int), weights=found, minlength=len(rows))
     return sums[::2] - sums[1::2]
 

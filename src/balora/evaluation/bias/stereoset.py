@@ -18,6 +18,7 @@ from balora.data.columns import check_strings, row_error, shortened
 from balora.errors import BALoraError
 from balora.evaluation.bias.bias_score import mean_with_interval
 from balora.evaluation.bias.likelihood import log_likelihoods
+from balora.utils.batches import TOKEN_BUDGET
 from balora.utils.bootstrap import bootstrap_interval
 
 #: Values of `gold_label` of an item's three sentences, in the order of `StereoItem.sentences`.
@@ -55,14 +56,20 @@ def read_stereoset(path: str | Path) -> list[StereoItem]:
 
 
 def stereoset_likelihoods(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, items: Sequence[StereoItem], *, batch_size: int = 32
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[StereoItem],
+    *,
+    batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
     """Return a causal language model's mean log-likelihood per token of each sentence in nats, `(N, 3)` by `LABELS`.
 
     Its exponential is the geometric mean of the tokens' probabilities; see `log_likelihoods`.
     """
     texts = [text for item in items for text in item.sentences]
-    return log_likelihoods(model, tokenizer, texts, per_token=True, batch_size=batch_size).reshape(-1, len(LABELS))
+    how = {"per_token": True, "batch_size": batch_size, "token_budget": token_budget}
+    return log_likelihoods(model, tokenizer, texts, **how).reshape(-1, len(LABELS))
 
 
 def stereoset_scores(

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, Trainer
 from balora.adapters.task_adapters import task_distance
 from balora.errors import WorkerDone
 from balora.evaluation.classification import classification_metrics, predict, predict_labels, text_to_text_metrics
-from balora.evaluation.perplexity import held_out_loss
-from balora.model.drift import drift_of, measure_drift
+from balora.model.drift import drift_of, measure_loss_and_drift
 from balora.study.benchmarks import run_benchmarks
 from balora.study.measures.answers import measure_answers, single_questions
 from balora.study.measures.geometry import measure_geometry
@@ -117,8 +116,8 @@ def _measure_classes(
 def _measure_text(
     trainer: Trainer, model: PreTrainedModel | PeftModel, teacher: Callable[..., Any], tokens: Dataset
 ) -> tuple[Metrics, Metrics]:
-    loss = held_out_loss(model, evaluation_batches(trainer, tokens))
-    return {"eval_loss": loss}, measure_drift(model, evaluation_batches(trainer, tokens), teacher)
+    loss, drift = measure_loss_and_drift(model, evaluation_batches(trainer, tokens), teacher)
+    return {"eval_loss": loss}, drift
 
 
 def _measure_written_classes(
