@@ -39,6 +39,7 @@ def test_stock_peft_loads_what_was_changed(name, method, change, tmp_path):
     torch.testing.assert_close(again(**inputs).logits, stock(**inputs).logits, rtol=0, atol=1e-5)
     after = changes_of(stock.merge_and_unload(), name)
     assert "After training by `" in (tmp_path / "changed" / "README.md").read_text()
+    assert again.balora_config.method == ("rslora+reg" if method == "rslora" else "lora+reg")
     moved = [f"{key}.weight" for key in lora_layers(model)]
     for key in moved:
         scale = before[key].abs().max().item()

@@ -138,7 +138,7 @@ def test_bfloat16_base_has_float32_factors_within_rounding(method):
 
 @both
 def test_invalid_batches_raise(method):
-    with pytest.raises(BALoraError, match=rf"start_batches: {method}\+reg initializes from data; give get_balora_model"):
+    with pytest.raises(BALoraError, match=rf"start_batches: {method}\+reg initializes from data; give"):
         get_balora_model(make("llama"), BALoraConfig(method=with_reg(method), **ADAPTER))
     with pytest.raises(BALoraError, match=rf"start_batches: {method} needs data"):
         adapted("llama", method, batches=[])

@@ -12,6 +12,7 @@ from trl import SFTConfig
 
 from balora import BALoraConfig, BALoraError, BALoraModel, BALoraTrainer, get_balora_model
 from balora.anchors import COUNT, LENGTH, cached_anchors, sample_anchors
+from balora.config import PRESETS
 from balora.model import build
 from balora.recipe import Recipe
 from balora.study.method_config import balora_config
@@ -63,6 +64,12 @@ def test_anchors_are_sampled_and_kept(tmp_path):
     assert losses(model).keys() == {"loss", "task", "anchor"}
     again = get_balora_model(make("llama"), BALoraConfig(method="lora+anchors"), anchors=expected)
     assert again.anchors is expected
+
+
+def test_replay_reads_the_texts_that_anchors_would_be():
+    model = built(**PRESETS["self-replay"])
+    assert torch.equal(model.anchors.input_ids, sample_anchors(make("llama"), TOKENIZER, **FEW).input_ids)
+    assert losses(model).keys() == {"loss", "task", "replay"}
 
 
 def test_the_defaults_are_those_of_a_recipe():

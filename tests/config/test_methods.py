@@ -82,6 +82,7 @@ def test_a_weight_beside_a_plain_name_is_refused(name, instead, weight):
         ("ba-lora+anchors+swap", "did you mean 'ba-lora+anchors+swaps'?"),
         ("xyz", "unknown method 'xyz'; there are lora, rslora, "),
         ("structural", "give balora.config.PRESETS['structural']"),
+        ("asft", "give balora.config.PRESETS['asft']"),
         ("lora+swaps", "use lora+anchors+swaps or lora+reg+swaps"),
     ],
 )

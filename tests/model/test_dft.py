@@ -93,7 +93,7 @@ def test_a_batch_without_labels_has_loss_0():
 
 
 def test_classifiers_and_trainers_with_another_loss_are_refused():
-    with pytest.raises(BALoraError, match="task_loss: 'dft' has no effect with method lora: it needs a generation task"):
+    with pytest.raises(BALoraError, match="task_loss: 'dft' has no effect with method lora: it needs a gen"):
         get_balora_model(make("bert"), BALoraConfig(method="lora", task_loss="dft"))
     model = adapted("llama", "dft", True)
     with pytest.raises(BALoraError, match=r"this trainer of TRL computes a loss of its own"):

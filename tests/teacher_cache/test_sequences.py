@@ -199,7 +199,14 @@ def with_rows(memory: float = 512, **settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"sample_rate": 0.5}, {"counterfactual_words": "mine"}, {"anchor_weight": 1}]
+    "settings",
+    [
+        {},
+        {"sample_rate": 0.5},
+        {"counterfactual_words": "mine"},
+        {"anchor_weight": 1},
+        {"anchor_weight": 1, "regularized_tokens": "labelled", "task_loss": "dft"},
+    ],
 )
 @pytest.mark.parametrize("memory", [512, 4e-3])
 def test_rows_that_come_again_are_read_once_as_far_as_they_fit(settings, memory):
@@ -213,6 +220,18 @@ def test_rows_that_come_again_are_read_once_as_far_as_they_fit(settings, memory)
     assert model.teacher_cache._store.memory_bytes <= memory * 2**20
     most = (4 + 5 * bool(settings.get("anchor_weight"))) * (1 + ("counterfactual_words" in settings))
     assert sum(seen) == most if memory == 512 else sum(seen) > most
+
+
+def test_labelled_tokens_behind_padding_on_the_left_are_the_same_with_the_cache():
+    rows = {name: value.flip(1) for name, value in inputs_for("llama").items()}
+    rows["labels"] = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
+    settings = {"regularized_tokens": "labelled", "task_loss": "dft"}
+    expected, _ = train(adapted(**ROWS, **settings, teacher_cache_mb=0), inputs=rows)
+    model = with_rows(**settings)
+    seen = read_by_teacher(model)
+    found, _ = train(model, inputs=rows)
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-12, atol=0)
+    assert sum(seen) == 4
 
 
 def test_rows_are_read_every_time_unless_asked_for_or_packed():

@@ -18,6 +18,9 @@ class BALoraModelForCausalLM(BALoraModelForGeneration, PeftModelForCausalLM, tas
         return inputs
 
     def _counted(self, inputs: dict[str, Any], labels: Tensor) -> Tensor | None:
-        if self.balora_config.regularized_tokens == "labelled":
-            return F.pad(labels[:, self.shift :] != -100, (0, self.shift))  # (B, S)
-        return inputs.get("attention_mask")
+        mask = inputs.get("attention_mask")
+        if self.balora_config.regularized_tokens == "all":
+            return mask
+        labelled = F.pad(labels[:, self.shift :] != -100, (0, self.shift))  # (B, S)
+        # Padding on the left may precede a label, but a cached teacher has no states of padding.
+        return labelled if mask is None else labelled & mask.bool()

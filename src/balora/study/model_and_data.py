@@ -266,8 +266,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     knowledge = _texts(own, "text", None, "knowledge_file")
     if knowledge:
         check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
-    named = {"perplexity_file": texts, "knowledge_file": knowledge}
-    _check_vocabulary(recipe, tokenizer, datasets, named)
+    _check_vocabulary(recipe, tokenizer, datasets, {"perplexity_file": texts, "knowledge_file": knowledge})
     return ModelAndData(
         recipe,
         named if named.startswith(PACKAGE) else recipe.model_name_or_path,
