@@ -7,9 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_folder import tiny
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from balora import BALoraError
+from balora import BALoraConfig, BALoraError, get_balora_model
 from balora.counterfactual import WORD_LISTS, Swaps, read_word_groups
 from balora.data import expand_path
 
@@ -145,5 +145,9 @@ def test_invalid_word_list_raises(tmp_path, text, message):
 
 def test_words_that_the_tokenizer_does_not_tell_apart_raise(tmp_path):
     tiny(tmp_path)
-    with pytest.raises(BALoraError, match="counterfactual_words: the tokenizer tells apart the words of none of the"):
-        Swaps(read_word_groups("religion"), AutoTokenizer.from_pretrained(tmp_path))
+    swaps = Swaps(read_word_groups("religion"), AutoTokenizer.from_pretrained(tmp_path))
+    config = BALoraConfig(counterfactual_words="religion", r=2)
+    model = get_balora_model(AutoModelForCausalLM.from_pretrained(tmp_path), config)
+    assert swaps.is_empty
+    with pytest.raises(BALoraError, match="counterfactual_words: the tokenizer tells no words of religion apart"):
+        model.set_swaps(swaps)

@@ -77,7 +77,7 @@ def divergence(base: Path, adapter: Path, resized: int | None = None) -> float:
     found = []
     for row in ROWS:
         ids = tokenizer(f"{row['prompt']} {row['completion']} </s>", return_tensors="pt")["input_ids"]
-        p, q = (model(ids).logits[0, :, :common].log_softmax(-1) for model in (before, after))
+        p, q = (model(ids).logits[0, :, :common].double().log_softmax(-1) for model in (before, after))
         found.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1))
     return torch.cat(found).mean().item()
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from balora.counterfactual.words import WordGroups
-from balora.errors import BALoraError
 
 #: Spellings of a word that are matched.
 CASINGS: tuple[Callable[[str], str], ...] = (str.lower, str.capitalize, str.upper)
@@ -48,9 +47,6 @@ class Swaps:
     Attributes:
         size: Members of a group; exchanging by `size` steps changes nothing.
         multi_token_words: Spellings with a group member of several tokens; predictions of these are not exchanged.
-
-    Raises:
-        BALoraError: If the tokenizer tells no group's words apart.
     """
 
     def __init__(self, groups: WordGroups, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,18 +68,18 @@ class Swaps:
                         self.multi_token_words.append(start + "/".join(spelled))
                     for place, form in enumerate(forms):
                         self._members.setdefault(form, (forms, place))
-        if not self._members:
-            raise BALoraError(
-                f"counterfactual_words: the tokenizer tells apart the words of none of the {len(groups)} groups "
-                f"({', '.join(groups[0])} …), so nothing would be swapped; name words that it knows, or leave it out"
-            )
-        self._longest = max(map(len, self._members))
+        self._longest = max(map(len, self._members), default=0)
         self._partners = [self._permutation(steps) for steps in range(self.size)]
 
     def digest(self) -> str:
         """Return a hex digest of everything that decides which tokens are exchanged."""
         known = (self.size, self._pieces, self._texts, sorted(self._members.items()))
         return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the tokenizer tells no group's words apart, so that nothing is ever exchanged."""
+        return not self._members
 
     def partners(self, steps: int) -> Tensor:
         """Return the permutation of the vocabulary that exchanges words by `steps` members, `(V,)`.

@@ -92,10 +92,16 @@ class BALoraModel(AdaptedModel):
             swaps: `balora.counterfactual.Swaps` of the words in `counterfactual_words` and of the model's tokenizer.
 
         Raises:
-            BALoraError: If the configuration names no words.
+            BALoraError: If the configuration names no words, or the tokenizer knows none of them.
         """
-        if self.balora_config.counterfactual_words is None:
+        words = self.balora_config.counterfactual_words
+        if words is None:
             raise BALoraError("counterfactual_words: not set in the configuration; name there which words to exchange")
+        if swaps.is_empty:
+            raise BALoraError(
+                f"counterfactual_words: the tokenizer tells no words of {words} apart, so nothing would be exchanged; "
+                "name words that it knows, or leave it out"
+            )
         self.swaps = swaps
 
     def set_progress(self, progress: float) -> None:
