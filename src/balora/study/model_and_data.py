@@ -222,7 +222,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
             reading_world=None,
             model_name_or_path=str(built.model_dir),
             train_file=str(built.train_file),
-            validation_file=str(built.eval_file),
+            validation_file=None if recipe.validation_share else str(built.eval_file),
         )
     recipe = with_paths(recipe, world)
     encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
