@@ -63,6 +63,7 @@ def _prompt_settings(
         "tokenizer": tokenizer,
         "batch_size": recipe.per_device_eval_batch_size,
         "context": context_length(config, tokenizer),
+        "embeddings": getattr(config.get_text_config(), "vocab_size", None),
     }
     if recipe.is_classification:
         return PromptSettings(

@@ -27,7 +27,7 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.data.truncation import first_kept
-from balora.data.vocabulary import check_vocabulary
+from balora.data.vocabulary import check_vocabulary, guard_embeddings
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
@@ -146,6 +146,7 @@ class ModelAndData:
             settings["ignore_mismatched_sizes"] = unfit is not None
         model, loading = load(self._auto(), name, setting, **self._head(), **settings)
         drop_unsavable_generation_settings(model)
+        guard_embeddings(model, self.tokenizer, source=f"{setting}: {name}")
         if unfit is not None:
             warnings.warn(f"balora: the head of {name} has {unfit}, so a new head is trained")
             renew_head(model)
@@ -248,7 +249,8 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     )
     if texts:
         check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
-    _check_vocabulary(recipe, tokenizer, datasets, texts)
+    anchors = _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column")
+    _check_vocabulary(recipe, tokenizer, datasets, texts, anchors)
     return ModelAndData(
         recipe,
         tokenizer,
@@ -256,7 +258,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         datasets.validation,
         datasets.others,
         texts,
-        _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column"),
+        anchors,
         datasets.label_names,
         world,
         benchmarks,
@@ -266,13 +268,14 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
 
 
 def _check_vocabulary(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: list[str]
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: list[str], anchors: list[str]
 ) -> None:
-    """Check that every token of the rows has an embedding, as far as the rows are in memory."""
+    """Check that every token of the rows has an embedding; a stream's are checked as they are read."""
     config = load(AutoConfig, recipe.model_name_or_path, MODEL).get_text_config()
     sets = {"train": datasets.train, "validation": datasets.validation, **datasets.others}
     rows = {f"the {name} rows": rows for name, rows in sets.items() if isinstance(rows, Dataset)}
     rows[f"perplexity_file {recipe.perplexity_file}"] = texts
+    rows[f"anchor_file {recipe.anchor_file}"] = anchors
     if tokenizer.chat_template is not None and not recipe.is_classification and are_chats(datasets.train):
         rows["the chat template"] = [str(tokenizer.chat_template)]
     embeddings = getattr(config, "vocab_size", None) or len(tokenizer)
