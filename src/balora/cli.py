@@ -101,8 +101,10 @@ def compare(arguments: list[str], command: str = "compare") -> None:
     from balora.errors import BALoraError
     from balora.recipe.parse import parse
     from balora.study.comparison import compare as run_study
+    from balora.study.plan import refuse_settings_of_one_run
 
     recipe, _ = parse(command, arguments)
+    refuse_settings_of_one_run(recipe)
     if command == "sweep" and not (recipe.sweep or recipe.worlds):
         raise BALoraError(
             "sweep: missing; give settings and their values, such as `sweep: {r: [1, 8, 64]}`, or worlds"

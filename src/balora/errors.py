@@ -30,10 +30,12 @@ class Interrupted(Exception):
     Attributes:
         number: The signal's.
         step: Optimizer steps done.
+        during: What was stopped, and what is kept of it.
     """
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}" + (f" after step {step}" if step else ""))
+    def __init__(self, number: int, step: int, during: str = "") -> None:
+        after = f" after step {step}" if step else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{after}{during and f' {during}'}")
         self.number, self.step = number, step
 
 

@@ -14,10 +14,10 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
-from tiny_models import with_reg
+from tiny_models import off_its_start, with_reg
 
-from balora import BALoraConfig, BALoraError, get_balora_model
-from balora.adapters.teacher import TEACHER
+from balora import BALoraConfig, BALoraError, BALoraModel, get_balora_model
+from balora.adapters.teacher import TEACHER, lora_layers
 from balora.audit.kinds import CAUSAL, CLASSIFIER, MASKED, kind_of, label_names_of
 from balora.audit.models import HEADLESS, load_audited
 from balora.data import expand_path
@@ -329,6 +329,18 @@ class TestMistakes:
         config = BALoraConfig(method="selora+reg", r=4, target_modules=TARGETS, sentence_dim=8)
         get_balora_model(load(folders["causal"]), config).save_pretrained(tmp_path / "selora")
         self.refused("^adapter: .* is SeLoRA's, .*merge_at", folders["causal"], str(tmp_path / "selora"))
+        model = BALoraModel.from_pretrained(load(folders["causal"]), tmp_path / "selora", is_trainable=True)
+        off_its_start(model)
+        sentences = torch.randn(3, 8)
+        gates = [gate.mean(0) for gate in model.lora_gate(sentences)]  # the way out that the message names
+        layers = lora_layers(model).values()
+        deltas = [layer.scaling["default"] * layer.lora_B["default"].weight @ gate @ layer.lora_A["default"].weight
+                  for layer, gate in zip(layers, gates, strict=True)]  # fmt: skip
+        model.merge_at(sentences)
+        model.save_pretrained(tmp_path / "mean")
+        audited = load_audited(folders["causal"], str(tmp_path / "mean"))
+        for layer, delta in zip(lora_layers(audited.tuned).values(), deltas, strict=True):
+            torch.testing.assert_close(layer.get_delta_weight("default"), delta)
 
     def test_several_tasks_of_one_adapter(self, folders, tmp_path):
         config = BALoraConfig(method="lora+reg", r=4, target_modules=TARGETS, task_names=["one", "two"])

@@ -184,7 +184,8 @@ def test_rows_are_held_out_only_where_nothing_else_measures_quality(settings):
              "benchmarks": {"gsm8k": {"file": "a"}}, "validation_share": 0.3}  # fmt: skip
     bare = {"model_name_or_path": "m", "train_file": "a.jsonl"}
     for key, value in named.items():
-        own = {name: setting for name, setting in bare.items() if (key, name) != ("dataset_name", "train_file")}
+        replaced = {"dataset_name": ["train_file"], "world": [*bare]}.get(key, [])
+        own = {name: setting for name, setting in bare.items() if name not in replaced}
         recipe = Recipe(**own, **{key: value})
         assert with_held_out_rows(recipe) == recipe
     assert with_held_out_rows(Recipe(**bare)).validation_share == 0.1

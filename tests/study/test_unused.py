@@ -11,8 +11,9 @@ from balora.recipe.adapter import Adapter
 from balora.recipe.dataset import AnchorTexts
 from balora.recipe.methods import BASELINE_METHODS, RUN_METHODS
 from balora.study.method_config import balora_config
-from balora.study.plan import plan
+from balora.study.plan import plan, refuse_settings_of_one_run, single, task_recipes
 from balora.study.unused import refuse_unused
+from balora.world import WorldConfig
 
 CAUSAL = {"model_name_or_path": "m", "train_file": "a.jsonl"}
 CLASSES = CAUSAL | {"label_column": "label"}
@@ -57,6 +58,19 @@ CLASSES = CAUSAL | {"label_column": "label"}
         ({"method": "lora", "max_target_length": 4}, "max_target_length: .*SEQ_2_SEQ_LM"),
         ({"method": "lora", "class_ratio": [1, 2]}, "class_ratio: .*label_column"),
         ({"method": "lora", "train_split": "b"}, "train_split: .*dataset_name"),
+        ({"glue_task": "sst2", "glue_dir": "d"}, "glue_dir: .*no train_file or dataset_name"),
+        ({"glue_task": "sst2", "label_column": "b"}, "label_column: .*needs text_column too, since"),
+        ({"label_column": "b", "prompt_column": "p"}, "prompt_column: .*prompts and completions"),
+        ({"oasst": {}, "text_column": "t"}, "text_column: .*no oasst"),
+        ({"label_column": "b", "assistant_only_loss": True}, "assistant_only_loss: .*causal language model"),
+        ({"label_column": "b", "chat_template_path": "t.jinja"}, "chat_template_path: .*causal language model"),
+        ({"subset_seed": 3}, "subset_seed: .*max_train_samples"),
+        ({"max_eval_samples": 3}, "max_eval_samples: .*validation_file"),
+        ({"max_eval_samples": 3, "validation_share": 0.1}, "max_eval_samples: .*validation_share holds out"),
+        ({"label_column": "b", "geometry": True}, "geometry: .*validation_file"),
+        ({"noise_kinds": ["token"]}, "noise_kinds: .*validation_file"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps: .*constant_with_warmup"),
+        ({"streaming": True, "max_steps": 1, "mismatched_file": "b"}, "mismatched_file: .*streaming"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
 )
@@ -175,3 +189,70 @@ def test_baselines_take_their_own_settings_and_refuse_the_others(method):
         else:
             with pytest.raises(BALoraError, match=f"^{field.name}: "):
                 refuse_unused([recipe])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"validation_file": "b", "validation_share": 0.1}, ("validation_file", "validation_share")),
+        ({"mismatched_file": "b", "mismatched_split": "c"}, ("mismatched_file", "mismatched_split")),
+        ({"mismatched_file": "b", "validation_share": 0.1}, ("mismatched_file", "validation_share")),
+        ({"validation_file": "b", "validation_split": "c"}, ("validation_file", "validation_split")),
+        (
+            {"train_file": None, "dataset_name": "d", "validation_share": 0.1, "validation_split": "c"},
+            ("validation_split", "validation_share"),
+        ),
+        ({"world": WorldConfig()}, ("world", "model_name_or_path")),
+        ({"world": WorldConfig(), "model_name_or_path": None}, ("world", "train_file")),
+        (
+            {"world": WorldConfig(), "model_name_or_path": None, "train_file": None, "perplexity_file": "c"},
+            ("world", "perplexity_file"),
+        ),
+        (
+            {"auxiliary": {"train_file": "b", "validation_file": "c", "validation_share": 0.1}},
+            ("auxiliary: validation_file", "validation_share"),
+        ),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_two_settings_of_which_one_would_win_are_both_named(settings, named):
+    with pytest.raises(BALoraError, match=f"^{named[0]}, .*{named[1]}: give one"):
+        Recipe(**{**CAUSAL, **settings})
+
+
+@pytest.mark.parametrize("share", [0, None])
+def test_a_share_that_holds_nothing_out_may_stand_beside_a_file(share):
+    Recipe(**CAUSAL, validation_file="b", validation_share=share)
+
+
+def test_a_task_names_its_rows_in_place_of_the_study():
+    study = Recipe(**CAUSAL, validation_file="b", tasks={"one": {"validation_share": 0.5}, "two": {}})
+    assert [(task.validation_file, task.validation_share) for task in task_recipes(study)] == [
+        (None, 0.5),
+        ("b", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dora"}, "method, methods: `balora compare` trains lora, pissa, ba-lora, not dora; set methods"),
+        ({"seed": 7}, r"seed, seeds: `balora compare` trains with seeds 42, not 7; set seeds"),
+    ],
+    ids=["method", "seed"],
+)
+def test_a_study_refuses_a_setting_of_a_single_run(settings, message):
+    with pytest.raises(BALoraError, match=message):
+        refuse_settings_of_one_run(Recipe(**CAUSAL, **settings))
+    refuse_settings_of_one_run(Recipe(**CAUSAL, **settings, methods=["lora"], seeds=[1]))  # a recipe for both commands
+
+
+def test_a_task_is_named_only_where_there_are_tasks():
+    with pytest.raises(BALoraError, match="task: 'one' has no effect without tasks"):
+        single(Recipe(**CAUSAL, task="one"))
+
+
+@pytest.mark.parametrize("steps", [0, -2])
+def test_no_step_is_refused(steps):
+    with pytest.raises(BALoraError, match=f"max_steps: {steps} .*-1 .*num_train_epochs"):
+        Recipe(**CAUSAL, max_steps=steps)

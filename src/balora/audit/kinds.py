@@ -110,8 +110,9 @@ def _peft_config(adapter: str) -> PeftConfig:
         raise BALoraError(f"adapter: {error}") from error
     if saved.get("peft_type") == SELORA_TYPE:
         raise BALoraError(
-            f"adapter: {adapter} is SeLoRA's, another weight for each sentence; load it with BALoraModel, make it a "
-            "plain LoRA with merge_at, and audit what that saves"
+            f"adapter: {adapter} is SeLoRA's, another weight for each sentence; make it a plain LoRA first, "
+            "`model = BALoraModel.from_pretrained(base, adapter); model.merge_at(sentence_embeds)`, with those of "
+            "typical sentences for their mean gate, and audit what model.save_pretrained writes"
         )
     try:
         return PeftConfig.from_pretrained(adapter)

@@ -7,7 +7,6 @@ The adapter is switched off for the base if that restores the pretrained functio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -32,7 +31,7 @@ from balora.audit.kinds import CAUSAL, CLASSES, CLASSIFIER, DTYPES, configs_of, 
 from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_parameters
 from balora.data import context_length
 from balora.data.special_tokens import set_pad_token
-from balora.data.vocabulary import check_vocabulary
+from balora.data.vocabulary import check_vocabulary, guard_embeddings
 from balora.errors import BALoraError
 from balora.fused import Reader
 from balora.utils.loading import load
@@ -164,6 +163,8 @@ def load_audited(
     _complete(base, lacking, state, model, adapter)
     pretrained = BaseFunction.of(base)
     common = resize_to_adapter(base, state)
+    if common is not None:
+        guard_embeddings(base, tokenizer, source=f"adapter: {adapter}")
     tuned = _with_adapter(base, adapter, peft_config)
     if pretrained.is_restored(tuned):
         return Audited(tuned, tokenizer, kind, notes=notes)
@@ -179,16 +180,9 @@ def load_audited(
 
 def _guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Check that the tokenizer's own tokens have embeddings, and added ones whenever a text uses them."""
-    embeddings = model.get_input_embeddings()
-    check_vocabulary(tokenizer, embeddings.num_embeddings, {}, source=f"model: {name}")
-    embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, f"model: {name}"))
-
-
-def _check_ids(tokenizer: PreTrainedTokenizerBase, source: str, module: nn.Embedding, args: tuple[Tensor]) -> None:
-    """Forward pre-hook: check that token ids have embeddings, if the tokenizer has tokens without any."""
-    if len(tokenizer) > module.num_embeddings and args and (args[0] >= module.num_embeddings).any():
-        texts = tokenizer.batch_decode(args[0])
-        check_vocabulary(tokenizer, module.num_embeddings, {"the texts": texts}, source=source)
+    source = f"model: {name}"
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, {}, source=source)
+    guard_embeddings(model, tokenizer, source=source)
 
 
 def check_dtype(dtype: str) -> None:

@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import BALoraError
+
+#: Characters of a text that an error shows.
+LONGEST_SHOWN = 60
 
 
 def check_vocabulary(
@@ -38,6 +43,31 @@ def check_vocabulary(
             text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
             if token := next((token for token in sorted(added) if token in text), None):
                 raise _without_embedding(tokenizer, token, embeddings, source, f" (row {number} of {name})")
+
+
+def guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
+    """Make the model's embeddings refuse a token beyond them by its name, in texts that no check has read.
+
+    Args:
+        model: Its present input embeddings are guarded; call this again once they are resized.
+        tokenizer: The tokenizer of the model's inputs.
+        source: Name of the model, for errors.
+    """
+    embeddings = model.get_input_embeddings()
+    if max(tokenizer.get_vocab().values(), default=0) >= embeddings.weight.shape[0]:
+        embeddings.register_forward_pre_hook(partial(_check_ids, tokenizer, source))
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase, source: str, module: nn.Embedding, args: tuple[Tensor]) -> None:
+    """Forward pre-hook: check that token ids `(B, S)` have embeddings."""
+    count = module.weight.shape[0]
+    if not args or not (beyond := (args[0] >= count).nonzero()).numel():
+        return
+    place = tuple(beyond[0].tolist())
+    text = tokenizer.decode(args[0][place[:-1]])
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    token = tokenizer.convert_ids_to_tokens(int(args[0][place]))
+    raise _without_embedding(tokenizer, token, count, source, f" (in the text {shown!r})")
 
 
 def _without_embedding(

@@ -8,7 +8,7 @@ from balora.config.ranges import Count, Range, Seed
 from balora.data.perturbation import KINDS
 from balora.errors import BALoraError
 from balora.recipe.paths import RecipePath
-from balora.recipe.rows import Rows
+from balora.recipe.rows import Rows, refuse_alternatives
 
 #: Names of the two tasks of a mixture.
 MIXED_TASKS = ("primary", "auxiliary")
@@ -74,6 +74,7 @@ class Dataset:
                 raise BALoraError(
                     f"auxiliary: {key!r} is not a setting about rows; it takes {', '.join(AUXILIARY_SETTINGS)}"
                 )
+        refuse_alternatives(self.auxiliary, "auxiliary: ")
         if self.auxiliary and self.qa_format is not None:
             raise BALoraError(
                 "auxiliary: questions with contexts cannot be mixed with other rows; leave qa_format out"

@@ -27,6 +27,11 @@ OF_THE_STUDY = tuple(f.name for f in fields(Study))
 
 #: Names of all settings.
 NAMES = tuple(f.name for part in PARTS for f in fields(part))
+#: Settings in whose place a world brings its own.
+OF_A_WORLD = (
+    *("model_name_or_path", "glue_task", "glue_dir", "dataset_name", "train_file", "validation_file"),
+    *("mismatched_file", "mismatched_split"),
+)
 #: Fields of TrainingArguments that would be ignored or would contradict a key of the recipe, and what to use instead.
 INSTEAD = {
     "warmup_ratio": "set the recipe's warmup_steps, which is a share of training below 1",
@@ -52,10 +57,12 @@ class Recipe(*reversed(PARTS)):
         self.check_rows()
         self.check_dataset()
         self.check_adapter()
+        self.check_training()
         self.check_measures()
         self._check_methods()
         self._check_for_task_type()
         self._check_groups()
+        self._check_worlds()
         if self.tasks:
             return
         self._check_questions()
@@ -155,6 +162,17 @@ class Recipe(*reversed(PARTS)):
         refuse_unknown("worlds", self.worlds, WorldConfig)
         if self.worlds and (self.world is None or self.tasks):
             raise BALoraError("worlds: they are variants of `world`, each a task; give `world: {}`, and no tasks")
+
+    def _check_worlds(self) -> None:
+        """Validate that a world is given no other model, rows or texts beside its own."""
+        for world in ("world", "reading_world"):
+            for name in OF_A_WORLD if getattr(self, world) is not None else ():
+                if getattr(self, name) is not None:
+                    raise BALoraError(f"{world}, {name}: give one of the two; a world brings its own model and data")
+        if self.world is not None and self.perplexity_file is not None:
+            raise BALoraError(
+                "world, perplexity_file: give one of the two; a world measures perplexity on its own text"
+            )
 
     def _check_questions(self) -> None:
         if self.qa_format is None:

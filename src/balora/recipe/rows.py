@@ -1,12 +1,23 @@
 """Settings of one task's rows: the files or Hub dataset, the columns, and what is held out and thinned."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from balora.config.ranges import Range
 from balora.data.glue import GLUE
 from balora.errors import BALoraError
 from balora.recipe.paths import RecipePath
+
+#: Pairs of settings that each name the same rows, so that one of the two would be ignored.
+ALTERNATIVES = (
+    ("validation_file", "validation_share"),
+    ("validation_file", "validation_split"),
+    ("validation_split", "validation_share"),
+    ("mismatched_file", "mismatched_split"),
+    ("mismatched_file", "validation_share"),
+    ("mismatched_split", "validation_share"),
+)
 
 
 @dataclass
@@ -77,9 +88,10 @@ class Rows:
         """Validate how rows are found and held out.
 
         Raises:
-            BALoraError: If the GLUE task is unknown, groups are named and nothing is held out, or the classes are
-                GLUE's, one alone, or given twice.
+            BALoraError: If the GLUE task is unknown, groups are named and nothing is held out, the classes are
+                GLUE's, one alone, or given twice, or two settings name the same rows.
         """
+        refuse_alternatives(vars(self))
         if self.label_names is not None:
             names = list(map(str, self.label_names))
             if self.glue_task is not None:
@@ -92,3 +104,29 @@ class Rows:
             raise BALoraError(f"glue_task: unknown {self.glue_task!r}; there are {', '.join(GLUE)}")
         if self.validation_group_column is not None and not self.validation_share:
             raise BALoraError("validation_group_column: says what is held out together; set validation_share too")
+
+
+def refuse_alternatives(settings: Mapping[str, Any], where: str = "") -> None:
+    """Raise if two settings name the same rows.
+
+    Args:
+        settings: Settings of rows by name; those left out have their default.
+        where: Text before the settings' names in the error.
+
+    Raises:
+        BALoraError: Naming both.
+    """
+    for names in ALTERNATIVES:
+        values = [settings.get(name, getattr(Rows, name)) for name in names]
+        if all(value and value != getattr(Rows, name) for name, value in zip(names, values, strict=True)):
+            raise BALoraError(f"{where}{', '.join(names)}: give one of the two")
+
+
+def replaced_alternatives(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the settings in whose place a task names its own rows, over the study's."""
+    replaced = {}
+    for names in ALTERNATIVES:
+        for name, other in (names, names[::-1]):
+            if own.get(name) and other not in own:
+                replaced[other] = getattr(Rows, other)
+    return replaced

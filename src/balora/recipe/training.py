@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from balora.config.ranges import Count, NonNegative, Positive
+from balora.errors import BALoraError
 
 
 @dataclass
@@ -15,7 +16,7 @@ class Training:
     num_train_epochs: Positive = 1.0
     """Epochs, unless max_steps is given."""
     max_steps: int = -1
-    """Optimizer steps; −1 for num_train_epochs."""
+    """Optimizer steps; -1 or null for num_train_epochs."""
     per_device_train_batch_size: Count = 8
     """Rows per device and micro-batch."""
     gradient_accumulation_steps: Count = 1
@@ -47,3 +48,15 @@ class Training:
     """Steps between checkpoints."""
     training_arguments: dict[str, Any] = field(default_factory=dict)
     """Further fields of Transformers' TrainingArguments."""
+
+    def check_training(self) -> None:
+        """Validate the number of steps.
+
+        Raises:
+            BALoraError: If it is 0, with which Transformers trains whole epochs, or below -1.
+        """
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise BALoraError(
+                f"max_steps: {self.max_steps} is no number of steps; use at least 1, or -1 (or null) to train for "
+                "num_train_epochs"
+            )

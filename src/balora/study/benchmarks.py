@@ -65,6 +65,7 @@ def _prompt_settings(
         "batch_size": recipe.per_device_eval_batch_size,
         "context": context_length(config, tokenizer),
         "token_budget": recipe.per_device_train_batch_size * recipe.max_length if recipe.max_length else TOKEN_BUDGET,
+        "embeddings": getattr(config.get_text_config(), "vocab_size", None),
     }
     if recipe.is_classification:
         return PromptSettings(

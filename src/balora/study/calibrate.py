@@ -18,6 +18,7 @@ from balora.errors import BALoraError
 from balora.model.calibration import FACTORS, Calibration, calibrate, default_fractions
 from balora.model.regularizers import turned_off
 from balora.recipe import Recipe
+from balora.recipe.rows import ALTERNATIVES, Rows
 from balora.report import Run
 from balora.report.glossary import better_direction
 from balora.study.comparison import DRIFT_METRICS, compare, task_metrics
@@ -121,9 +122,9 @@ def search_factor(recipe: Recipe, calibration: Calibration, factors: list[float]
         The factor with the best mean of the task's metric over seeds, and all runs.
     """
     variants = {_variant(factor): {"method": recipe.method, **calibration.settings(factor)} for factor in factors}
-    study = replace(
-        single(recipe), methods=list(variants), baseline=None, method_settings=variants, validation_share=HELD_OUT
-    )
+    evaluation = {name: getattr(Rows, name) for pair in ALTERNATIVES for name in pair}  # none of the final report's
+    evaluation["validation_share"] = HELD_OUT
+    study = replace(single(recipe), methods=list(variants), baseline=None, method_settings=variants, **evaluation)
     runs = compare(study)
     return _best_factor(task_metrics(study, runs)[study.name], runs, factors), runs
 

@@ -18,6 +18,7 @@ from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipe
 from balora.study.pool import run_in_processes, start_importing
 from balora.study.rewriting import check_rewritable
 from balora.study.run import RESULT_FILE, read_history, read_result
+from balora.study.shared_warnings import once_for_task
 from balora.study.student import check_fit
 from balora.study.terminal import ProgressCallback, console
 from balora.study.trainers import check_steps, described_rows
@@ -71,7 +72,8 @@ def compare(recipe: Recipe) -> list[Run]:
 def _check(recipe: Recipe, planned: list[PlannedRun]) -> None:
     """Check models, data and methods before the first process starts."""
     for task in task_recipes(recipe):
-        prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
+        with once_for_task(task.name):
+            prepared = prepare(task, callbacks=(ProgressCallback("pretraining the world's model"),))
         check_steps(prepared)
         console.print(described_rows(prepared), style="dim", markup=False, soft_wrap=True)
         for one in planned:

@@ -12,6 +12,7 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.dataset import AUXILIARY_SETTINGS, MIXED_TASKS
 from balora.recipe.recipe import default_settings
+from balora.recipe.rows import Rows
 from balora.study.task_datasets import (
     Datasets,
     causal_columns,
@@ -114,7 +115,12 @@ def with_glue_data(recipe: Recipe) -> Recipe:
     if recipe.glue_task is None or recipe.train_file or recipe.dataset_name:
         return recipe
     task, folder = recipe.glue_task, recipe.glue_dir
-    return replace(recipe, **(glue_files(task, folder) if folder else glue_on_hub(task)))
+    filled = glue_files(task, folder) if folder else glue_on_hub(task)
+    for own in ("validation", "mismatched"):  # rows that the recipe names itself
+        keys = (f"{own}_file", f"{own}_split")
+        if recipe.validation_share or any(getattr(recipe, key) != getattr(Rows, key) for key in keys):
+            filled = {key: value for key, value in filled.items() if key not in keys}
+    return replace(recipe, **filled)
 
 
 def _as_completions(rows: Dataset | None) -> Dataset | None:

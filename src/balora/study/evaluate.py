@@ -8,7 +8,7 @@ from balora.data.truncation import first_kept
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
-from balora.study.measures.measure import measure
+from balora.study.measures.measure import measure, nothing_lost
 from balora.study.model_and_data import ModelAndData, prepare
 from balora.study.output_dir import RECIPE_FILE, named_folder
 from balora.study.run import RESULT_FILE
@@ -67,7 +67,7 @@ def _evaluate(recipe: Recipe, settings: EvaluationSettings, directory: Path) -> 
     else:
         model, teacher = load_student(prepared, settings.adapter)
     trainer = build_trainer(_to_evaluate(prepared), model, recipe.seed, directory, [])
-    with report_full_disk(directory):
+    with report_full_disk(directory), nothing_lost(recipe, "the same command measures it again"):
         metrics, drift, intervals = measure(prepared, trainer, model, directory, teacher)
     run = Run(
         method=PRETRAINED if settings.adapter is None else Path(settings.adapter).name,

@@ -27,7 +27,7 @@ from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
 from balora.data.special_tokens import require_end, set_pad_token, without_added_start
 from balora.data.truncation import first_kept
-from balora.data.vocabulary import check_vocabulary
+from balora.data.vocabulary import check_vocabulary, guard_embeddings
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
 from balora.evaluation.perplexity import check_texts, perplexity
@@ -157,6 +157,7 @@ class ModelAndData:
         if folder is None:
             rename(model, self.base_name)
         drop_unsavable_generation_settings(model)
+        guard_embeddings(model, self.tokenizer, source=f"{setting}: {name}")
         if unfit is not None:
             warnings.warn(f"balora: the head of {name} has {unfit}, so a new head is trained")
             renew_head(model)
@@ -233,7 +234,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
             reading_world=None,
             model_name_or_path=str(built.model_dir),
             train_file=str(built.train_file),
-            validation_file=str(built.eval_file),
+            validation_file=None if recipe.validation_share else str(built.eval_file),
         )
     named = recipe.model_name_or_path
     recipe = with_paths(recipe, world)
@@ -266,7 +267,9 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     knowledge = _texts(own, "text", None, "knowledge_file")
     if knowledge:
         check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
-    _check_vocabulary(recipe, tokenizer, datasets, {"perplexity_file": texts, "knowledge_file": knowledge})
+    anchors = _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column")
+    files = {"perplexity_file": texts, "knowledge_file": knowledge, "anchor_file": anchors}
+    _check_vocabulary(recipe, tokenizer, datasets, files)
     return ModelAndData(
         recipe,
         named if named.startswith(PACKAGE) else recipe.model_name_or_path,
@@ -275,7 +278,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         datasets.validation,
         datasets.others,
         texts,
-        _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column"),
+        anchors,
         datasets.label_names,
         world,
         benchmarks,
@@ -288,7 +291,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
 def _check_vocabulary(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: dict[str, list[str]]
 ) -> None:
-    """Check that every token of the rows has an embedding, as far as the rows are in memory.
+    """Check that every token of the rows has an embedding, except for a stream's, which are checked as they are read.
 
     Args:
         recipe: The recipe.

@@ -24,7 +24,7 @@ RECIPE_FILE = "recipe.yaml"
 #: Files that are no results; a process killed while it wrote its first file leaves a part of it.
 BOOKKEEPING = (RECIPE_FILE, f"{RECIPE_FILE}.part", LOCK_FILE)
 #: Settings that a study may change and still resume in its folder: which runs it has, and how they are run.
-FREE = set(OF_THE_STUDY) - {"name", "seed"}
+FREE = {*OF_THE_STUDY, "per_device_eval_batch_size"} - {"name", "seed"}
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.recipe.methods import RUN_PRESETS
+from balora.recipe.recipe import default_settings
+from balora.recipe.rows import replaced_alternatives
 from balora.report import PRETRAINED
 from balora.report.figures.sweep import value_name
 from balora.study.unused import refuse_unused
@@ -48,7 +50,10 @@ def task_recipes(recipe: Recipe) -> list[Recipe]:
     recipe = with_worlds(recipe)
     if not recipe.tasks:
         return [recipe]
-    return [replace(recipe, **{"tasks": {}, "task": None, "name": name, **own}) for name, own in recipe.tasks.items()]
+    return [
+        replace(recipe, **{"tasks": {}, "task": None, "name": name, **replaced_alternatives(own), **own})
+        for name, own in recipe.tasks.items()
+    ]
 
 
 def with_held_out_rows(recipe: Recipe) -> Recipe:
@@ -77,13 +82,31 @@ def _evaluated(task: Recipe) -> bool:
     return any(one is not None for one in named) or rows or bool(task.benchmarks)
 
 
+def refuse_settings_of_one_run(recipe: Recipe) -> None:
+    """Raise if a study's recipe sets the method or seed of `balora train` and leaves the study's own at its default.
+
+    Raises:
+        BALoraError: Naming both settings.
+    """
+    defaults = default_settings()
+    for key, own, trains in (("method", "methods", "trains"), ("seed", "seeds", "trains with seeds")):
+        value, used = getattr(recipe, key), getattr(recipe, own)
+        if value != defaults[key] and value not in used and used == defaults[own]:
+            raise BALoraError(
+                f"{key}, {own}: `balora compare` {trains} {', '.join(map(str, used))}, not {value}; set {own} ({key} "
+                "is `balora train`'s)"
+            )
+
+
 def single(recipe: Recipe) -> Recipe:
     """Return the recipe of the one task to train, with the settings of its method.
 
     Raises:
-        BALoraError: If the recipe has several tasks and `task` does not name one of them.
+        BALoraError: If `task` does not name one of the recipe's tasks, or it has none.
     """
     recipe = with_worlds(recipe)
+    if recipe.task is not None and not recipe.tasks:
+        raise BALoraError(f"task: {recipe.task!r} has no effect without tasks; leave it out")
     tasks = {task.name: task for task in task_recipes(recipe)}
     if recipe.tasks and recipe.task not in tasks:
         raise BALoraError(f"task: {recipe.task!r} is not among the recipe's tasks; name one of {', '.join(tasks)}")

@@ -25,6 +25,7 @@ from balora.errors import BALoraError, Interrupted, RunFailed
 from balora.study.plan import PlannedRun
 from balora.study.run import train_and_measure
 from balora.study.shared_rows import share_rows_in
+from balora.study.shared_warnings import once_for_task, shown_warnings
 from balora.study.terminal import quiet_libraries, report_errors, without_bars
 from balora.utils.files import cache_folder
 
@@ -59,12 +60,13 @@ def run_in_processes(
     waiting = list(planned)
     running: dict[int, tuple[BaseProcess, PlannedRun]] = {}  # by sentinel
     failed: list[tuple[PlannedRun, int]] = []  # with exit codes
-    with _shared_folder() as rows, _forward_signals(running) as received:
+    with _shared_folder() as shared, _forward_signals(running) as received:
         while running or (waiting and not failed and not received):
             while waiting and len(running) < jobs and not failed and not received:
                 one = waiting.pop(0)
                 started(one)
-                process = context.Process(target=_run_in_child, args=(one, directory, jobs, rows, dict(os.environ)))
+                inherited = (shared, shown_warnings(), dict(os.environ))
+                process = context.Process(target=_run_in_child, args=(one, directory, jobs, *inherited))
                 process.start()
                 running[process.sentinel] = (process, one)
             for sentinel in connection.wait(list(running)):
@@ -129,7 +131,7 @@ def start_importing() -> None:
 
 @contextmanager
 def _shared_folder() -> Iterator[Path | None]:
-    """Context manager: a temporary folder in the cache for rows that runs share; `None` if it cannot be made."""
+    """Context manager: a temporary folder in the cache for what runs share; `None` if it cannot be made."""
     place = cache_folder() / "rows"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -152,17 +154,26 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_in_child(one: PlannedRun, directory: Path, jobs: int, rows: Path | None, environment: dict[str, str]) -> None:
+def _run_in_child(
+    one: PlannedRun,
+    directory: Path,
+    jobs: int,
+    shared: Path | None,
+    shown: frozenset[str],
+    environment: dict[str, str],
+) -> None:
     # The server forks with the environment of its own start, which may be that of an earlier study of this process.
     os.environ.clear()
     os.environ.update(environment)
     os.setpgrp()
     _end_with_parent()
     quiet_libraries()
-    share_rows_in(rows)
+    share_rows_in(shared)
     if jobs > 1:
         without_bars()
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
         # More threads than cores spin against each other.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    sys.exit(report_errors(lambda: train_and_measure(one.recipe, one.label, one.seed, directory / one.folder)))
+    with once_for_task(one.recipe.name, shared, shown):
+        status = report_errors(lambda: train_and_measure(one.recipe, one.label, one.seed, directory / one.folder))
+    sys.exit(status)

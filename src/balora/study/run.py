@@ -18,7 +18,7 @@ from balora.model.base import BALoraModel
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
-from balora.study.measures.measure import measure
+from balora.study.measures.measure import measure, nothing_lost
 from balora.study.model_and_data import prepare
 from balora.study.rewriting import with_rewritten_answers
 from balora.study.student import build_student, method_callbacks, save_generation_settings, save_student
@@ -88,7 +88,8 @@ def _run(recipe: Recipe, label: str, seed: int, directory: Path) -> Run:
             prepared.tokenizer.save_pretrained(directory)
             save_generation_settings(model, directory)
             write_text(directory / HISTORY_FILE, json.dumps(trainer.state.log_history, indent=1))
-    metrics, drift, intervals = measure(prepared, trainer, model, directory)
+    with nothing_lost(recipe, _kept(label, directory), trainer.state.global_step):
+        metrics, drift, intervals = measure(prepared, trainer, model, directory)
     if not is_main_process():
         raise WorkerDone
     if isinstance(model, BALoraModel) and label != PRETRAINED:
@@ -117,6 +118,15 @@ def _train(trainer: Trainer, checkpoint: str | None) -> None:
             "out of device memory: lower per_device_train_batch_size (raising gradient_accumulation_steps keeps the "
             "batch), set max_length, or set gradient_checkpointing: true"
         ) from error
+
+
+def _kept(label: str, directory: Path) -> str:
+    """Return what is kept of a run before it is measured, and what measures it again."""
+    if label == PRETRAINED:
+        return "the same command measures it again"
+    if last_intact_checkpoint(directory) is None:  # with save_strategy: no
+        return f"what was trained is saved in {directory}; measure it with `balora evaluate --adapter {directory}`"
+    return f"what was trained is saved in {directory}, and the same command measures it without training again"
 
 
 def _peak_memory_mb() -> float:

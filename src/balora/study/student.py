@@ -39,6 +39,7 @@ from balora.baselines.trained_parameters import TRAINED_FILE, load_trained_param
 from balora.config import BALoraConfig, find_method
 from balora.config.unused import reads_own_texts
 from balora.counterfactual import read_word_groups
+from balora.data.vocabulary import guard_embeddings
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 from balora.model.build import get_balora_model, set_texts, task_of
@@ -134,6 +135,8 @@ def load_student(prepared: ModelAndData, folder: str) -> tuple[PreTrainedModel |
     kind = type(base).__name__
     pretrained = BaseFunction.of(base)
     common = resize_to_adapter(base, state)
+    if common is not None:
+        guard_embeddings(base, prepared.tokenizer, source=f"adapter: {folder}")
     model, loaded = load_adapter(base, folder, is_trainable=True)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[model.active_peft_config.peft_type]
     check_all_weights_loaded(folder, kind, loaded, model.active_adapter, prefix)

@@ -265,7 +265,11 @@ def _training_arguments(prepared: ModelAndData, seed: int, directory: Path) -> d
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),  # without this, Transformers refuses bf16 on a CPU
-        **recipe.training_arguments,
+        # YAML reads `no`, the name of a strategy, as false.
+        **{
+            key: "no" if value is False and key.endswith("_strategy") else value
+            for key, value in recipe.training_arguments.items()
+        },
     }
 
 

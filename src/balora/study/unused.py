@@ -19,17 +19,69 @@ _ANCHORS = Use(
     f"anchor_weight above 0, or replay_weight, or knowledge_file: {ANCHORS}",
 )
 _PERPLEXITY = Use(lambda recipe: recipe.perplexity_file, "perplexity_file")
-_HUB = Use(lambda recipe: recipe.dataset_name or recipe.glue_task, "dataset_name")
+_HUB = Use(
+    lambda recipe: recipe.dataset_name or (recipe.glue_task and not (recipe.glue_dir or recipe.train_file)),
+    "dataset_name",
+)
+_CAUSAL = Use(lambda recipe: not (recipe.has_labels or recipe.is_seq2seq), "a causal language model's rows")
+_COLUMNS = Use(lambda recipe: recipe.oasst is None and recipe.qa_format is None, "rows of no oasst or qa_format")
+_TEXTS = Use(lambda recipe: not recipe.has_labels and _COLUMNS.holds(recipe), "prompts and completions")
+_EVALUATED = Use(
+    lambda recipe: (
+        recipe.validation_file
+        or recipe.validation_share
+        or recipe.dataset_name
+        or recipe.glue_task
+        or recipe.world is not None
+        or recipe.reading_world is not None
+        or recipe.auxiliary
+    ),
+    "rows to evaluate on: validation_file or validation_share",
+)
+#: Settings by which rows are drawn.
+DRAWN = ("max_train_samples", "max_eval_samples", "class_ratio", "time_frequency", "auxiliary", "validation_share")
+#: Schedules whose rate never rises.
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau")
 
 #: What keys of a recipe need to have an effect, those of the method apart.
 USES: dict[str, Use] = {
     **dict.fromkeys(("dataset_config_name", "train_split", "validation_split"), _HUB),
-    "glue_dir": Use(lambda recipe: recipe.glue_task, "glue_task"),
-    **dict.fromkeys(
-        ("mismatched_file", "mismatched_split"),
-        Use(lambda recipe: recipe.validation_share is None, "a validation set, not validation_share"),
+    "glue_dir": Use(
+        lambda recipe: recipe.glue_task and not (recipe.train_file or recipe.dataset_name),
+        "glue_task, and no train_file or dataset_name",
     ),
-    "text_pair_column": Use(lambda recipe: recipe.has_labels, "label_column"),
+    "mismatched_file": Use(lambda recipe: not recipe.streaming, "rows that are read whole, not streaming"),
+    "mismatched_split": Use(
+        lambda recipe: not recipe.streaming and _HUB.holds(recipe), "dataset_name, and rows that are read whole"
+    ),
+    "column_names": Use(
+        lambda recipe: recipe.oasst is None and (recipe.train_file or recipe.glue_dir or recipe.validation_file),
+        "train_file",
+    ),
+    **dict.fromkeys(("prompt_column", "completion_column", "messages_column"), _TEXTS),
+    "text_column": _COLUMNS,
+    "text_pair_column": Use(
+        lambda recipe: recipe.has_labels and (not recipe.glue_task or recipe.text_column),
+        "label_column, and text_column beside a glue_task",
+    ),
+    "label_column": Use(
+        lambda recipe: not recipe.glue_task or recipe.text_column,
+        "text_column too, since glue_task names its columns",
+    ),
+    "drop_empty_rows": Use(lambda recipe: recipe.oasst is None, "rows of no oasst"),
+    **dict.fromkeys(("assistant_only_loss", "chat_template_path"), _CAUSAL),
+    "subset_seed": Use(
+        lambda recipe: any(getattr(recipe, name) for name in DRAWN), f"rows to draw: {', '.join(DRAWN)}"
+    ),
+    **dict.fromkeys(("geometry", "noise_kinds", "perturbation_kinds"), _EVALUATED),
+    "max_eval_samples": Use(
+        lambda recipe: _EVALUATED.holds(recipe) and (not recipe.validation_share or recipe.auxiliary),
+        "a validation_file or validation_split: what validation_share holds out is evaluated whole",
+    ),
+    "warmup_steps": Use(
+        lambda recipe: recipe.lr_scheduler_type not in WITHOUT_WARMUP,
+        "a schedule that warms up, such as constant_with_warmup",
+    ),
     "prompt_template": Use(
         lambda recipe: not (recipe.has_labels or recipe.messages_column or recipe.oasst or recipe.qa_format),
         "prompts and completions",

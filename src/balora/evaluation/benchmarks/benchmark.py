@@ -7,13 +7,14 @@ change from the same units.
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data import expand_path
+from balora.data.vocabulary import check_vocabulary
 from balora.evaluation.generation import check_room, generate_completions
 from balora.evaluation.metric import Definition, Estimate, Units, estimate
 from balora.utils.batches import TOKEN_BUDGET
@@ -42,6 +43,7 @@ class PromptSettings:
         batch_size: Texts at a time, at most.
         kind: `CAUSAL`, `CLASSIFIER` or `MASKED`.
         context: Tokens that the model takes at once; `None` without a limit.
+        embeddings: Number of the model's token embeddings; `None` if unknown.
         format_prompt: From a question to the text that a language model continues.
         instructed: Whether the prompt tells a language model what to do, rather than being a text to continue.
         max_length: Tokens that a classifier's text is cut to; `None` cuts nothing.
@@ -55,6 +57,7 @@ class PromptSettings:
     batch_size: int
     kind: str = CAUSAL
     context: int | None = None
+    embeddings: int | None = None
     format_prompt: Callable[[str], str] = str
     instructed: bool = False
     max_length: int | None = None
@@ -129,6 +132,9 @@ def prepare(benchmark: Benchmark, prompts: PromptSettings, **settings: Any) -> M
     """
     given = {name: getattr(prompts, name) for name in GIVEN}
     problems = read_problems(benchmark, settings, **given)
+    if prompts.embeddings is not None:
+        rows = {f"its {name}": items for name, items in _texts_of(problems).items()}
+        check_vocabulary(prompts.tokenizer, prompts.embeddings, rows, source="the model")
     benchmark.check(problems, prompts)
 
     def measure(model: PreTrainedModel, directory: Path) -> dict[str, Estimate]:
@@ -137,6 +143,13 @@ def prepare(benchmark: Benchmark, prompts: PromptSettings, **settings: Any) -> M
         return {name: estimate(units) for name, units in benchmark.metrics(problems, answers).items()}
 
     return measure
+
+
+def _texts_of(problems: Any) -> dict[str, Sequence[Any]]:
+    """Return the items of a benchmark's problems by name: the problems, or each list among their fields."""
+    if is_dataclass(problems):
+        return {name: value for name, value in vars(problems).items() if isinstance(value, list | tuple)}
+    return {"items": problems} if isinstance(problems, list | tuple) else {}
 
 
 def read_problems(benchmark: Benchmark, settings: Mapping[str, Any], **given: Any) -> Any:

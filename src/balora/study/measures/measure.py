@@ -1,19 +1,23 @@
 """Measure a run's model: how well it learned its task, and how far it moved from the pretrained model."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from balora.adapters.task_adapters import task_distance
-from balora.errors import WorkerDone
+from balora.errors import BALoraError, Interrupted, WorkerDone
 from balora.evaluation.classification import classification_metrics, predict, predict_labels, text_to_text_metrics
 from balora.model.drift import drift_of, measure_loss_and_drift
+from balora.recipe import Recipe
 from balora.study.benchmarks import run_benchmarks
 from balora.study.measures.answers import measure_answers, single_questions
 from balora.study.measures.geometry import measure_geometry
@@ -53,6 +57,30 @@ def measure(
     # The model is sharded, so every process runs the same passes on all rows.
     with TemporaryDirectory(prefix="balora-") as scratch:
         return _measure(prepared, trainer, model, Path(scratch), teacher)
+
+
+@contextmanager
+def nothing_lost(recipe: Recipe, kept: str, step: int = 0) -> Iterator[None]:
+    """Context manager: an interrupted measurement, or one without memory, says what is kept and how it resumes.
+
+    Args:
+        recipe: Supplies the batch size.
+        kept: What is kept, and what measures it again.
+        step: Optimizer steps done.
+
+    Raises:
+        BALoraError: If the device has too little memory.
+        Interrupted: On Ctrl-C.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        now = recipe.per_device_eval_batch_size
+        raise BALoraError(
+            f"out of device memory while measuring: lower per_device_eval_batch_size ({now} now); {kept}"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(signal.SIGINT, step, f"while measuring; {kept}") from error
 
 
 def _measure(
