@@ -70,6 +70,8 @@ class Regularizers:
     (`balora.anchors`), for causal language models; null is 1 with +anchors, else 0."""
     anchor_share: Positive = 0.5
     """Anchors in a step for each sequence of the task's batch, rounded, at least one."""
+    anchor_every: Count = 1
+    """n: anchors are read in every n-th optimizer step, weighted by n, for an n-th of their cost; 1 is every step."""
     counterfactual_words: str | None = None
     """Words that the teacher is averaged over, so that it prefers none of a group: an attribute of
     `balora.counterfactual.WORD_LISTS` (gender, religion, nationality), or a file with one group a line (`he, she`).

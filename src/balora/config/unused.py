@@ -66,7 +66,7 @@ USES: dict[str, tuple[Use, ...]] = {
     "clip_spectral_k": (_IS_CLASSIFIER, _weight("spectral_weight")),
     "gather_batch_terms": (_BATCH_MATRIX,),
     **dict.fromkeys(("two_phase_warmup", "two_phase_ramp"), (_TWO_PHASE,)),
-    "anchor_share": (_weight("anchor_weight"),),
+    **dict.fromkeys(("anchor_share", "anchor_every"), (_weight("anchor_weight"),)),
     "counterfactual_words": (_TEACHER,),
     **dict.fromkeys(
         ("bias_path_mode", "bias_path_radius", "bias_path_sample_rate", "bias_path_reduction"),
