@@ -63,7 +63,7 @@ def measure(contender: str, shape: Shape, steps: int) -> dict[str, float]:
         model.set_swaps(Swaps(read_word_groups(config.counterfactual_words), _tokenizer(shape)))
     if config.anchor_weight:
         for _ in range(10):  # ten times as many as there are, drawn with replacement: surely each of them
-            teach_anchors(model, model.anchors, round(ANCHOR_TEXTS / config.anchor_share), fused=True)
+            teach_anchors(model, model.anchors, round(ANCHOR_TEXTS / config.anchor_share), {"anchor": 1.0}, fused=True)
     ids = _texts(shape.batch, shape, generator)
     return time_steps(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}, steps)
 

@@ -32,6 +32,7 @@ CLASSES = CAUSAL | {"label_column": "label"}
             r"counterfactual_words: .* teacher, such as lora\+anchors\+swaps",
         ),
         ({"method": "lora+reg", "anchor_share": 0.2}, "anchor_share: .*anchor_weight or replay_weight above 0"),
+        ({"method": "lora+reg", "anchor_every": 2}, "anchor_every: .*it needs anchor_weight above 0"),
         ({"method": "lora+reg", "anchor_samples": 9}, "anchor_samples: .*anchor_weight above 0"),
         ({"method": "lora+reg", "pissa_niter": 2}, "pissa_niter: .*it needs method pissa"),
         ({"method": "ba-lora", "corda_method": "kpm"}, "corda_method: .*it needs method corda"),
@@ -95,9 +96,8 @@ def other(name: str, default: object) -> object:
     values = {
         "counterfactual_words": "gender", "task_names": ["primary", "auxiliary"], "gate": "per_layer",
         "corda_method": "kpm", "consistency_direction": "reverse", "diversity_loss": "entropy",
-        "bias_path_mode": "minimised",
-        "task_loss": "dft", "regularized_tokens": "labelled",
-        "bias_path_reduction": "sum", "semantic_reduction": "sum",
+        "bias_path_mode": "minimised", "bias_path_reduction": "sum", "semantic_reduction": "sum",
+        "task_loss": "dft", "regularized_tokens": "labelled", "anchor_every": 2,
     }  # fmt: skip
     if name.endswith("_schedule"):
         return "two_phase"
@@ -137,6 +137,7 @@ NEEDS = {
     "two_phase_warmup": {"spectral_schedule": "two_phase"},
     "two_phase_ramp": {"spectral_schedule": "two_phase"},
     "anchor_share": {"anchor_weight": 1.0},
+    "anchor_every": {"anchor_weight": 1.0},
     "bias_path_mode": {"bias_path_weight": 1.0},
     "bias_path_radius": {"bias_path_weight": 1.0},
     "bias_path_reduction": {"bias_path_weight": 1.0},

@@ -143,6 +143,7 @@ CASES = {
     "bias path": {**LLAMA, "adapter": {"bias_path_weight": 0.5, "bias_path_sample_rate": 0.5, "lora_dropout": 0.1}},
     "schedules": {**LLAMA, "adapter": {f"{t}_schedule": "cosine" for t in ("consistency", "diversity", "spectral")}},
     "anchors": {**LLAMA, "adapter": {"anchor_weight": 0.3}},
+    "anchors in every third step": {**LLAMA, "adapter": {"anchor_weight": 0.3, "anchor_every": 3}},
     "counterfactual teacher": {**LLAMA, "adapter": {"counterfactual_words": "mine"}},
     "whole logits": {**LLAMA, "adapter": {"fused_lm_head": False, "sample_rate": 0.5}},
     "gradient checkpointing": {
@@ -158,7 +159,7 @@ CASES = {
 }
 TOGETHER = {
     "lora_dropout": 0.1, "sample_rate": 0.5, "bias_path_weight": 0.5, "bias_path_sample_rate": 0.5,
-    "anchor_weight": 0.3, "counterfactual_words": "mine",
+    "anchor_weight": 0.3, "anchor_every": 2, "counterfactual_words": "mine",
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ GATHERED = TERMS | {"gather_batch_terms": True}
 #: process does is never checkpointed.
 CASES = {
     "causal": ("llama", GATHERED | {"anchor_weight": 0.3}, {}),
+    "anchors in every other step": ("llama", GATHERED | {"anchor_weight": 0.3, "anchor_every": 2}, {}),
     "reverse": (
         "llama",
         GATHERED | {"consistency_direction": "reverse", "bias_path_weight": 0.5, "bias_path_mode": "minimised"},

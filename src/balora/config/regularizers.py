@@ -75,6 +75,8 @@ class Regularizers:
     (`balora.anchors`), for causal language models; null is 1 with +anchors, else 0."""
     anchor_share: Positive = 0.5
     """Anchors, and replayed texts, in a step for each sequence of the task's batch, rounded, at least one."""
+    anchor_every: Count = 1
+    """n: anchors are read in every n-th optimizer step, weighted by n, for an n-th of their cost; 1 is every step."""
     replay_weight: Weight = 0.0
     """λ of the cross-entropy on the same texts, drawn as anchors are: self-generated replay, without a teacher."""
     ewc_weight: Weight = 0.0

@@ -76,6 +76,7 @@ USES: dict[str, tuple[Use, ...]] = {
             lambda config: bool(config.anchor_weight or config.replay_weight), "anchor_weight or replay_weight above 0"
         ),
     ),
+    "anchor_every": (_weight("anchor_weight"),),
     "counterfactual_words": (_TEACHER,),
     **dict.fromkeys(
         ("bias_path_mode", "bias_path_radius", "bias_path_sample_rate", "bias_path_reduction"),

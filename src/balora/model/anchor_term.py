@@ -35,17 +35,20 @@ class TaughtAnchors:
     teacher: Taught | Tensor
 
 
-def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fused: bool) -> TaughtAnchors | None:
+def teach_anchors(
+    model: BALoraModel, anchors: Anchors | None, count: int, weights: dict[str, float], *, fused: bool
+) -> TaughtAnchors | None:
     """Draw a step's anchors and run the teacher on them, before the student's own pass.
 
     Args:
         model: A causal language model.
         anchors: Texts to draw from.
         count: Sequences in the micro-batch; `anchor_share` anchors are drawn for each, rounded, at least one.
+        weights: λ of each term in this step; that of `anchor` is 0 where `anchor_every` leaves it out.
         fused: Whether to keep the teacher's hidden states instead of its logits.
 
     Returns:
-        `None` where `anchor_weight` is 0.
+        `None` in a step without the term.
 
     Raises:
         BALoraError: If there are no anchors to draw from.
@@ -58,13 +61,17 @@ def teach_anchors(model: BALoraModel, anchors: Anchors | None, count: int, *, fu
             "anchor_weight: there are no anchors; give get_balora_model tokenizer=…, or before training call "
             "model.set_anchors with the result of balora.anchors.sample_anchors on the pretrained model, or use 0"
         )
+    cache = None if is_sharded(model) or not fused else model.teacher_cache
+    # In a step without anchors too, so that the rows leave them their memory from the first step on.
+    by_logits = cache is not None and _reserve(model, anchors, cache)
+    if not weights["anchor"]:
+        return None
     drawn = anchors.draw(max(1, round(config.anchor_share * count)))
     inputs = {name: value.to(model.device) for name, value in drawn.items()}
     if not fused:
         return TaughtAnchors(inputs, taught_logits(model, inputs, 1.0))
     everyone = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=model.device)
-    cache = None if is_sharded(model) else model.teacher_cache
-    if cache is not None and _reserve(model, anchors, cache):
+    if by_logits:
         return TaughtAnchors(inputs, taught_by_logits(model, inputs, everyone, 1.0, cache))
     return TaughtAnchors(inputs, taught_hidden(model, inputs, everyone, 1.0, cache, anchors=True))
 

@@ -24,7 +24,7 @@ from balora.adapters.task_adapters import TaskIds, alignment_term, task_routing
 from balora.config import BALoraConfig
 from balora.counterfactual import Swaps
 from balora.errors import BALoraError
-from balora.model.schedule import schedules_of, weights_at
+from balora.model.schedule import anchor_factor, schedules_of, weights_at
 
 #: The model's class, by PEFT's task type; each subclass adds itself.
 MODEL_CLASSES: dict[str, type["BALoraModel"]] = {}
@@ -82,6 +82,7 @@ class BALoraModel(AdaptedModel):
         self.swaps: Swaps | None = None
         self.fisher: dict[str, Tensor] | None = None
         self._progress: float | None = None
+        self._step: int | None = None
         self._warned_of_progress = False
         self._warned_of_labels = False
 
@@ -104,12 +105,17 @@ class BALoraModel(AdaptedModel):
             )
         self.swaps = swaps
 
-    def set_progress(self, progress: float) -> None:
-        """Set the training progress, 0 to 1, for the schedules. Balora's trainers do so before every step."""
-        self._progress = progress
+    def set_progress(self, progress: float, step: int | None = None) -> None:
+        """Set the training progress before an optimizer step. Balora's trainers do so before every step.
+
+        Args:
+            progress: The share of training that is done, 0 to 1, for the schedules.
+            step: Optimizer steps taken so far, which `anchor_every` above 1 counts by.
+        """
+        self._progress, self._step = progress, step
 
     def current_weights(self) -> dict[str, float]:
-        """Return λ of each regularizer at the present progress."""
+        """Return λ of each regularizer at the present progress, without the factor of `anchor_every`."""
         return weights_at(self.balora_config, self._progress)
 
     def forward(
@@ -240,7 +246,10 @@ class BALoraModel(AdaptedModel):
                 "full value; call model.set_progress(step / total_steps) before each step, add "
                 "balora.ScheduleCallback() to the trainer, or use BALoraTrainer"
             )
-        return self.current_weights()
+        weights = self.current_weights()
+        if "anchor" in weights:
+            weights["anchor"] *= anchor_factor(config, self._step)
+        return weights
 
     @classmethod
     def from_pretrained(

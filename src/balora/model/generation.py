@@ -169,7 +169,8 @@ class BALoraModelForGeneration(BALoraModel):
 
     def _from_hidden_states(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         base, config = self.get_base_model(), self.balora_config
-        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=True)  # first: they reserve memory
+        # First, because anchors reserve memory that rows may not take.
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), weights, fused=True)
         cache = self._cache_of_rows(batch.inputs)
         taught = self._teach(
             batch, weights, lambda seen: taught_hidden(self, seen, batch.picked, config.sample_rate, cache)
@@ -205,7 +206,7 @@ class BALoraModelForGeneration(BALoraModel):
     def _from_logits(self, batch: _MicroBatch, weights: dict[str, float]) -> BALoraOutput:
         base, config = self.get_base_model(), self.balora_config
         teacher_logits = self._teach(batch, weights, lambda seen: taught_logits(self, seen, config.temperature))
-        anchors = teach_anchors(self, self.anchors, len(batch.labels), fused=False)
+        anchors = teach_anchors(self, self.anchors, len(batch.labels), weights, fused=False)
         before = self._random_state()
         with recorded_inputs(base.get_output_embeddings()) as received:
             output = self._student(**batch.inputs, labels=batch.labels)

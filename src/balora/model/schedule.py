@@ -1,8 +1,9 @@
-"""λ over training: a factor between 0 and 1 as a function of the training progress."""
+"""λ over training: a factor between 0 and 1 by the training progress, and that of the anchors by the step."""
 
 import math
 
 from balora.config import BALoraConfig
+from balora.errors import BALoraError
 from balora.model.regularizers import TERMS
 
 
@@ -39,6 +40,30 @@ def weights_at(config: BALoraConfig, progress: float | None) -> dict[str, float]
         factor = schedule_factor(schedule, progress or 0.0, warmup=config.two_phase_warmup, ramp=config.two_phase_ramp)
         weights[name] = full * factor
     return weights
+
+
+def anchor_factor(config: BALoraConfig, step: int | None) -> int:
+    """Return the factor on the anchors' weight: n in the last of each n optimizer steps, 0 in the others.
+
+    Not the first of them: at LoRA's start the student is the teacher, and the term has no gradient.
+
+    Args:
+        config: n is its `anchor_every`.
+        step: Optimizer steps taken so far; `None` if unknown.
+
+    Raises:
+        BALoraError: If the step is unknown and n is above 1.
+    """
+    every = config.anchor_every
+    if every == 1:
+        return 1
+    if step is None:
+        raise BALoraError(
+            f"anchor_every: {every} needs the number of the optimizer step, which is unknown; call "
+            "model.set_progress(step / total_steps, step) before each step, add balora.ScheduleCallback() to the "
+            "trainer, or use BALoraTrainer"
+        )
+    return every if (step + 1) % every == 0 else 0
 
 
 def schedules_of(config: BALoraConfig) -> set[str]:

@@ -7,17 +7,33 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from balora.errors import BALoraError
 from balora.model.base import BALoraModel
 
 
 class ScheduleCallback(TrainerCallback):
     """Sets a `BALoraModel`'s training progress before each step."""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: BALoraModel, **kwargs: Any
+    ) -> None:
+        """Check that a step reads anchors.
+
+        Raises:
+            BALoraError: If training ends before the first one.
+        """
+        config = model.balora_config
+        if config.anchor_weight and config.anchor_every > state.max_steps:
+            raise BALoraError(
+                f"anchor_every: {config.anchor_every} is more than the {state.max_steps} steps of training, so none "
+                "would read anchors; use at most that"
+            )
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: BALoraModel, **kwargs: Any
     ) -> None:
-        """Set progress to the fraction of optimizer steps already taken."""
-        model.set_progress(state.global_step / state.max_steps)
+        """Set progress to the fraction of optimizer steps already taken, and their number."""
+        model.set_progress(state.global_step / state.max_steps, state.global_step)
 
 
 class InterruptCallback(TrainerCallback):
