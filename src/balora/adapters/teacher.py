@@ -123,7 +123,7 @@ def is_untouched(model: nn.Module) -> bool:
 def _adds_nothing(layer: LoraLayer) -> bool:
     if TEACHER in layer.r or layer.lora_magnitude_vector or layer.lora_embedding_B:
         return False
-    return all(not b.weight.any() and getattr(b, "bias", None) is None for b in layer.lora_B.values())
+    return all(not getattr(b, "weight", b).any() and getattr(b, "bias", None) is None for b in layer.lora_B.values())
 
 
 def _is_original(module: ModulesToSaveWrapper) -> bool:

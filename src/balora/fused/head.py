@@ -178,11 +178,14 @@ def why_not_scored(
     if (reason := _why_unsupported(base, pretrained=pretrained)) is not None:
         return reason
     ids = inputs.get("input_ids", inputs.get("inputs_embeds"))
-    # What belongs to a row and not to its tokens, such as a sentence vector, is needed too.
+    # What belongs to a row and not to its tokens, such as a sentence vector, is needed too; masks and positions, which
+    # are of tokens, hold no fractions.
     further = {
         name: value[:1]
         for name, value in inputs.items()
-        if isinstance(value, Tensor) and name not in CHECKED_INPUTS and value.shape[:2] != ids.shape[:2]
+        if isinstance(value, Tensor)
+        and name not in CHECKED_INPUTS
+        and (value.is_floating_point() or value.shape[:2] != ids.shape[:2])
     }
     tokens = _first_tokens(inputs)
     length = [*tokens.values()][-1].shape[1]  # the positions of a trained prompt come before
