@@ -87,12 +87,7 @@ def test_a_base_loaded_in_four_bits_reloads_to_the_same_logits(headless, tmp_pat
         torch.testing.assert_close(logits(again), expected, rtol=0, atol=1e-6)
 
 
-UNQUANTIZED = "Transformers makes a new module a 4-bit layer without quantizing it, and the start stops there"
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param("qlora", marks=pytest.mark.xfail(strict=True, reason=UNQUANTIZED)), "qba-lora"]
-)
+@pytest.mark.parametrize("method", ["qlora", "qba-lora"])
 def test_what_a_recipe_trained_is_evaluated_alike_with_another_seed(method, headless, tmp_path):
     folder, _ = headless
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)

@@ -41,7 +41,7 @@ def passes(model) -> list[int]:
 @pytest.mark.parametrize("every", [2, 3])
 @pytest.mark.parametrize("cache", [0, 512])
 def test_gradients_over_n_steps_sum_to_those_with_anchors_in_each(every, fused, cache):
-    """With a single anchor there is nothing to draw, so that the sums are equal and not only on average."""
+    """A single anchor leaves nothing to draw, so the sums are equal and not only equal on average."""
     settings = {"fused_lm_head": fused, "teacher_cache_mb": cache}
     expected = summed_gradients(adapted(**settings), 2 * every)
     found = summed_gradients(adapted(**settings, anchor_every=every), 2 * every)
@@ -89,7 +89,7 @@ class Drawn(Anchors):
     """Anchors that record the optimizer step of each draw."""
 
     def draw(self, count):
-        """Draw as `Anchors` does."""
+        """Record the step, then draw as `Anchors` does."""
         self.steps.append(self.trainer.state.global_step)
         return super().draw(count)
 

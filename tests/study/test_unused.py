@@ -33,6 +33,10 @@ CLASSES = CAUSAL | {"label_column": "label"}
         ),
         ({"method": "lora+reg", "anchor_share": 0.2}, "anchor_share: .*anchor_weight or replay_weight above 0"),
         ({"method": "lora+reg", "anchor_every": 2}, "anchor_every: .*it needs anchor_weight above 0"),
+        (
+            {"method": "lora+anchors", "anchor_every": 4, "max_steps": 3},
+            r"anchor_every: 4 has no effect with method lora\+anchors: it needs at least as many max_steps",
+        ),
         ({"method": "lora+reg", "anchor_samples": 9}, "anchor_samples: .*anchor_weight above 0"),
         ({"method": "lora+reg", "pissa_niter": 2}, "pissa_niter: .*it needs method pissa"),
         ({"method": "ba-lora", "corda_method": "kpm"}, "corda_method: .*it needs method corda"),

@@ -8,6 +8,7 @@ from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from transformers import BitsAndBytesConfig
 
 from balora.adapters.four_bit import require_bitsandbytes, skip_module_patterns
+from balora.adapters.new_modules import BESIDE_HEAD
 from balora.config import BALoraConfig, Initialization, Regularizers, find_method, four_bit_settings
 from balora.config.quantization import QLORA
 from balora.config.unused import needs_of_method
@@ -98,6 +99,6 @@ def _four_bit(recipe: Recipe) -> dict[str, Any]:
     """Return QLoRA's settings, overridden by the recipe's."""
     settings = QLORA | {"bnb_4bit_compute_dtype": "bfloat16" if recipe.bf16 else recipe.dtype}
     if recipe.is_classification:
-        whole = skip_module_patterns([*SEQ_CLS_HEAD_NAMES, *(recipe.modules_to_save or [])])
+        whole = skip_module_patterns([*SEQ_CLS_HEAD_NAMES, *BESIDE_HEAD, *(recipe.modules_to_save or [])])
         settings["llm_int8_skip_modules"] = whole
     return four_bit_settings(settings | recipe.quantization_config)

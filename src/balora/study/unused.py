@@ -97,6 +97,9 @@ USES: dict[str, Use] = {
     "noise_levels": Use(lambda recipe: recipe.noise_kinds, "noise_kinds"),
     **dict.fromkeys(("perplexity_column", "max_perplexity_samples"), _PERPLEXITY),
     **dict.fromkeys(("anchor_samples", "anchor_length", "anchor_file"), _ANCHORS),
+    "anchor_every": Use(
+        lambda recipe: recipe.max_steps < 1 or recipe.anchor_every <= recipe.max_steps, "at least as many max_steps"
+    ),
     "anchor_column": Use(lambda recipe: _ANCHORS.holds(recipe) and recipe.anchor_file, "anchor_file"),
 }
 
