@@ -16,8 +16,8 @@ from balora.errors import BALoraError
 
 #: Attribute of a newly initialized module; PEFT's copies of the module keep it.
 MARK = "newly_initialized"
-#: Modules beside a classifier's last layer that Transformers may draw at random, which stay in full precision on a base
-#: in 4 bits: which of them are new is known only after loading.
+#: Modules beside a classifier's last layer that Transformers may draw at random. A base in 4 bits keeps them whole,
+#: since which of them are new is known only after loading.
 BESIDE_HEAD = ("pre_classifier", "pooler", "head", "sequence_summary", "classification_head", "logits_proj")
 
 
