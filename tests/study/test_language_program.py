@@ -13,7 +13,7 @@ from balora import BALoraModel
 from balora.cli import main
 from balora.recipe.parse import parse
 from balora.report import read_results
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from balora.audit.models import load_audited
 from balora.recipe import Recipe
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.trainers import build_trainer
 
 TURNS = [{"role": "user", "content": "who sat ?"}, {"role": "assistant", "content": "the cat"}]

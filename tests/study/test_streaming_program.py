@@ -13,7 +13,7 @@ from transformers import set_seed
 from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.student import build_student
 from balora.study.trainers import build_trainer
 

@@ -11,8 +11,8 @@ from balora.cli import main
 from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run, read_results
-from balora.study.model_and_data import prepare
 from balora.study.plan import plan, single
+from balora.study.prepare import prepare
 from balora.study.worlds import world_figures
 from balora.world import WorldConfig
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from balora.adapters import bias_path, four_bit, saving, selora, targets, task_adapters
+from balora.adapters import bias_path, four_bit, model_checks, saving, selora, task_adapters
 from balora.adapters.bias_path import BiasEmbedding
 from balora.adapters.selora import SentenceGate
 from balora.adapters.task_adapters import TaskRows
@@ -96,7 +96,7 @@ class AdaptedModel(PeftModel):
             BALoraError: If the base is in 4 bits (see `dequantize`), or an adapted weight is shared by other modules.
         """
         four_bit.require_full_precision(self, "merge_adapter")
-        targets.check_shared_weights(self)
+        model_checks.check_shared_weights(self)
         self.base_model.merge_adapter(*args, **kwargs)
 
     def merge_and_unload(self, *args: Any, sentence_embeds: Tensor | None = None, **kwargs: Any) -> torch.nn.Module:
@@ -107,7 +107,7 @@ class AdaptedModel(PeftModel):
                 weight is shared by other modules.
         """
         four_bit.require_full_precision(self, "merge_and_unload")
-        targets.check_shared_weights(self)
+        model_checks.check_shared_weights(self)
         if sentence_embeds is not None:
             self.merge_at(sentence_embeds)
         merged = self.base_model.merge_and_unload(*args, **kwargs)

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from balora.adapters import four_bit, loading, saving, targets
+from balora.adapters import four_bit, loading, model_checks, saving, targets
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.bias_path import make_bias_embedding
 from balora.adapters.fused_linear import use_fused_linear
@@ -117,7 +117,7 @@ def load_adapted(
         raise BALoraError(f"{model_id}: {error}") from error
     config.inference_mode = not is_trainable
     kind = type(model).__name__
-    targets.check_unadapted(model)
+    model_checks.check_unadapted(model)
     try:
         in_four_bits = four_bit.layers_to_quantize(model, config)
         adapted = assemble(classes, model, config)

@@ -14,7 +14,7 @@ from torch import Tensor
 from balora.adapters.adapted import AdaptedModel
 from balora.adapters.initialization import linear_weight
 from balora.adapters.matrices import adapted_matrices
-from balora.adapters.targets import check_weights_present
+from balora.adapters.model_checks import check_weights_present
 from balora.adapters.teacher import STUDENT, TEACHER, adapter_disabled, lora_layers
 from balora.config import BALoraConfig
 from balora.errors import BALoraError

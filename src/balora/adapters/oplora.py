@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from balora.adapters.initialization import exact, linear_weight
-from balora.adapters.targets import check_weights_present
+from balora.adapters.model_checks import check_weights_present
 from balora.adapters.teacher import STUDENT
 from balora.config import BALoraConfig
 from balora.errors import BALoraError

@@ -14,7 +14,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from balora.adapters.targets import check_unadapted
+from balora.adapters.model_checks import check_unadapted
 from balora.baselines.adalora import AdaLoraCallback, make_adalora
 from balora.baselines.base import Baseline
 from balora.baselines.bottleneck import make_bottleneck

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto as auto
 
-from balora.adapters import four_bit, targets
+from balora.adapters import four_bit, model_checks, targets
 from balora.adapters.assembly import assemble
 from balora.adapters.data_initialization import initialize_from_inputs, initialize_lora_ga
 from balora.adapters.initialization import initialize_residual
@@ -53,7 +53,7 @@ def get_balora_model(
         BALoraError: If the model has an adapter already, its task is not supported, a target module matches nothing,
             the method's batches or its tokenizer are missing, or a weight that has to be split is quantized.
     """
-    targets.check_unadapted(model)
+    model_checks.check_unadapted(model)
     config = as_balora_config(config)
     if config.described.from_data and start_batches is None:
         raise BALoraError(
@@ -78,7 +78,7 @@ def get_balora_model(
         anchors = cached_anchors(lambda: model, tokenizer)
     adapted = assemble(MODEL_CLASSES, model, config)
     try:
-        targets.check_shared_weights(adapted, embeddings_only=not config.residual)
+        model_checks.check_shared_weights(adapted, embeddings_only=not config.residual)
         if config.residual:
             _initialize(adapted, config, start_batches)
     except BALoraError:
@@ -127,7 +127,7 @@ def _check_tokenizer(config: BALoraConfig, tokenizer: PreTrainedTokenizerBase | 
 
 def _initialize(adapted: BALoraModel, config: BALoraConfig, start_batches: Iterable[dict[str, Tensor]] | None) -> None:
     """Initialize the adapter of a residual method; the base keeps its weights."""
-    targets.check_weights_present(lora_layers(adapted), config.method)
+    model_checks.check_weights_present(lora_layers(adapted), config.method)
     if config.initialization == "lora-ga":
         initialize_lora_ga(adapted, start_batches, settings=config.lora_ga_config, seed=config.seed)
     elif config.described.from_inputs:

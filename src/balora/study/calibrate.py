@@ -22,8 +22,8 @@ from balora.recipe.rows import ALTERNATIVES, Rows
 from balora.report import Run
 from balora.report.glossary import better_direction
 from balora.study.comparison import DRIFT_METRICS, compare, task_metrics
-from balora.study.model_and_data import prepare
 from balora.study.plan import single
+from balora.study.prepare import prepare
 from balora.study.student import build_student
 from balora.study.terminal import ProgressCallback
 from balora.study.trainers import build_trainer

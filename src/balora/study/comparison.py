@@ -12,10 +12,10 @@ from balora.study.measures.finished import FinishedRun
 from balora.study.measures.geometry import geometry_figures
 from balora.study.measures.hatecheck import case_figures
 from balora.study.measures.noise import noise_figures
-from balora.study.model_and_data import prepare
 from balora.study.output_dir import claimed
 from balora.study.plan import PlannedRun, plan, sweep_points, swept, task_recipes, with_held_out_rows
 from balora.study.pool import run_in_processes, start_importing
+from balora.study.prepare import prepare
 from balora.study.rewriting import check_rewritable
 from balora.study.run import RESULT_FILE, read_history, read_result
 from balora.study.shared_warnings import once_for_task

@@ -11,7 +11,7 @@ from balora.data import expand_path
 from balora.data.glue import GLUE, glue_files
 from balora.errors import BALoraError
 from balora.recipe import Recipe
-from balora.study.model_and_data import PATHS, WORLD
+from balora.study.paths import PATHS, WORLD
 
 #: Beginning of the comment in a recorded recipe that holds the digests.
 COMMENT = "# Digests of its files: "

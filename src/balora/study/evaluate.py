@@ -9,8 +9,9 @@ from balora.errors import BALoraError
 from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.study.measures.measure import measure, nothing_lost
-from balora.study.model_and_data import ModelAndData, prepare
+from balora.study.model_and_data import ModelAndData
 from balora.study.output_dir import RECIPE_FILE, named_folder
+from balora.study.prepare import prepare
 from balora.study.run import RESULT_FILE
 from balora.study.student import build_student, is_saved_student, load_student, teacher_of
 from balora.study.terminal import ProgressCallback

@@ -1,9 +1,8 @@
-"""Prepare everything that a recipe names: the model to load, tokenizer, datasets, texts and benchmarks."""
+"""The model and data of a recipe, read and validated, and the loading of its model."""
 
 import warnings
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,82 +13,26 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
 )
 
-from balora.data import context_length, expand_path, load_sentence_encoder, load_table, to_text_to_text_rows
-from balora.data.chat_tokens import are_chats, check_chats, turn_end
-from balora.data.columns import check_strings
+from balora.data import context_length, to_text_to_text_rows
+from balora.data.chat_tokens import are_chats, turn_end
 from balora.data.glue import GLUE
 from balora.data.sentences import SentenceEncoder
-from balora.data.special_tokens import require_end, set_pad_token, without_added_start
-from balora.data.truncation import first_kept
-from balora.data.vocabulary import check_vocabulary, guard_embeddings
+from balora.data.vocabulary import guard_embeddings
 from balora.errors import BALoraError
 from balora.evaluation.benchmarks.benchmark import Measure
-from balora.evaluation.perplexity import check_texts, perplexity
+from balora.evaluation.perplexity import perplexity
 from balora.recipe import Recipe
-from balora.recipe.methods import ANCHORS
-from balora.recipe.paths import is_path
-from balora.study.base_head import in_order_of_base, needs_new_head, renew_head
-from balora.study.benchmarks import read_benchmarks
-from balora.study.datasets import read_datasets, with_glue_data
-from balora.study.questions import to_questions, with_prompts
-from balora.study.swapped_rows import with_swapped_rows
-from balora.study.task_datasets import Datasets
-from balora.study.training_arguments import check_training_arguments
+from balora.study.base_head import needs_new_head, renew_head
 from balora.utils.distributed import is_sharded_launch
 from balora.utils.loading import LOAD_ERRORS, drop_unsavable_generation_settings, first_line, load, rename
 from balora.utils.sampling import end_token_ids
-from balora.world import World, build_world, measure_world
-from balora.world.reading import ReadingWorld, build_reading_world
-
-#: Settings that are paths, or may be: counterfactual_words and swapped_rows name a list of balora's or a file.
-PATHS = (
-    *(name for name, hint in get_type_hints(Recipe, include_extras=True).items() if is_path(hint)),
-    "counterfactual_words",
-    "swapped_rows",
-)
-WORLD = "world:"
-
-
-def with_paths(recipe: Recipe, world: World | None) -> Recipe:
-    """Return the recipe with its own paths and its auxiliary task's expanded.
-
-    Args:
-        recipe: The recipe.
-        world: The controlled world that it asks for; its folder is not known before it is built.
-
-    Raises:
-        BALoraError: If a path cannot be expanded.
-    """
-    own = {key: _expanded(key, value, world) for key in PATHS if (value := getattr(recipe, key))}
-    auxiliary = {
-        key: _expanded(f"auxiliary: {key}", value, world) if key in PATHS else value
-        for key, value in recipe.auxiliary.items()
-    }
-    return replace(recipe, **own, auxiliary=auxiliary)
-
-
-def _expanded(setting: str, value: str, world: World | None) -> str:
-    if not value.startswith(WORLD):
-        return expand_path(value)
-    if world is None:
-        raise BALoraError(
-            f"{setting}: {value} is a file of the controlled world, which the recipe does not have; set `world`"
-        )
-    file = world.directory / value.removeprefix(WORLD)
-    if not file.is_file():
-        names = ", ".join(sorted(path.name for path in world.directory.glob("*.jsonl")))
-        raise BALoraError(f"{setting}: {value} is not a file of the controlled world; there are {names}")
-    return str(file)
-
+from balora.world import World, measure_world
 
 MODEL = "model_name_or_path"
-PACKAGE = "package:"
 
 
 @dataclass(frozen=True)
@@ -214,133 +157,6 @@ class ModelAndData:
         return to_text_to_text_rows(rows, self.label_names, task=task, fields=fields)
 
 
-def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> ModelAndData:
-    """Read and validate everything that a recipe names, before anything is trained.
-
-    Args:
-        recipe: The recipe.
-        callbacks: Callbacks that show the progress of building a controlled world.
-
-    Raises:
-        BALoraError: Naming the file, row or setting that is wrong.
-    """
-    check_training_arguments(recipe)
-    world = None if recipe.world is None else build_world(recipe.world, callbacks=callbacks)
-    reading = None if recipe.reading_world is None else build_reading_world(recipe.reading_world, callbacks=callbacks)
-    for built in filter(None, (world, reading)):
-        recipe = replace(
-            recipe,
-            world=None,
-            reading_world=None,
-            model_name_or_path=str(built.model_dir),
-            train_file=str(built.train_file),
-            validation_file=None if recipe.validation_share else str(built.eval_file),
-        )
-    named = recipe.model_name_or_path
-    recipe = with_paths(recipe, world)
-    encoder = None if recipe.sentence_encoder is None else load_sentence_encoder(recipe.sentence_encoder)
-    tokenizer = load(AutoTokenizer, recipe.model_name_or_path, MODEL)
-    set_pad_token(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
-    if recipe.chat_template_path is not None:
-        tokenizer.chat_template = _read_template(recipe.chat_template_path)
-    recipe = with_glue_data(recipe)
-    datasets = read_datasets(recipe, tokenizer)
-    if recipe.is_classification:
-        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
-        datasets = in_order_of_base(datasets, config, explicit=recipe.label_names is not None)
-    if recipe.swapped_rows is not None:
-        datasets = replace(datasets, train=with_swapped_rows(datasets.train, recipe.swapped_rows))
-    sets = {"validation": datasets.validation, **datasets.others}
-    check_training_arguments(recipe, [name for name, rows in sets.items() if rows is not None])
-    if not (recipe.has_labels or recipe.is_seq2seq):
-        datasets = _for_language_model(recipe, datasets, tokenizer)
-    benchmarks = {}
-    if recipe.benchmarks:
-        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
-        benchmarks = read_benchmarks(recipe, tokenizer, config, datasets)
-    texts = _texts(
-        recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"
-    )
-    if texts:
-        check_texts(texts, tokenizer, source=f"perplexity_file: {recipe.perplexity_file}")
-    own = None if recipe.knowledge_file == ANCHORS else recipe.knowledge_file
-    knowledge = _texts(own, "text", None, "knowledge_file")
-    if knowledge:
-        check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
-    anchors = _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column")
-    files = {"perplexity_file": texts, "knowledge_file": knowledge, "anchor_file": anchors}
-    _check_vocabulary(recipe, tokenizer, datasets, files)
-    return ModelAndData(
-        recipe,
-        named if named.startswith(PACKAGE) else recipe.model_name_or_path,
-        tokenizer,
-        datasets.train,
-        datasets.validation,
-        datasets.others,
-        texts,
-        anchors,
-        datasets.label_names,
-        world,
-        benchmarks,
-        encoder,
-        None if reading is None else _single_questions(recipe, tokenizer, reading),
-        knowledge,
-    )
-
-
-def _check_vocabulary(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: dict[str, list[str]]
-) -> None:
-    """Check that every token of the rows has an embedding, except for a stream's, which are checked as they are read.
-
-    Args:
-        recipe: The recipe.
-        tokenizer: Its tokenizer.
-        datasets: Its rows.
-        texts: Texts by the setting that names their file.
-    """
-    config = load(AutoConfig, recipe.model_name_or_path, MODEL).get_text_config()
-    sets = {"train": datasets.train, "validation": datasets.validation, **datasets.others}
-    rows = {f"the {name} rows": rows for name, rows in sets.items() if isinstance(rows, Dataset)}
-    rows |= {f"{name} {getattr(recipe, name)}": own for name, own in texts.items()}
-    if tokenizer.chat_template is not None and not recipe.is_classification and are_chats(datasets.train):
-        rows["the chat template"] = [str(tokenizer.chat_template)]
-    embeddings = getattr(config, "vocab_size", None) or len(tokenizer)
-    check_vocabulary(tokenizer, embeddings, rows, source=f"{MODEL}: {recipe.model_name_or_path}")
-
-
-def _for_language_model(recipe: Recipe, datasets: Datasets, tokenizer: PreTrainedTokenizerBase) -> Datasets:
-    """Check that the tokenizer renders or ends every row; return the rows with the added start token once."""
-    if "assistant_only_loss" in recipe.training_arguments:
-        raise BALoraError(
-            "training_arguments: assistant_only_loss is a key of the recipe; set it there, outside training_arguments"
-        )
-    if recipe.assistant_only_loss is not None and not are_chats(datasets.train):
-        raise BALoraError(
-            "assistant_only_loss: only conversations have an assistant, and the train rows are none; leave it out"
-        )
-
-    def checked(rows: Dataset | IterableDataset | None, name: str) -> Dataset | IterableDataset | None:
-        if rows is None:
-            return None
-        if are_chats(rows):
-            only = recipe.assistant_only_loss is not False
-            check_chats(rows, tokenizer, source=f"{name} rows", assistant_only_loss=only)
-        else:
-            require_end(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
-            rows = without_added_start(rows, tokenizer, source=f"{name} rows")
-        if isinstance(rows, Dataset):
-            first_kept(rows, tokenizer, source=f"the {name} rows", max_length=recipe.max_length)
-        return rows
-
-    return replace(
-        datasets,
-        train=checked(datasets.train, "train"),
-        validation=checked(datasets.validation, "validation"),
-        others={name: checked(rows, name) for name, rows in datasets.others.items()},
-    )
-
-
 def _end_with_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let generation stop at the token with which the chat template ends a turn."""
     end, ends = turn_end(tokenizer), end_token_ids(model, tokenizer)
@@ -356,26 +172,3 @@ def preservation_metrics(prepared: ModelAndData, model: torch.nn.Module) -> dict
         return {}
     context = context_length(model.config, prepared.tokenizer)
     return {"perplexity": perplexity(model, prepared.tokenizer, prepared.texts, context=context)}
-
-
-def _single_questions(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reading: ReadingWorld) -> Dataset:
-    source = str(reading.single_file)
-    return with_prompts(recipe, tokenizer, to_questions(recipe, load_table(source), source), source)
-
-
-def _read_template(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BALoraError(f"chat_template_path: {path}: cannot read this file ({error})") from error
-
-
-def _texts(file: str | None, column: str, limit: int | None, setting: str) -> list[str]:
-    if file is None:
-        return []
-    rows = load_table(file)
-    if column not in rows.column_names:
-        raise BALoraError(f"{setting}: {file} has no column {column!r}; there are {', '.join(rows.column_names)}")
-    texts = rows[column][:limit]
-    check_strings(texts, source=file, column=column, blank=True)
-    return texts

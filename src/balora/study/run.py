@@ -19,7 +19,7 @@ from balora.recipe import Recipe
 from balora.report import PRETRAINED, Run
 from balora.report.results import run_from
 from balora.study.measures.measure import measure, nothing_lost
-from balora.study.model_and_data import prepare
+from balora.study.prepare import prepare
 from balora.study.rewriting import with_rewritten_answers
 from balora.study.student import build_student, method_callbacks, save_generation_settings, save_student
 from balora.study.terminal import ProgressCallback

@@ -28,9 +28,10 @@ from balora.adapters.loading import (
     read_weights,
     resize_to_adapter,
 )
+from balora.adapters.model_checks import check_head_unadapted, check_head_untargeted
 from balora.adapters.new_modules import check_new_modules_saved, mark_new_modules, trained_head
 from balora.adapters.saving import SETTINGS_FILE
-from balora.adapters.targets import check_head_unadapted, check_head_untargeted, check_targets
+from balora.adapters.targets import check_targets
 from balora.adapters.teacher import teacher_mode
 from balora.adapters.trained_in_full import warn_about_half_precision
 from balora.anchors import Anchors, cached_anchors, texts_as_anchors

@@ -8,7 +8,7 @@ from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl import SFTTrainer
 
-from balora.adapters.targets import check_head_unadapted
+from balora.adapters.model_checks import check_head_unadapted
 from balora.config import BALoraConfig, as_balora_config
 from balora.config.unused import reads_own_texts
 from balora.errors import BALoraError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import has_length
 
-from balora.adapters.targets import check_unadapted
+from balora.adapters.model_checks import check_unadapted
 from balora.config import as_balora_config
 from balora.errors import BALoraError
 from balora.model.base import BALoraModel
