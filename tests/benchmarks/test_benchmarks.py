@@ -15,6 +15,7 @@ import contenders
 import evaluation_cost
 import gate_cost
 import growth
+import head_passes
 import initialization_cost
 import processes
 
@@ -110,3 +111,11 @@ def test_the_start_is_timed_beside_stock_pissa(capsys):
     assert base["ratio_time"] == base["ratio_memory"] == 1.0
     assert other["contender"] == "randomized-bfloat16"
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == other
+
+
+def test_products_and_passes_of_the_head_are_timed():
+    threads = torch.get_num_threads()
+    found = head_passes.measure(vocabulary=97, d=8, rows=4, repeats=1)
+    torch.set_num_threads(threads)
+    assert found["products_ms"] > 0
+    assert found.keys() == {"products_ms", "passes_ms"}

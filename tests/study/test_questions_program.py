@@ -187,7 +187,7 @@ def test_a_causal_model_answers_questions(tmp_path, data_dir, models_dir):
         ({"world": {}}, "world, reading_world: each brings a model of its own"),
         ({"reading_world": {"chain": 3}}, "did you mean 'chains'"),
         ({"reading_world": {"chains": 1}}, "chains must be"),
-        ({"glue_task": "sst2"}, "qa_format: questions have answers"),
+        ({"glue_task": "sst2"}, "reading_world, glue_task: give one of the two"),
     ],
 )
 def test_invalid_settings_of_questions_raise(reading, tmp_path, capsys, change, message):

@@ -42,7 +42,6 @@ def hate(data_dir, tmp_path) -> dict:
         "r": 2,
         "target_modules": ["query"],
         "max_train_samples": 32,
-        "max_eval_samples": 8,
         "max_steps": 2,
         "max_length": 32,
         "training_arguments": {"use_cpu": True},
