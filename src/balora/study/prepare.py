@@ -4,12 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback
 
 from balora.data import load_sentence_encoder, load_table
 from balora.data.chat_tokens import are_chats, check_chats
@@ -66,10 +61,10 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
     set_pad_token(tokenizer, source=f"{MODEL}: {recipe.model_name_or_path}")
     if recipe.chat_template_path is not None:
         tokenizer.chat_template = _read_template(recipe.chat_template_path)
+    config = load(AutoConfig, recipe.model_name_or_path, MODEL)
     recipe = with_glue_data(recipe)
     datasets = read_datasets(recipe, tokenizer)
     if recipe.is_classification:
-        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
         datasets = in_order_of_base(datasets, config, explicit=recipe.label_names is not None)
     if recipe.swapped_rows is not None:
         datasets = replace(datasets, train=with_swapped_rows(datasets.train, recipe.swapped_rows))
@@ -79,7 +74,6 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         datasets = _for_language_model(recipe, datasets, tokenizer)
     benchmarks = {}
     if recipe.benchmarks:
-        config = load(AutoConfig, recipe.model_name_or_path, MODEL)
         benchmarks = read_benchmarks(recipe, tokenizer, config, datasets)
     texts = _texts(
         recipe.perplexity_file, recipe.perplexity_column, recipe.max_perplexity_samples, "perplexity_column"
@@ -92,7 +86,7 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
         check_texts(knowledge, tokenizer, source=f"knowledge_file: {own}")
     anchors = _texts(recipe.anchor_file, recipe.anchor_column, recipe.anchor_samples, "anchor_column")
     files = {"perplexity_file": texts, "knowledge_file": knowledge, "anchor_file": anchors}
-    _check_vocabulary(recipe, tokenizer, datasets, files)
+    _check_vocabulary(recipe, config, tokenizer, datasets, files)
     return ModelAndData(
         recipe,
         named if named.startswith(PACKAGE) else recipe.model_name_or_path,
@@ -112,23 +106,27 @@ def prepare(recipe: Recipe, callbacks: tuple[TrainerCallback, ...] = ()) -> Mode
 
 
 def _check_vocabulary(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, datasets: Datasets, texts: dict[str, list[str]]
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    datasets: Datasets,
+    texts: dict[str, list[str]],
 ) -> None:
     """Check that every token of the rows has an embedding, except for a stream's, which are checked as they are read.
 
     Args:
         recipe: The recipe.
+        config: The model's configuration.
         tokenizer: Its tokenizer.
-        datasets: Its rows.
+        datasets: The recipe's rows.
         texts: Texts by the setting that names their file.
     """
-    config = load(AutoConfig, recipe.model_name_or_path, MODEL).get_text_config()
     sets = {"train": datasets.train, "validation": datasets.validation, **datasets.others}
     rows = {f"the {name} rows": rows for name, rows in sets.items() if isinstance(rows, Dataset)}
     rows |= {f"{name} {getattr(recipe, name)}": own for name, own in texts.items()}
     if tokenizer.chat_template is not None and not recipe.is_classification and are_chats(datasets.train):
         rows["the chat template"] = [str(tokenizer.chat_template)]
-    embeddings = getattr(config, "vocab_size", None) or len(tokenizer)
+    embeddings = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
     check_vocabulary(tokenizer, embeddings, rows, source=f"{MODEL}: {recipe.model_name_or_path}")
 
 
